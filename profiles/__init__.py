@@ -1,0 +1,1 @@
+"""Facts as data: GPUs, model architectures, calibrations and the measurements they rest on."""
