@@ -50,9 +50,7 @@ class UnknownNameError(KvsimError, KeyError):
         self.name = name
         self.known = sorted(known)
         lowered = {other.lower(): other for other in self.known}
-        close = [
-            lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
-        ]
+        close = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
         if close:
             hint = "did you mean " + " or ".join(repr(match) for match in close) + "?"
         else:

@@ -1,0 +1,53 @@
+"""kvsim: what tool-calling LLM trajectories cost on real GPUs.
+
+Public names are loaded on first use, so that ``import kvsim`` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kvsim.architecture import models
+    from kvsim.calibration import load_calibration
+    from kvsim.engine import EngineConfig
+    from kvsim.errors import InputError, KvsimError
+    from kvsim.estimate import Estimate, Load, estimate
+    from kvsim.hardware import gpus
+    from kvsim.logs import read
+    from kvsim.metrics.pte import pte
+    from kvsim.step import step_time
+    from kvsim.trajectory import Batch
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Batch": "trajectory",
+    "EngineConfig": "engine",
+    "Estimate": "estimate",
+    "InputError": "errors",
+    "KvsimError": "errors",
+    "Load": "estimate",
+    "estimate": "estimate",
+    "gpus": "hardware",
+    "load_calibration": "calibration",
+    "models": "architecture",
+    "pte": "metrics.pte",
+    "read": "logs",
+    "step_time": "step",
+}
+
+__all__ = [*sorted(_HOME), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'kvsim' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"kvsim.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

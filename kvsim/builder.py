@@ -1,0 +1,176 @@
+"""Turns collected one by one into a batch, as readers find them."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kvsim._door import MAX_NS, MAX_TOKENS, REMEDIES, checked
+from kvsim.errors import InputError
+from kvsim.trajectory import COLUMNS, SEGMENT_KINDS, Batch, Ragged, Segments
+
+if TYPE_CHECKING:
+    from kvsim.logs.report import ReadReport
+
+
+class Builder:
+    """Collects turns one by one, as readers find them, into columns of machine integers.
+
+    Open a trajectory with :meth:`trajectory`, add its turns with :meth:`turn`, end with :meth:`build`.
+    Values are checked as they come, so that an error names the file and line at hand.
+    """
+
+    def __init__(self) -> None:
+        self._columns = {name: array("q") for name in COLUMNS}
+        self._waits: dict[int, list[int]] = {}
+        self._segments: dict[int, list[tuple[int, int, int]]] = {}
+        self._ids: list[str] = []
+        self._origins: list[tuple[str | None, int | None]] = []
+        self._tools: dict[str, int] = {}
+        self._prefixes: dict[str, int] = {}
+
+    @property
+    def rows(self) -> int:
+        """How many turns there are so far."""
+        return len(self._columns["parent"])
+
+    @property
+    def trajectories(self) -> int:
+        """How many trajectories there are so far."""
+        return len(self._ids)
+
+    def trajectory(self, id: str, *, file: str | None = None, line: int | None = None) -> int:
+        """Start a trajectory; the turns that follow belong to it. Returns its number."""
+        self._ids.append(id)
+        self._origins.append((file, line))
+        return len(self._ids) - 1
+
+    def turn(
+        self,
+        *,
+        prompt_tokens: int,
+        output_tokens: int,
+        parent: int = -1,
+        after: int | None = None,
+        kept_tokens: int = 0,
+        pause_ns: int = 0,
+        arrival_ns: int = 0,
+        waits_for: Iterable[int] = (),
+        prefix: str | None = None,
+        tool: str | None = None,
+        priority: int = 0,
+        segments: Iterable[tuple[str, str | None, int]] = (),
+        cached_tokens: int = -1,
+        ttft_ns: int = -1,
+        e2e_ns: int = -1,
+        estimated_tokens: int = 0,
+        trajectory: int = -1,
+    ) -> int:
+        """Add a turn to the open trajectory (or the one numbered ``trajectory``) and return its row.
+
+        ``parent``, ``after`` and ``waits_for`` are rows as returned here; forward references are checked in
+        :meth:`build`. ``after`` None means the parent.
+        """
+        owner = trajectory if trajectory >= 0 else len(self._ids) - 1
+        checks = (
+            ("prompt_tokens", prompt_tokens, 1, MAX_TOKENS),
+            ("output_tokens", output_tokens, 0, MAX_TOKENS),
+            ("kept_tokens", kept_tokens, 0, prompt_tokens),
+            ("pause_ns", pause_ns, 0, MAX_NS),
+            ("arrival_ns", arrival_ns, 0, MAX_NS),
+        )
+        for name, value, low, high in checks:
+            if not low <= value <= high:
+                file, line = self._origins[owner]
+                raise InputError(
+                    f"{name} is {value}, outside {low} to {high}",
+                    file=file,
+                    line=line,
+                    field=name,
+                    remedy=REMEDIES[name],
+                )
+        columns, row = self._columns, self.rows
+        columns["parent"].append(parent)
+        columns["after"].append(parent if after is None else after)
+        columns["kept_tokens"].append(kept_tokens)
+        columns["prompt_tokens"].append(prompt_tokens)
+        columns["output_tokens"].append(output_tokens)
+        columns["pause_ns"].append(pause_ns)
+        columns["arrival_ns"].append(arrival_ns)
+        columns["trajectory"].append(owner)
+        columns["prefix"].append(self._number(self._prefixes, prefix))
+        columns["tool"].append(self._number(self._tools, tool))
+        columns["priority"].append(priority)
+        columns["cached_tokens"].append(cached_tokens)
+        columns["ttft_ns"].append(ttft_ns)
+        columns["e2e_ns"].append(e2e_ns)
+        columns["estimated_tokens"].append(estimated_tokens)
+        if waits := list(waits_for):
+            self._waits[row] = waits
+        if packed := [
+            (SEGMENT_KINDS.index(kind), self._number(self._tools, of), tokens) for kind, of, tokens in segments
+        ]:
+            self._segments[row] = packed
+        return row
+
+    def set(self, row: int, **values: int) -> None:
+        """Change integer columns of a row already added (a reference that was only resolvable later)."""
+        for name, value in values.items():
+            self._columns[name][row] = value
+
+    def get(self, row: int, name: str) -> int:
+        """The value of a row's column."""
+        return self._columns[name][row]
+
+    def mark(self) -> tuple[int, int]:
+        """A point to which :meth:`roll_back` can return."""
+        return self.rows, len(self._ids)
+
+    def roll_back(self, mark: tuple[int, int]) -> None:
+        """Forget every trajectory and turn added since ``mark`` was taken."""
+        rows, trajectories = mark
+        for column in self._columns.values():
+            del column[rows:]
+        for lists in (self._waits, self._segments):
+            for row in [row for row in lists if row >= rows]:
+                del lists[row]
+        del self._ids[trajectories:], self._origins[trajectories:]
+
+    def build(self, *, report: ReadReport | None = None) -> Batch:
+        """The batch; raises :class:`InputError` naming file and line where turns do not fit together."""
+        columns = {name: np.frombuffer(column, np.int64) for name, column in self._columns.items() if column}
+        if not columns:
+            columns = {name: np.zeros(0, np.int64) for name in self._columns}
+        rows = self.rows
+        if np.array_equal(columns["after"], columns["parent"]):
+            columns["after"] = columns["parent"]
+        unset = {"prefix": -1, "tool": -1, "priority": 0, "estimated_tokens": 0} | dict.fromkeys(
+            ("cached_tokens", "ttft_ns", "e2e_ns"), -1
+        )
+        for name, default in unset.items():
+            if not (columns[name] != default).any():
+                del columns[name]
+        waits = Ragged.pack([self._waits.get(row, ()) for row in range(rows)]) if self._waits else None
+        segments = None
+        if self._segments:
+            flat = [part for row in range(rows) for part in self._segments.get(row, ())]
+            counts = [len(self._segments.get(row, ())) for row in range(rows)]
+            kind, tool, tokens = (np.array(values, np.int64) for values in zip(*flat, strict=True))
+            segments = Segments(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), kind, tool, tokens)
+        batch = Batch(
+            **columns,
+            waits_for=waits,
+            segments=segments,
+            ids=self._ids,
+            tool_names=list(self._tools),
+            prefix_names=list(self._prefixes),
+            report=report,
+        )
+        return checked(batch, lambda row: self._origins[columns["trajectory"][row]])
+
+    @staticmethod
+    def _number(table: dict[str, int], name: str | None) -> int:
+        return -1 if name is None else table.setdefault(name, len(table))
