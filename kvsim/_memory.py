@@ -14,11 +14,13 @@ Terms and their evidence:
   x max(2 intermediate, hidden) and x intermediate, and their summed output (vLLM's fused_moe); MLA's
   expansion of its prefill workspace. Log of Qwen3-235B-FP8 at tp 4 with 32 sequences: 0.76 GiB; this: 0.73.
 - sampling: bytes per logit of ``max_num_seqs`` x vocabulary, beside the forward pass's hidden states. With
-  PyTorch's sort (top-k and top-p): 2 for the logits in bf16, 4 in fp32, 4 + 8 sorted values and indices, 8
-  + 12 scratch of the segmented radix sort = 38. Logs of v0.11 on an H100, 1024 sequences, five models: 38.4
-  to 38.9, the hidden states included. With FlashInfer's rejection sampler: 2 + 4 and 4 for the
-  probabilities = 10; a log of v0.26 on an H100 leaves no room for more, one of v0.31 on an A100 shows the
-  sort, so Hopper and later are taken to sample with FlashInfer and the rest with the sort.
+  PyTorch's sort (top-k and top-p): 2 for the logits in bf16, 4 in fp32, 4 + 8 sorted values and indices, 12
+  the radix sort's double buffer (an out-of-memory message asks for just that) and 8 its segment ids, which
+  are inferred: without them logs of v0.11 on an H100 (1024 sequences, five models) are not met, with them
+  their peaks are, within 2 %. With FlashInfer's rejection sampler: 2 + 4 and 4 for the probabilities = 10.
+  Which one a profiling run exercises is inferred from two logs of one card each: v0.26 on an H100 leaves
+  no room for a sort, v0.31 on an A100 and v0.24 on an RTX 5090 without FlashInfer do sort. So Hopper and
+  later are taken to sample with FlashInfer, the rest to sort.
 - outside PyTorch: the median of what single-GPU logs print (0.02 to 0.30 GiB), and per further rank a share
   for NCCL and custom all-reduce (0.55 GiB in all at tp 2, 1.7 at tp 4 and 8).
 """
@@ -112,7 +114,7 @@ def activation_bytes(
 
 
 def _layer_bytes(layers: Layers, tp: int, tokens: int, context: int, element: int) -> int:
-    """Widest moment of a layer, besides hidden states and residual; MLA expands ``context`` tokens at once."""
+    """Widest moment of a layer besides hidden states and residual; MLA expands ``context`` tokens at once."""
     attention, mlp = layers.attention, layers.mlp
     hidden = mlp.hidden
     widths = [hidden + 3 * -(-max(mlp.dense, mlp.shared) // tp)]

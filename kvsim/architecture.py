@@ -233,13 +233,13 @@ class Architecture:
 
     def check_tensor_parallel(self, tp: int) -> None:
         """Refuse a number of ranks that does not divide the heads, as vLLM does."""
-        if tp == 1:
-            return
+        if tp < 1:
+            raise InputError(f"{tp} ranks", remedy="Use at least 1.", field="tensor_parallel_size")
         for group in self.layers:
-            heads = group.attention.heads()
-            if tp < 1 or heads % tp:
+            obstacle = group.attention.obstacle(tp)
+            if obstacle:
                 raise InputError(
-                    f"{self.name} cannot be split over {tp} ranks: {heads} attention heads",
+                    f"{self.name} cannot be split over {tp} ranks: {obstacle}",
                     remedy="Choose a divisor of the heads.",
                     field="tensor_parallel_size",
                 )
@@ -358,7 +358,7 @@ def _aliases(name: str) -> set[str]:
         if bare.endswith(suffix):
             aliases |= {bare.removesuffix(suffix), f"{organisation}/{bare.removesuffix(suffix)}"}
     if bare.startswith("Llama-3.1-"):  # the hub has both spellings
-        aliases |= {alias.replace("Llama-3.1", "Meta-Llama-3.1") for alias in aliases}
+        aliases |= {alias.replace("Llama-3.1", "Meta-Llama-3.1") for alias in (name, *aliases)}
     return aliases
 
 

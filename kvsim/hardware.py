@@ -182,7 +182,7 @@ def _read(table: Mapping[str, Any], *, file: str) -> Gpu:
 
 
 def _number(entry: Any, sources: Mapping[str, str], *, file: str, field: str) -> tuple[float, Fact]:
-    """A number and its source, from ``{ value, kind, source, date, note? }``; ``sources`` spells names out."""
+    """A number and its source from ``{ value, kind, source, date, note? }``; ``sources`` spells names out."""
     if not isinstance(entry, Mapping):
         raise InputError(
             "a number needs its source",
