@@ -7,7 +7,7 @@ import math
 import re
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -25,19 +25,14 @@ def engine(model: str, card: str, **arguments: Any) -> Engine:
 
 def replay(row: dict[str, str]) -> Engine:
     """The engine of a logged run."""
-    integers = (
-        "max_num_batched_tokens",
-        "max_num_seqs",
-        "max_model_len",
-        "block_size",
-        "tensor_parallel_size",
-    )
+    names = ("max_num_batched_tokens", "max_num_seqs", "max_model_len", "block_size", "tensor_parallel_size")
+    integers: dict[str, Any] = {name: int(row[name]) for name in names}
     config = EngineConfig(
         gpu_memory_utilization=float(row["gpu_memory_utilization"]),
         quantization=row["quantization"] or None,
-        **{name: int(row[name]) for name in integers if row[name]},
+        **integers,
     )
-    sampler = "sort" if row["sampler"] == "sort" else "flashinfer"
+    sampler: Literal["sort", "flashinfer"] = "sort" if row["sampler"] == "sort" else "flashinfer"
     return resolve(config, Architecture.load(row["model"]), gpu(row["gpu"]), sampler=sampler)
 
 
