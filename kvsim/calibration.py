@@ -53,7 +53,6 @@ def _quantities() -> dict[str, Quantity]:
             out[f"{kernel}_{fmt}_memory"] = Quantity(
                 "of datasheet bandwidth", efficiency, f"weights and activations of {what}, {fmt} weights"
             )
-            out[f"{kernel}_{fmt}_floor_s"] = Quantity("s/kernel", time, f"start and end of {what}, {fmt} weights")
         out[f"experts_{fmt}_tile"] = Quantity(
             "tokens/expert", (0.0, 128.0), f"rows computed in vain for each expert touched, {fmt} weights"
         )
@@ -73,7 +72,6 @@ def _quantities() -> dict[str, Quantity]:
     out["prefill_tile_rows"] = Quantity(
         "query rows", (0.0, 512.0), "rows of the tile with which one multiprocessor walks a chunk's context"
     )
-    out["prefill_floor_s"] = Quantity("s/kernel", time, "start and end of an attention kernel")
     out["decode_sequence_s"] = Quantity("s/sequence/layer", (0.0, 1e-6), "a decoding sequence's own part of attention")
     out["decode_latent_compute"] = Quantity(
         "of dense bf16 peak", efficiency, "arithmetic of decode attention where all heads share one latent key"
@@ -94,7 +92,8 @@ QUANTITIES: Mapping[str, Quantity] = _quantities()
 
 OVERHEADS: Mapping[str, Quantity] = {
     "step_s": Quantity("s/step", (0.0, 2e-2), "scheduling, input preparation, output of a step"),
-    "layer_s": Quantity("s/layer", (0.0, 2e-4), "small kernels and launch gaps of a layer"),
+    "layer_s": Quantity("s/layer", (0.0, 2e-4), "start and end of a layer's kernels, gaps between them"),
+    "experts_s": Quantity("s/layer", (0.0, 2e-4), "routing and sorting of tokens in a layer with routed experts"),
     "sequence_s": Quantity("s/sequence", (0.0, 2e-4), "the engine's work for each sequence of a step"),
 }
 

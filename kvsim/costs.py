@@ -62,8 +62,9 @@ class Costs:
     def step_terms(self, tokens: Array) -> dict[str, Array]:
         """:meth:`step_s` by part."""
         values, layers = self.rates.values, self.architecture.num_layers
-        attention = sum(group.layers for group in self._groups())
-        overhead = values["step_s"] + layers * values["layer_s"] + attention * values["prefill_floor_s"]
+        routed = self.architecture.experts(self.tensor_parallel)
+        overhead = values["step_s"] + layers * values["layer_s"]
+        overhead += routed.layers * values["experts_s"] if routed else 0.0
         return {
             "linear": self._linear_s(tokens),
             "experts": self._experts_s(tokens),

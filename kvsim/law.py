@@ -83,11 +83,11 @@ def costs_of(architecture: Architecture, engine: Engine, gpu: Gpu, calibration: 
 
 def device_of(gpu: Gpu) -> Device:
     """The datasheet figures that the law rests on."""
-    peak = {"bf16": gpu.bf16_flops, "fp8": gpu.fp8_flops, "fp4": gpu.fp4_flops}
+    peak = {"bf16": gpu.half_flop_per_s, "fp8": gpu.fp8_flop_per_s, "fp4": gpu.fp4_flop_per_s}
     return Device(
         peak={name: value for name, value in peak.items() if value},
-        bandwidth=gpu.memory_bytes_per_s,
-        multiprocessors=gpu.multiprocessors,
+        bandwidth=gpu.memory_bandwidth_byte_per_s,
+        multiprocessors=gpu.sm_count,
     )
 
 

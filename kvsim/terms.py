@@ -1,7 +1,8 @@
 """How long one kernel takes: the physical forms of the law, in seconds, over arrays of counts.
 
-Every form is a roofline: arithmetic and memory traffic overlap (``hypot`` is their smooth maximum), a floor
-for starting and draining the kernel comes on top. The same functions price a model (``law.py``) and fit the
+Every form is a roofline: arithmetic and memory traffic overlap (``hypot`` is their smooth maximum). What it
+takes to start and drain kernels depends on how the engine launches them (the tables time single launches, the
+engine replays CUDA graphs), so it is part of the engine's overhead of a layer, not of these forms. The same functions price a model (``law.py``) and fit the
 coefficients (``calibrate/``), so that what is fitted is what is used.
 """
 
@@ -37,11 +38,10 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Rates of a matrix-product kernel: operations/s, bytes/s, seconds to start and drain, wasted rows a tile."""
+    """Rates of a matrix-product kernel: operations/s, bytes/s, bytes per weight, rows computed in vain a tile."""
 
     compute: float
     memory: float
-    floor_s: float
     weight_bytes: float
     tile: float = 0.0
 
@@ -49,7 +49,7 @@ class Product:
         """Seconds of ``batch`` products of (tokens, k) with (k, n)."""
         weights = batch * n * k
         traffic = weights * self.weight_bytes + tokens * batch * (n + k) * ACTIVATION_BYTES
-        return self.floor_s + np.hypot(2 * tokens * weights / self.compute, traffic / self.memory)
+        return np.hypot(2 * tokens * weights / self.compute, traffic / self.memory)
 
     def experts_s(
         self,
@@ -69,7 +69,7 @@ class Product:
         traffic = touched * weights * self.weight_bytes
         traffic = traffic + rows * (2 * hidden + 3 * intermediate) * ACTIVATION_BYTES
         operations = 2 * (rows + touched * self.tile) * weights
-        return self.floor_s + np.hypot(operations / self.compute, traffic / self.memory)
+        return np.hypot(operations / self.compute, traffic / self.memory)
 
 
 def experts_touched(tokens: Array, count: float | Array, per_token: float | Array) -> Array:
@@ -142,7 +142,6 @@ class Rates:
         return Product(
             compute=self.values[f"{name}_compute"] * peak,
             memory=self.values[f"{name}_memory"] * self.device.bandwidth,
-            floor_s=self.values[f"{name}_floor_s"],
             weight_bytes=weight_bytes,
             tile=self.values.get(f"{name}_tile", 0.0),
         )
