@@ -125,8 +125,8 @@ class Attention(Protocol):
     def small_parameters(self) -> int:
         """Parameters outside its products: biases and convolutions (norms of heads are left out)."""
 
-    def heads(self) -> int:
-        """Query heads, which tensor parallelism must divide."""
+    def obstacle(self, tp: int) -> str:
+        """What keeps it from being split over ``tp`` ranks ("28 attention heads"), empty if nothing does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +179,12 @@ class HeadAttention:
     def small_parameters(self) -> int:
         return (self.query_heads + 2 * self.kv_heads) * self.head_dim if self.bias else 0
 
-    def heads(self) -> int:
-        return self.query_heads
+    def obstacle(self, tp: int) -> str:
+        if self.query_heads % tp:
+            return f"{self.query_heads} attention heads"
+        if max(self.kv_heads, tp) % min(self.kv_heads, tp):
+            return f"{self.kv_heads} key/value heads"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +286,8 @@ class LatentAttention:
     def small_parameters(self) -> int:
         return 0
 
-    def heads(self) -> int:
-        return self.query_heads
+    def obstacle(self, tp: int) -> str:
+        return f"{self.query_heads} attention heads" if self.query_heads % tp else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,8 +323,8 @@ class LinearAttention:
     def small_parameters(self) -> int:
         return self._channels() * self.conv_kernel + 2 * self.value_heads
 
-    def heads(self) -> int:
-        return self.key_heads
+    def obstacle(self, tp: int) -> str:
+        return f"{self.key_heads} linear-attention heads" if self.key_heads % tp else ""
 
 
 @dataclass(frozen=True, slots=True)

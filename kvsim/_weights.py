@@ -27,12 +27,14 @@ class WeightFormat:
     ``scope``: "linear" covers every quantisable product of the layers, "experts" only the routed experts;
     embeddings, the language-model head, routers and norms always stay in the model's dtype, as in vLLM.
     ``compute`` names the arithmetic of the products: weight-only formats compute in the model's dtype.
+    ``hidden_multiple``: vLLM pads the hidden size of routed experts to a multiple of this for its kernels.
     """
 
     name: str
     bytes_per_weight: float
     scope: Literal["linear", "experts"]
     compute: Literal["dtype", "fp8", "int8", "fp4"]
+    hidden_multiple: int = 1
 
 
 FORMATS: Mapping[str, WeightFormat] = {
@@ -43,7 +45,8 @@ FORMATS: Mapping[str, WeightFormat] = {
     # Groups of 128 weights share an fp16 scale and a 4-bit zero point (AutoAWQ and GPTQ checkpoints).
     "int4": WeightFormat("int4", 0.5 + 2.5 / 128, "linear", "dtype"),
     # OCP microscaling: blocks of 32 share an 8-bit exponent; gpt-oss quantises its experts only.
-    "mxfp4": WeightFormat("mxfp4", 0.5 + 1 / 32, "experts", "dtype"),
+    # vLLM's kernels want multiples of 256 (logs on an H100: gpt-oss-20b 13.5 GiB, 120b 64.4 GiB).
+    "mxfp4": WeightFormat("mxfp4", 0.5 + 1 / 32, "experts", "dtype", hidden_multiple=256),
     # Blocks of 16 share an fp8 scale.
     "nvfp4": WeightFormat("nvfp4", 0.5 + 1 / 16, "linear", "fp4"),
 }

@@ -49,7 +49,8 @@ VOCABULARY_PADDING = 64
 Kind: TypeAlias = Literal["published", "cross-checked", "local"]
 """Where the fields come from: a published copy of the config, agreement of other sources, a user's file."""
 
-_PROFILE_FIELDS = ("name", "source", "kind", "config")
+_HEAD = ("name", "kind", "source")
+_HEAD_OPTIONAL = ("aliases", "note")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +177,17 @@ class Architecture:
         """Bytes per token that a sparse indexer caches beside the KV cache, on every rank."""
         return sum(group.layers * group.cached_bytes for group in self.attention_groups())
 
-    def kv_bytes_of_sequence(self, tokens: int, kv_dtype: str = "bfloat16", tp: int = 1) -> int:
-        """Cache bytes per rank of a sequence of ``tokens``: windows keep no more than theirs, states count."""
+    def kv_bytes_of_sequence(
+        self, tokens: int, kv_dtype: str = "bfloat16", tp: int = 1, *, step_tokens: int = 1
+    ) -> int:
+        """Cache bytes per rank of a sequence of ``tokens``, states included.
+
+        Windowed layers keep what the oldest query of a step of ``step_tokens`` still sees.
+        """
         element = kv_element_bytes(kv_dtype)
         total = self.recurrent_state_bytes(tp)
         for group in self.attention_groups(tp):
-            kept = tokens if group.keeps_all else min(tokens, group.window)
+            kept = tokens if group.keeps_all else min(tokens, group.window - 1 + step_tokens)
             total += kept * group.bytes_per_token(element)
         return total
 
@@ -214,7 +220,10 @@ class Architecture:
         for gemm in self.gemms(tp):
             total += gemm.weights * (dense if gemm.quantized else element)
         routed = self.experts(tp)
-        total += routed.weights * packed if routed else 0
+        if routed:
+            multiple = stored.hidden_multiple if stored else 1
+            padded = -(-routed.hidden // multiple) * multiple
+            total += routed.weights // routed.hidden * padded * packed
         return round(total)
 
     def absorbed_bytes(self, dtype: str = "auto", tp: int = 1) -> int:
@@ -224,13 +233,13 @@ class Architecture:
 
     def check_tensor_parallel(self, tp: int) -> None:
         """Refuse a number of ranks that does not divide the heads, as vLLM does."""
-        if tp == 1:
-            return
+        if tp < 1:
+            raise InputError(f"{tp} ranks", remedy="Use at least 1.", field="tensor_parallel_size")
         for group in self.layers:
-            heads = group.attention.heads()
-            if tp < 1 or heads % tp:
+            obstacle = group.attention.obstacle(tp)
+            if obstacle:
                 raise InputError(
-                    f"{self.name} cannot be split over {tp} ranks: {heads} attention heads",
+                    f"{self.name} cannot be split over {tp} ranks: {obstacle}",
                     remedy="Choose a divisor of the heads.",
                     field="tensor_parallel_size",
                 )
@@ -318,18 +327,27 @@ def _from_json(path: Path) -> Architecture:
 
 @cache
 def _files_by_name() -> Mapping[str, str]:
-    """File of each shipped model by hub name; the name alone is read, with the file's first line."""
-    by_name = {}
+    """File of each shipped model by hub name."""
+    return {str(head["name"]): stem for stem, head in _heads().items()}
+
+
+@cache
+def _heads() -> Mapping[str, Mapping[str, Any]]:
+    """What stands above the config in each shipped model's file, up to the first blank line."""
+    heads = {}
     for stem, text in _profiles.shipped("models").items():
-        first = _profiles.parse_toml(text.partition("\n")[0], file=f"models/{stem}.toml")
-        _profiles.check_fields(first, file=f"models/{stem}.toml", required=("name",))
-        by_name[str(first["name"])] = stem
-    return by_name
+        file = f"models/{stem}.toml"
+        heads[stem] = _profiles.parse_toml(text.partition("\n\n")[0], file=file)
+        _profiles.check_fields(heads[stem], file=file, required=_HEAD, optional=_HEAD_OPTIONAL)
+    return heads
 
 
 @cache
 def _names() -> _profiles.Names:
-    return _profiles.Names("model", {name: _aliases(name) for name in _files_by_name()})
+    aliases = {name: _aliases(name) for name in _files_by_name()}
+    for head in _heads().values():
+        aliases[head["name"]] |= set(head.get("aliases", ()))
+    return _profiles.Names("model", aliases)
 
 
 def _aliases(name: str) -> set[str]:
@@ -340,7 +358,7 @@ def _aliases(name: str) -> set[str]:
         if bare.endswith(suffix):
             aliases |= {bare.removesuffix(suffix), f"{organisation}/{bare.removesuffix(suffix)}"}
     if bare.startswith("Llama-3.1-"):  # the hub has both spellings
-        aliases |= {alias.replace("Llama-3.1", "Meta-Llama-3.1") for alias in aliases}
+        aliases |= {alias.replace("Llama-3.1", "Meta-Llama-3.1") for alias in (name, *aliases)}
     return aliases
 
 
@@ -349,7 +367,7 @@ def _shipped(name: str) -> Architecture:
     stem = _files_by_name()[name]
     file = f"models/{stem}.toml"
     table = _profiles.parse_toml(_profiles.shipped("models")[stem], file=file)
-    _profiles.check_fields(table, file=file, required=_PROFILE_FIELDS, optional=("note",))
+    _profiles.check_fields(table, file=file, required=(*_HEAD, "config"), optional=_HEAD_OPTIONAL)
     _profiles.check_fields(
         table["config"], file=file, required=("model_type",), optional=_hf_config.FIELDS, under="config"
     )
