@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._weights import WeightFormat
 from .architecture import Architecture, AttentionGroup, kv_element_bytes
 from .terms import ACTIVATION_BYTES, LOGIT_BYTES, Array, Rates
 
@@ -29,15 +30,13 @@ class Storage:
     cache_bytes: float = ACTIVATION_BYTES
 
     @classmethod
-    def of(cls, architecture: Architecture, quantization: str | None, kv_cache_dtype: str) -> Storage:
-        """Storage under vLLM's own argument names; None and "auto" follow the checkpoint."""
-        stored = architecture.weight_format(quantization)
-        cache = architecture.dtype if kv_cache_dtype == "auto" else kv_cache_dtype
-        cache_bytes = kv_element_bytes(cache)
-        if stored is None:
+    def of(cls, weights: WeightFormat | None, kv_cache_dtype: str) -> Storage:
+        """Storage of an engine's weights (None: unquantised) and of its KV cache, by vLLM's name."""
+        cache_bytes = kv_element_bytes(kv_cache_dtype)
+        if weights is None:
             return cls(cache_bytes=cache_bytes)
-        packed = stored.bytes_per_weight, stored.compute
-        linear = packed if stored.scope == "linear" else (float(ACTIVATION_BYTES), "dtype")
+        packed = weights.bytes_per_weight, weights.compute
+        linear = packed if weights.scope == "linear" else (float(ACTIVATION_BYTES), "dtype")
         return cls(*linear, *packed, cache_bytes)
 
     @property

@@ -76,7 +76,7 @@ def build_law(architecture: Architecture, engine: Engine, gpu: Gpu, calibration:
 
 def costs_of(architecture: Architecture, engine: Engine, gpu: Gpu, calibration: Calibration) -> Costs:
     """The terms behind a law, in seconds."""
-    storage = Storage.of(architecture, engine.quantization, engine.kv_cache_dtype)
+    storage = Storage.of(engine.weights, engine.kv_cache_dtype)
     rates = Rates(calibration.values(), device_of(gpu))
     return Costs(architecture, engine.tensor_parallel_size, storage, rates)
 

@@ -21,7 +21,7 @@ SMALLEST = 1e-12
 SCALE = 0.1
 """Relative error beyond which a point's pull grows only linearly (soft L1)."""
 
-RESAMPLES = 4
+RESAMPLES = 6
 HELD_OUT = 5
 """Every fifth group is held out."""
 

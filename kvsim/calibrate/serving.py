@@ -88,7 +88,7 @@ def seconds(load: Load, rates: Rates, pick: npt.NDArray[np.bool_] | None = None)
     puts between two tokens.
     """
     pick = np.ones(len(load.rows), dtype=bool) if pick is None else pick
-    storage = Storage.of(load.architecture, load.quantization, "auto")
+    storage = Storage.of(load.architecture.weight_format(load.quantization), load.architecture.dtype)
     costs = Costs(load.architecture, load.tensor_parallel, storage, rates)
     prompt, output, sequences = load.prompt[pick], load.output[pick], load.concurrency[pick]
     measure = load.measure[pick]
