@@ -30,7 +30,7 @@ class _Request(msgspec.Struct):
     input_length: Count
     output_length: Count
     hash_ids: list[Hash]
-    session_id: msgspec.Raw | None = None
+    session_id: str | int | None = None
 
 
 class _Reader:

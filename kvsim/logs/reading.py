@@ -77,7 +77,7 @@ class Reading:
             self.report.records += self.report.dropped.total() - dropped
             self.report.drop(error, attempt.records)
 
-    def trajectory(self, id: str, source: Source, line: int, records: int) -> int:
+    def trajectory(self, id: str, source: Source | None, line: int | None, records: int) -> int:
         """Open a trajectory made of this many records, which count as used; its id gets "#2", ... where it is taken."""
         unique, number = id, 1
         while unique in self._ids:
@@ -86,7 +86,7 @@ class Reading:
         self._ids.add(unique)
         self._records.append(records)
         self.report.use(records)
-        return self.builder.trajectory(unique, file=source.name, line=line)
+        return self.builder.trajectory(unique, file=source.name if source else None, line=line)
 
     def drop_trajectories(self, errors: dict[int, InputError]) -> None:
         """Leave out trajectories (by number) found wrong only after they were read, and those that depend on them."""
