@@ -150,7 +150,7 @@ class Builder:
                 del lists[row]
         del self._ids[trajectories:], self._origins[trajectories:]
 
-    def discard(self, trajectories: Iterable[int]) -> set[int]:
+    def discard(self, trajectories: Iterable[int]) -> list[int]:
         """Forget these trajectories and all that depend on them; returns the numbers of all forgotten.
 
         What stays is renumbered; rows and marks handed out before lose their meaning.
@@ -176,13 +176,16 @@ class Builder:
             refers = (columns[name] >= 0) & (columns[name] < self.rows)
             columns[name][refers] = new_row[columns[name][refers]]
         columns["trajectory"] = new_owner[owner]
-        self._waits = {int(new_row[row]): [int(new_row[other]) for other in waits]
-                       for row, waits in self._waits.items() if not lost[row]}
+        self._waits = {
+            int(new_row[row]): [int(new_row[other]) for other in waits]
+            for row, waits in self._waits.items()
+            if not lost[row]
+        }
         self._segments = {int(new_row[row]): parts for row, parts in self._segments.items() if not lost[row]}
         self._columns = {name: array("q", column[~lost].tobytes()) for name, column in columns.items()}
         self._ids = [id for id, dropped in zip(self._ids, gone, strict=True) if not dropped]
         self._origins = [origin for origin, dropped in zip(self._origins, gone, strict=True) if not dropped]
-        return set(np.flatnonzero(gone).tolist())
+        return [int(number) for number in np.flatnonzero(gone)]
 
     def build(self, *, report: ReadReport | None = None) -> Batch:
         """The batch; raises :class:`InputError` naming file and line where turns do not fit together."""

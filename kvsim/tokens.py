@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from kvsim.errors import InputError, MissingExtraError, UnknownNameError
 
@@ -57,34 +59,31 @@ def token_counter(tokenizer: str | os.PathLike[str] | None = None) -> TokenCount
         return _encoding(name)
     if name.endswith(".json"):
         return _from_file(name)
-    raise UnknownNameError(
-        "tokenizer", name, ["auto", *ENCODINGS], remedy="Or give the path of a tokenizer.json."
-    )
+    raise UnknownNameError("tokenizer", name, ["auto", *ENCODINGS], remedy="Or give the path of a tokenizer.json.")
 
 
 def _by_length() -> TokenCounter:
-    return TokenCounter(
-        f"characters/{CHARACTERS_PER_TOKEN}", lambda text: math.ceil(len(text) / CHARACTERS_PER_TOKEN)
-    )
+    return TokenCounter(f"characters/{CHARACTERS_PER_TOKEN}", lambda text: math.ceil(len(text) / CHARACTERS_PER_TOKEN))
 
 
 def _encoding(name: str) -> TokenCounter:
-    try:
-        import quicktok
-    except ImportError:
-        raise MissingExtraError("quicktok-v1", "tokenizers", f"counting tokens with {name!r}") from None
+    quicktok = _imported("quicktok", "quicktok-v1", f"counting tokens with {name!r}")
     return TokenCounter(name, quicktok.get_encoding(ENCODINGS[name]).count)
 
 
 def _from_file(path: str) -> TokenCounter:
     if not os.path.isfile(path):
         raise InputError("there is no such file", file=path, remedy="Give the path of a tokenizer.json")
+    tokenizers = _imported("tokenizers", "tokenizers", f"counting tokens with {path}")
     try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise MissingExtraError("tokenizers", "tokenizers", f"counting tokens with {path}") from None
-    try:
-        loaded = Tokenizer.from_file(path)
+        loaded = tokenizers.Tokenizer.from_file(path)
     except Exception as error:  # the library raises bare Exception
         raise InputError(f"not a tokenizer: {error}", file=path, remedy="Give a Hugging Face tokenizer.json") from None
     return TokenCounter(os.path.basename(path), lambda text: len(loaded.encode(text, add_special_tokens=False).ids))
+
+
+def _imported(module: str, package: str, purpose: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise MissingExtraError(package, "tokenizers", purpose) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 #: Remarks for ``ReadReport.flagged``.
 SHRANK = "context shrank: only what was logged as cached is taken as kept"
-REWRITTEN = "output did not come back whole: kept ends with the parent's prompt"
+REWRITTEN = "output did not come back whole: little more than the parent's prompt is kept"
 
 
 def by_lengths(prompt: int, cached: int, parent_prompt: int, parent_output: int) -> tuple[int, str | None]:
@@ -12,13 +12,14 @@ def by_lengths(prompt: int, cached: int, parent_prompt: int, parent_output: int)
 
     A prompt at least as long as the parent's prompt + output extends it. One that is shorter, but not shorter than the
     parent's prompt, lost some of the output on the way back (reasoning is often left out). One shorter still was
-    compacted: then no more is kept than the log says was found in the cache (``cached``, -1 unknown).
+    compacted: then no more is kept than the log says was found in the cache. ``cached`` (-1 unknown) is evidence of
+    what was kept in both cases.
     """
     if prompt >= parent_prompt + parent_output:
         return parent_prompt + parent_output, None
     if prompt >= parent_prompt:
-        return parent_prompt, REWRITTEN
-    return min(prompt, max(cached, 0)), SHRANK
+        return min(prompt, max(parent_prompt, min(cached, parent_prompt + parent_output))), REWRITTEN
+    return min(prompt, max(cached, 0), parent_prompt + parent_output), SHRANK
 
 
 def by_blocks(shared: int, block_size: int, prompt: int, parent_prompt: int, parent_output: int) -> int:

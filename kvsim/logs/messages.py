@@ -169,7 +169,8 @@ def add_conversation(
         news = [fact.part for fact in facts[begin:at]]
         if number == 0 and tools_tokens:
             news.insert(0, Part("tools", None, tools_tokens))
-        logged = usages[number].counts() if usages is not None and (usage := usages[number]) is not None else None
+        usage = usages[number] if usages is not None else None
+        logged = usage.counts() if usage is not None else None
         now, kept, estimated = _counted(logged, news, facts[at].tokens, context)
         if now.prompt < context.prompt:
             news = [fact.part for fact in facts[:at]]

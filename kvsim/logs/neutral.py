@@ -51,14 +51,14 @@ class _Turn(msgspec.Struct, forbid_unknown_fields=True):
     kept_tokens: Tokens = 0
     pause_s: Decimal | None = None
     arrival_s: Decimal | None = None
-    waits_for: list[int | str] = []  # noqa: RUF012 - msgspec copies defaults
+    waits_for: list[int | str] = []
     tool: str | None = None
     priority: Annotated[int, Meta(ge=-(1 << 31), lt=1 << 31)] = 0
-    segments: list[_Segment] = []  # noqa: RUF012
+    segments: list[_Segment] = []
     cached_tokens: Tokens | None = None
     ttft_s: Decimal | None = None
     e2e_s: Decimal | None = None
-    prefix: str | None | UnsetType = UNSET
+    prefix: str | UnsetType | None = UNSET
     estimated_tokens: Tokens = 0
 
 

@@ -64,8 +64,8 @@ class _Latency(msgspec.Struct):
 
 
 class _Metrics(msgspec.Struct):
-    token_usages: list[_TokenUsage] = []  # noqa: RUF012 - msgspec copies defaults
-    response_latencies: list[_Latency] = []  # noqa: RUF012
+    token_usages: list[_TokenUsage] = []
+    response_latencies: list[_Latency] = []
 
 
 class _Session(msgspec.Struct):
@@ -180,7 +180,8 @@ class _Reader:
 FORMAT = Format(
     name="openhands",
     looks_for="lines with 'instance_id', 'history' and 'metrics' (OpenHands output.jsonl)",
-    matches=lambda paths: "instance_id" in paths
-    and bool({"history[].action", "history[].timestamp", "metrics.token_usages"} & paths),
+    matches=lambda paths: (
+        "instance_id" in paths and bool({"history[].action", "history[].timestamp", "metrics.token_usages"} & paths)
+    ),
     reader=_Reader,
 )

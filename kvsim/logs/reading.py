@@ -88,12 +88,17 @@ class Reading:
         self.report.use(records)
         return self.builder.trajectory(unique, file=source.name if source else None, line=line)
 
+    def grow(self, trajectory: int) -> None:
+        """Count one more record as used in a trajectory already opened."""
+        self._records[trajectory] += 1
+        self.report.use()
+
     def drop_trajectories(self, errors: dict[int, InputError]) -> None:
         """Leave out trajectories (by number) found wrong only after they were read, and those that depend on them."""
         gone = self.builder.discard(errors)
-        for number in sorted(gone):
-            cause = errors.get(number, next(iter(errors.values())))
-            self.report.drop_used(cause, self._records[number])
+        for lost in gone:
+            cause = errors.get(lost, next(iter(errors.values())))
+            self.report.drop_used(cause, self._records[lost])
         self._records = [records for number, records in enumerate(self._records) if number not in gone]
 
     def build(self) -> Batch:

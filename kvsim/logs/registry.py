@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from kvsim.errors import InputError, UnknownNameError
-from kvsim.logs import mooncake, neutral, openhands, tau_bench, weka
+from kvsim.logs import claude_code, mooncake, neutral, openai, openhands, tau_bench, weka
 from kvsim.logs.reading import Format
 from kvsim.logs.shape import key_paths
 from kvsim.logs.source import Source
 
 #: By name, the more specific first: the first that matches is taken.
-FORMATS = {
-    module.FORMAT.name: module.FORMAT
-    for module in (neutral, weka, mooncake, openhands, tau_bench)
+FORMATS: dict[str, Format] = {
+    module.FORMAT.name: module.FORMAT for module in (neutral, weka, mooncake, claude_code, openhands, tau_bench, openai)
 }
 
 #: How much of a file its format is recognised by.

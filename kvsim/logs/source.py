@@ -40,8 +40,8 @@ def find(paths: Paths) -> list[str]:
     if not arguments:
         raise InputError("no files given", remedy="Give at least one file, glob or directory")
     found: dict[str, None] = {}
-    for argument in map(os.fspath, arguments):
-        for path in _matches(argument):
+    for argument in arguments:
+        for path in _matches(os.fspath(argument)):
             found.setdefault(path)
     return list(found)
 
@@ -159,7 +159,7 @@ class Source:
         except OSError as error:
             remedy = "Check that the file is readable"
             raise InputError(f"cannot be opened: {error.strerror}", file=self.name, remedy=remedy) from None
-        counted = io.BufferedReader(_Counted(raw, advance), _CHUNK_BYTES)
+        counted: io.BufferedReader = io.BufferedReader(_Counted(raw, advance), _CHUNK_BYTES)
         if counted.peek(2)[:2] == b"\x1f\x8b":
             return io.BufferedReader(_Unzipped(counted), _CHUNK_BYTES)
         return counted
@@ -202,7 +202,7 @@ class _Counted(io.RawIOBase):
 class _Unzipped(gzip.GzipFile):
     """A gzip stream that closes the file below it."""
 
-    def __init__(self, below: io.BufferedReader) -> None:
+    def __init__(self, below: BinaryIO) -> None:
         super().__init__(fileobj=below, mode="rb")
         self._below = below
 

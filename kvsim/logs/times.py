@@ -37,7 +37,7 @@ def exact_ns(seconds: Decimal) -> int | None:
         return None if seconds else 0
     whole = int("".join(map(str, digits)))
     if exponent >= -9:
-        whole *= 10 ** (exponent + 9)
+        whole *= int(10 ** (exponent + 9))
     else:
         whole, rest = divmod(whole, 10 ** (-9 - exponent))
         if rest:

@@ -2,10 +2,10 @@
 
 | keys | input count | cached |
 |---|---|---|
-| ``prompt_tokens``, ``prompt_tokens_details.cached_tokens`` (OpenAI chat; LiteLLM for every provider) | all | part of it |
+| ``prompt_tokens``, ``prompt_tokens_details.cached_tokens`` (OpenAI chat, LiteLLM) | all | part of it |
 | ``prompt_cache_hit_tokens`` beside ``prompt_tokens`` (DeepSeek) | all | part of it |
 | ``input_tokens``, ``input_tokens_details.cached_tokens`` (OpenAI responses) | all | part of it |
-| ``input_tokens``, ``cache_read_input_tokens``, ``cache_creation_input_tokens`` (Anthropic) | without cached | beside it |
+| ``input_tokens``, ``cache_{read,creation}_input_tokens`` (Anthropic) | without cached | beside it |
 
 Where an Anthropic-like object also has ``total_tokens``, the sum decides.
 """

@@ -98,7 +98,9 @@ class _Session:
         """Add the main agent's turns, each sub-agent's after the main turn that spawned it."""
         requests = [(f"requests[{i}]", request) for i, request in enumerate(self._trace.requests)]
         main = [(where, request) for where, request in requests if request.type != "subagent"]
-        waiting = [(where, *self._span(where, request), request) for where, request in requests if request.type == "subagent"]
+        waiting = [
+            (where, *self._span(where, request), request) for where, request in requests if request.type == "subagent"
+        ]
         waiting.sort(key=lambda spawned: spawned[1])
         running: list[_Spawned] = []
         previous: _Turn | None = None
@@ -176,9 +178,7 @@ class _Session:
             self._index.add(request.hash_ids, row)
         return turn
 
-    def _context(
-        self, where: str, request: _Request, prompt: int, previous: _Turn | None
-    ) -> tuple[_Turn | None, int]:
+    def _context(self, where: str, request: _Request, prompt: int, previous: _Turn | None) -> tuple[_Turn | None, int]:
         """The turn whose context the prompt extends, and how much of it is kept.
 
         With hashes at hand, the request of the session, sub-agents included, that shares most (the latest of several);
@@ -219,7 +219,9 @@ class _Reader:
         for text in self._reading.texts(source):
             with self._reading.attempt() as attempt:
                 trace = decode(self._decoder, text, source)
-                records = sum(len(request.requests or ()) if request.type == "subagent" else 1 for request in trace.requests)
+                records = sum(
+                    len(request.requests or ()) if request.type == "subagent" else 1 for request in trace.requests
+                )
                 if not records:
                     self._reading.report.skip("session without requests")
                     continue
@@ -234,7 +236,8 @@ class _Reader:
 FORMAT = Format(
     name="weka",
     looks_for="'requests' with 't', 'in', 'out' and 'hash_ids' or 'n_blocks' (kv-cache-tester)",
-    matches=lambda paths: {"requests[].t", "requests[].in"} <= paths
-    and bool({"requests[].hash_ids", "requests[].n_blocks"} & paths),
+    matches=lambda paths: (
+        {"requests[].t", "requests[].in"} <= paths and bool({"requests[].hash_ids", "requests[].n_blocks"} & paths)
+    ),
     reader=_Reader,
 )
