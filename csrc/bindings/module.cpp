@@ -1,0 +1,8 @@
+#include "arrays.hpp"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "kvsim's C++ core: pricing turns from integer tables.";
+  kvsim::bindings::register_rates(module);
+  kvsim::bindings::register_turns(module);
+  kvsim::bindings::register_estimate(module);
+}

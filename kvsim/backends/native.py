@@ -1,0 +1,70 @@
+"""The C++ core as a backend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kvsim.backends.interface import Ints, Priced
+from kvsim.backends.kernels import GroupRates, PriceColumns, Rates
+from kvsim.errors import BackendUnavailableError
+
+if TYPE_CHECKING:
+    from kvsim.trajectory import Batch
+
+
+class NativeBackend:
+    """Calls into ``kvsim._core``; the GIL is released while it works."""
+
+    name = "native"
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+
+    def prepare(self, rates: Rates, step: Ints) -> Any:
+        """The rates as a C++ object, and the table."""
+        held = self._core.Rates()
+        for name, value in rates._asdict().items():
+            setattr(held, name, self._core.GroupRates(*value) if isinstance(value, GroupRates) else value)
+        return held, step
+
+    def pack(self, batch: Batch) -> Any:
+        """The columns as a C++ object that keeps the arrays alive."""
+        waits = batch.waits_for
+        return self._core.Turns(
+            trajectories=len(batch),
+            parent=batch.parent,
+            after=batch.after,
+            kept=batch.kept_tokens,
+            prompt=batch.prompt_tokens,
+            output=batch.output_tokens,
+            pause_ns=batch.pause_ns,
+            arrival_ns=batch.arrival_ns,
+            trajectory=batch.trajectory,
+            order=batch.order,
+            waits_offsets=None if waits is None else waits.offsets,
+            waits_rows=None if waits is None else waits.values,
+            shared=batch.shared_tokens,
+            logged_cached=batch.cached_tokens,
+        )
+
+    def estimate(self, prepared: Any, packed: Any, *, turns: bool) -> Priced:
+        """See :class:`kvsim.backends.interface.Backend`."""
+        rates, step = prepared
+        totals, held_block_ns, columns = self._core.estimate(rates, step, packed, turns)
+        return Priced(totals, held_block_ns, PriceColumns(*columns) if turns else None)
+
+    def topological_order(self, batch: Batch) -> Ints:
+        """See :class:`kvsim.backends.interface.Backend`."""
+        order: Ints = self.pack(batch).topological_order()
+        return order
+
+
+def load() -> NativeBackend:
+    """The backend, or the reason why the extension module is not there."""
+    try:
+        from kvsim import _core
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"native: the C++ core is not built ({error}); reinstall kvsim with a C++17 compiler"
+        ) from error
+    return NativeBackend(_core)

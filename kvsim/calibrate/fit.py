@@ -1,0 +1,354 @@
+"""Fit every shipped calibration: ``python -m kvsim.calibrate.fit [--check] [GPU ...]``.
+
+Reads profiles/measurements, writes profiles/calibrations/<gpu>.toml and prints how well fitted and held-out
+points are predicted. ``--check`` writes nothing and fails if a shipped file is not reproduced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..calibration import (
+    CACHE_FORMATS,
+    OVERHEADS,
+    QUANTITIES,
+    TENSOR_PARALLEL,
+    WEIGHT_FORMATS,
+    Calibration,
+    Coefficient,
+    Evidence,
+    Regime,
+    Residual,
+    parse_calibration,
+)
+from ..hardware import Gpu, gpu, gpus
+from ..law import device_of
+from .kernels import Findings, kernel_findings
+from .measurements import Measurements, Table
+from .relatives import TRANSFERS, chain
+from .render import to_toml
+from .robust import Accuracy, Array
+from .serving import ServingFit, engine_of, fit_overheads
+
+PROFILES = Path(__file__).resolve().parents[2] / "profiles"
+
+DATE = "2026-11-22"
+"""When the measurements were collected; a calibration's date, so that a rerun makes the same file."""
+
+ENGINE = "vllm-1"
+"""The engine generation in force; the others' overheads are kept beside it for old measurements."""
+
+FEWEST_POINTS = 8
+"""Serving points below which overheads are inherited."""
+
+SAME = 0.02
+"""Relative difference up to which --check takes a value for reproduced: solvers differ in the last digits."""
+
+
+class Study:
+    """The fits of all GPUs, made when first needed."""
+
+    def __init__(self, measurements: Measurements) -> None:
+        self.measurements = measurements
+        self._kernels: dict[str, Findings] = {}
+        self._overheads: dict[str, dict[str, ServingFit]] = {}
+
+    def kernels(self, name: str) -> Findings:
+        """What a GPU's kernel tables say."""
+        if name not in self._kernels:
+            self._kernels[name] = kernel_findings(gpu(name), self.measurements)
+        return self._kernels[name]
+
+    def coefficients(self, name: str, stand_ins: Sequence[str] | None = None) -> dict[str, Coefficient]:
+        """All kernel coefficients of a GPU: its own, else of its nearest stand-in that has them."""
+        out: dict[str, Coefficient] = {}
+        for source in (name, *(chain(name) if stand_ins is None else stand_ins)):
+            for key, value in self.kernels(source).coefficients.items():
+                out.setdefault(key, value if source == name else inherited(value, f"{source}: {value.source}"))
+        for part in ("compute", "memory"):  # no table times packed dense products
+            plain = out[f"gemm_bf16_{part}"]
+            out.setdefault(f"gemm_packed_{part}", inherited(plain, f"as gemm_bf16_{part}; {plain.source}"))
+        return out
+
+    def serving(self, name: str, engine: str | None = None) -> Table:
+        """A GPU's serving points that the law can be held against, of one engine generation if given."""
+        table = self.measurements.table("serving", name)
+        if not len(table):
+            return table
+        keep = [
+            experts == 1 and generation in (engine or ENGINE, engine or "vllm-0-offline")
+            for experts, generation in zip(table["expert_parallel"], engines(table), strict=True)
+        ]
+        return table.where(np.array(keep))
+
+    def overheads(self, name: str) -> dict[str, ServingFit]:
+        """Overheads fitted to a GPU's own serving points, by engine generation."""
+        if name not in self._overheads:
+            card, table = gpu(name), self.serving(name)
+            values = {key: part.value for key, part in self.coefficients(name).items()}
+            found = {}
+            for engine in sorted(set(engines(table))) if len(table) else ():
+                part = self.serving(name, engine)
+                if len(part) >= FEWEST_POINTS:
+                    scaled = not self.kernels(name).coefficients and not same_silicon(card, gpu(chain(name)[0]))
+                    found[engine] = fit_overheads(part, values, device_of(card), engine, scaled=scaled)
+            self._overheads[name] = found
+        return self._overheads[name]
+
+    def transfer(self, regime: Regime) -> Array:
+        """Log errors of measured GPUs' kernel coefficients against those of their stand-ins."""
+        words = ("gemm", "prefill") if regime == "prefill" else ("memory",)
+        errors = []
+        for name, stand_in in TRANSFERS:
+            own, other = self.kernels(name).coefficients, self.kernels(stand_in).coefficients
+            for key in own.keys() & other.keys():
+                kind = key.endswith("_compute") if regime == "prefill" else key.endswith("_memory")
+                if kind and "bf16" in key and any(word in key for word in words):
+                    errors.append(np.log(other[key].value / own[key].value))
+        return np.array(sorted(errors))
+
+    def widening(self, regime: Regime) -> float:
+        """How far (log, 90 %) an inherited rate may be off: what inheriting costs among measured GPUs."""
+        return float(np.quantile(np.abs(self.transfer(regime)), 0.9))
+
+
+def engines(table: Table) -> list[str]:
+    """The engine generation of each serving point."""
+    return [engine_of(*pair) for pair in zip(table["source"].tolist(), table["engine"].tolist(), strict=True)]
+
+
+def same_silicon(first: Gpu, second: Gpu) -> bool:
+    """Whether two cards differ in memory only."""
+    return first.sm_count == second.sm_count and first.half_flop_per_s == second.half_flop_per_s
+
+
+def inherited(part: Coefficient, source: str) -> Coefficient:
+    """A coefficient taken over from elsewhere; its interval is widened in :func:`calibrate`."""
+    return replace(part, kind="inherited", source=source, n=0)
+
+
+def widened(name: str, part: Coefficient, width: float) -> Coefficient:
+    """An inherited coefficient with its interval stretched by a factor e**width each way, within bounds."""
+    if part.kind != "inherited":
+        return part
+    low, high = QUANTITIES[name].bounds if name in QUANTITIES else OVERHEADS[name].bounds
+    stretch = float(np.exp(width))
+    return replace(
+        part,
+        low=min(part.value, max(low, part.low / stretch)),
+        high=max(part.value, min(high, part.high * stretch)),
+    )
+
+
+def calibrate(study: Study, name: str) -> Calibration:
+    """The calibration of one GPU from everything that bears on it."""
+    card, kernels, serving = gpu(name), study.kernels(name), study.overheads(name)
+    relative = chain(name)[0] if name not in LAST_RESORTS else ""
+    measured = bool(kernels.coefficients or serving)
+    coefficients = study.coefficients(name)
+    overheads, note = _overheads(study, name)
+    for fitted in serving.values():
+        coefficients = _scaled(coefficients, fitted)
+    width = max(study.widening("prefill"), study.widening("decode"))
+    return Calibration(
+        gpu=name,
+        kind="measured" if measured else "inherited",
+        relative="" if kernels.coefficients and serving else relative,
+        date=DATE,
+        engine=ENGINE,
+        note=note,
+        evidence=_evidence(study, name),
+        residuals={
+            "prefill": _residual(study, name, "prefill"),
+            "decode": _residual(study, name, "decode"),
+        },
+        coefficients={key: widened(key, coefficients[key], width) for key in QUANTITIES},
+        overheads={
+            engine: {key: widened(key, table[key], width) for key in OVERHEADS} for engine, table in overheads.items()
+        },
+    )
+
+
+LAST_RESORTS = ("h100-sxm",)
+"""GPUs that have evidence of every kind."""
+
+OVERHEAD_DONOR = "h100-sxm"
+"""Whose engine overheads stand in where a GPU has too few serving points: they come from the host and the
+launches, and most points were taken on it."""
+
+
+def _overheads(study: Study, name: str) -> tuple[dict[str, dict[str, Coefficient]], str]:
+    own = study.overheads(name)
+    out: dict[str, dict[str, Coefficient]] = {}
+    for engine, fitted in own.items():
+        points = fitted.result
+        sources = ", ".join(sorted(set(study.serving(name, engine)["source"].tolist())))
+        out[engine] = {
+            key: _overhead(key, points.values[key], points.intervals[key], sources, fitted.points) for key in OVERHEADS
+        }
+    if ENGINE in out:
+        return out, ""
+    donor = study.overheads(OVERHEAD_DONOR)[ENGINE].result
+    out[ENGINE] = {
+        key: inherited(
+            _overhead(key, donor.values[key], donor.intervals[key], "", 0), f"{OVERHEAD_DONOR}: serving points"
+        )
+        for key in OVERHEADS
+    }
+    return out, f"engine overheads of {ENGINE} taken over from {OVERHEAD_DONOR}"
+
+
+def _overhead(name: str, value: float, low_high: tuple[float, float], source: str, n: int) -> Coefficient:
+    least, most = OVERHEADS[name].bounds
+    low, middle, high = (min(most, max(least, float(f"{part:.5g}"))) for part in (low_high[0], value, low_high[1]))
+    return Coefficient(middle, min(low, middle), max(high, middle), "fitted", source, n)
+
+
+def _scaled(coefficients: Mapping[str, Coefficient], fitted: ServingFit) -> dict[str, Coefficient]:
+    """Inherited rates as serving points scaled them."""
+    out = dict(coefficients)
+    for ending in ("compute", "memory"):
+        scale = fitted.result.values.get(f"{ending}_scale")
+        if scale is None:
+            continue
+        for name, part in coefficients.items():
+            if name.endswith(f"_{ending}"):
+                low, high = QUANTITIES[name].bounds
+                moved = [min(high, max(low, scale * number)) for number in (part.value, part.low, part.high)]
+                source = f"{part.source}, times {scale:.3g} after {fitted.points} serving points"
+                out[name] = replace(part, value=moved[0], low=moved[1], high=moved[2], source=source)
+    return out
+
+
+def _residual(study: Study, name: str, regime: Regime) -> Residual:
+    """Quantiles of log(measured / predicted): of held-out serving points for decoding, of held-out kernels for
+    prefill; without any, those of the measured GPUs, widened by what inheriting costs."""
+    own = study.kernels(name).regimes[regime]
+    if regime == "decode":
+        points = [fitted.result.held_out for fitted in study.overheads(name).values()]
+        own = points if sum(map(len, points)) >= FEWEST_POINTS else own
+    errors = np.concatenate(own) if own else np.array([])
+    inherited_rates = not study.kernels(name).coefficients and not study.overheads(name)
+    if len(errors) < FEWEST_POINTS:
+        errors = np.concatenate([np.concatenate(study.kernels(one).regimes[regime]) for one, _ in TRANSFERS])
+        inherited_rates = True
+    q05, q50, q95 = (float(value) for value in np.quantile(errors, [0.05, 0.5, 0.95]))
+    if inherited_rates:
+        width = study.widening(regime)
+        q05, q95 = q50 - float(np.hypot(q50 - q05, width)), q50 + float(np.hypot(q95 - q50, width))
+    return Residual(0 if inherited_rates else len(errors), *(float(f"{value:.4g}") for value in (q05, q50, q95)))
+
+
+def _evidence(study: Study, name: str) -> Evidence:
+    """The ranges and kinds of a GPU's own evidence; its stand-in's where it has none."""
+    source = name
+    if not study.kernels(name).coefficients and not len(study.serving(name)):
+        source = next(one for one in chain(name) if study.kernels(one).coefficients)
+    table = study.measurements.table
+    gemm, experts = table("gemm", source), table("experts", source)
+    prefill, decode = table("prefill_attention", source), table("decode_attention", source)
+    serving, latent = study.serving(source), table("latent_decode", source)
+
+    def span(*columns: Array) -> tuple[int, int]:
+        together = np.concatenate([column for column in columns if len(column)] or [np.zeros(1)])
+        return int(together.min()), int(together.max())
+
+    def words(*columns: np.ndarray[tuple[int], np.dtype[np.str_]]) -> set[str]:
+        return set(np.concatenate([column.astype(str) for column in columns]).tolist())
+
+    formats = {"none": "bf16", "fp8": "fp8", "nvfp4": "fp4", "mxfp4": "packed", "int4": "packed"}
+    weights = words(gemm["format"], experts["format"]) | {formats[one] for one in words(serving["quantization"])}
+    ranks = {int(one) for one in table("all_reduce", source)["ranks"]} | {
+        int(one) for one in serving["tensor_parallel"]
+    }
+    families = [family for family, rows in (("dense", gemm), ("experts", experts), ("latent", latent)) if len(rows)]
+    tables = (gemm, experts, prefill, decode, latent, serving)
+    return Evidence(
+        step_tokens=span(gemm["tokens"]),
+        sequences=span(decode["sequences"], serving["concurrency"]),
+        context_tokens=span(decode["context"], prefill["new"] + prefill["cached"], serving["prompt_tokens"]),
+        tensor_parallel=(1, *(one for one in TENSOR_PARALLEL if one in ranks)),
+        weight_formats=tuple(one for one in WEIGHT_FORMATS if one in weights),
+        cache_formats=tuple(one for one in CACHE_FORMATS if one in words(prefill["cache"], decode["cache"])),
+        families=tuple(families or ["dense"]),
+        sources=tuple(sorted(words(*(rows["source"] for rows in tables if len(rows))))),
+    )
+
+
+def report(study: Study, names: Sequence[str]) -> str:
+    """How well points are predicted, a line for each GPU and table: fitted, then held out."""
+    lines = [f"{'GPU':<16}{'table':<18}{'fitted':^32}  {'held out':^32}", " " * 34 + f"{COLUMNS}  {COLUMNS}"]
+    for name in names:
+        kernels = study.kernels(name)
+        parts = [(table, kernels.fitted[table], kernels.held_out[table]) for table in kernels.fitted]
+        parts += [
+            (engine, fitted.result.fitted, fitted.result.held_out) for engine, fitted in study.overheads(name).items()
+        ]
+        for table, fitted, held_out in parts:
+            lines.append(f"{name:<16}{table:<18}{_accuracy(fitted)}  {_accuracy(held_out)}")
+    for regime in ("prefill", "decode"):
+        errors = study.transfer(regime)
+        lines.append(
+            f"inheriting, {regime}: n={len(errors)}, median {np.median(np.abs(errors)):.1%}, "
+            f"90 % within a factor {np.exp(study.widening(regime)):.2f}"
+        )
+    return "\n".join(lines)
+
+
+COLUMNS = f"{'n':>6}{'median':>9}{'MAPE':>8}{'bias':>9}"
+
+
+def _accuracy(errors: Array) -> str:
+    part = Accuracy.of(errors)
+    if not part.n:
+        return f"{0:>6}{'-':>9}{'-':>8}{'-':>9}"
+    return f"{part.n:>6}{part.median:>9.1%}{part.mape:>8.1%}{part.bias:>+9.1%}"
+
+
+def differences(made: Calibration, shipped: Calibration) -> list[str]:
+    """Coefficients of a shipped calibration that a fit does not reproduce."""
+    pairs = [(name, part, shipped.coefficients[name]) for name, part in made.coefficients.items()]
+    for engine, table in made.overheads.items():
+        if engine not in shipped.overheads:
+            return [f"overheads of {engine} are missing"]
+        pairs += [(f"{engine}.{name}", part, shipped.overheads[engine][name]) for name, part in table.items()]
+    return [
+        f"{name}: {old.value:g} shipped, {new.value:g} fitted"
+        for name, new, old in pairs
+        if abs(new.value - old.value) > SAME * max(abs(old.value), 1e-9)
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m kvsim.calibrate.fit", description="Fit the shipped calibrations.")
+    parser.add_argument("gpus", nargs="*", metavar="GPU", help="GPU ids; all by default")
+    parser.add_argument("--check", action="store_true", help="compare with the shipped files instead of writing")
+    parser.add_argument("--measurements", type=Path, default=PROFILES / "measurements", help="folder of tables")
+    parser.add_argument("--output", type=Path, default=PROFILES / "calibrations", help="folder to write to")
+    options = parser.parse_args(arguments)
+
+    study = Study(Measurements(options.measurements))
+    names = options.gpus or gpus()
+    wrong = 0
+    for name in names:
+        made, file = calibrate(study, name), options.output / f"{name}.toml"
+        if not options.check:
+            text = to_toml(made)
+            parse_calibration(text, str(file))  # what is written can be read
+            file.write_text(text, encoding="utf-8")
+            continue
+        for line in differences(made, parse_calibration(file.read_text(encoding="utf-8"), str(file))):
+            wrong += 1
+            print(f"{name}: {line}", file=sys.stderr)
+    print(report(study, [name for name in names if study.kernels(name).fitted or study.overheads(name)]))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""The measurements that calibrations are fitted on: tables of columns, read from CSV."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+
+Column = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Equally long columns by name: numbers as float64, words as strings."""
+
+    columns: Mapping[str, Column]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, name: str) -> Column:
+        return self.columns[name]
+
+    def where(self, keep: npt.NDArray[np.bool_]) -> Table:
+        """The rows where ``keep`` is true."""
+        return Table({name: column[keep] for name, column in self.columns.items()})
+
+    def every(self, most: int) -> Table:
+        """At most ``most`` rows, evenly spaced."""
+        if len(self) <= most:
+            return self
+        picked = np.zeros(len(self), dtype=bool)
+        picked[np.linspace(0, len(self) - 1, most).astype(int)] = True
+        return self.where(picked)
+
+    def keys(self, *names: str) -> Column:
+        """One word a row that tells the combinations of some columns apart."""
+        parts = [self.columns[name].astype(str) for name in names]
+        return np.array(["/".join(words) for words in zip(*parts, strict=True)])
+
+    def split(self, name: str) -> Iterator[tuple[str, Table]]:
+        """The rows of each value of a column, in the order of the values."""
+        column = self.columns[name]
+        for value in sorted(set(column.tolist())):
+            yield value, self.where(column == value)
+
+
+class Measurements:
+    """The tables of a folder, read when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._tables: dict[str, Table] = {}
+
+    def table(self, name: str, gpu: str) -> Table:
+        """The rows of a table that were measured on a GPU; may be none."""
+        whole = self._read(name)
+        return whole.where(whole["gpu"] == gpu)
+
+    def gpus(self) -> list[str]:
+        """The GPUs that any table has rows of."""
+        names = (path.name.split(".csv")[0] for path in self.folder.glob("*.csv*"))
+        return sorted({gpu for name in names for gpu in set(self._read(name)["gpu"].tolist())})
+
+    def _read(self, name: str) -> Table:
+        if name not in self._tables:
+            packed, plain = self.folder / f"{name}.csv.gz", self.folder / f"{name}.csv"
+            if not packed.exists() and not plain.exists():
+                raise InputError(
+                    f"no measurements {name}.csv or {name}.csv.gz",
+                    remedy="Give the repository's profiles/measurements, which is not part of the installed package.",
+                    file=str(self.folder),
+                )
+            opened = gzip.open(packed, "rt") if packed.exists() else plain.open()
+            with opened as file:
+                reader = csv.reader(file)
+                header = next(reader)
+                self._tables[name] = Table(
+                    {title: _column(values) for title, values in zip(header, zip(*reader, strict=True), strict=True)}
+                )
+        return self._tables[name]
+
+
+def _column(values: tuple[str, ...]) -> Column:
+    try:
+        return np.array(values, dtype=np.float64)
+    except ValueError:
+        return np.array(values)

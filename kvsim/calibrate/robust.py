@@ -1,0 +1,140 @@
+"""Robust fits of positive parameters to positive times, with held-out groups and bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import MissingExtraError
+
+Array = npt.NDArray[np.float64]
+Model = Callable[[Mapping[str, float]], Array]
+
+SMALLEST = 1e-12
+"""Stands in for a lower bound of zero, because parameters are fitted as logarithms."""
+
+SCALE = 0.1
+"""Relative error beyond which a point's pull grows only linearly (soft L1)."""
+
+RESAMPLES = 6
+HELD_OUT = 5
+"""Every fifth group is held out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter: where the search starts and its bounds."""
+
+    start: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Fitted values, their 90 % bootstrap intervals over groups, and log(measured / predicted) of both parts."""
+
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    fitted: Array
+    held_out: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How far predictions lie from ``n`` measurements, as fractions; ``bias`` is the median signed error."""
+
+    n: int
+    median: float
+    mape: float
+    bias: float
+
+    @classmethod
+    def of(cls, log_errors: Array) -> Accuracy:
+        """From log(measured / predicted)."""
+        if not len(log_errors):
+            return cls(0, float("nan"), float("nan"), float("nan"))
+        errors = np.expm1(-log_errors)
+        size = np.abs(errors)
+        return cls(len(errors), float(np.median(size)), float(size.mean()), float(np.median(errors)))
+
+
+def held_out_groups(groups: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """True for the rows of every fifth group, in an order that does not depend on names' meaning."""
+    names = sorted(set(groups.tolist()), key=lambda name: crc32(str(name).encode()))
+    chosen = set(names[HELD_OUT - 1 :: HELD_OUT])
+    return np.array([name in chosen for name in groups.tolist()], dtype=bool)
+
+
+def fit(
+    model: Callable[[Mapping[str, float], npt.NDArray[np.intp]], Array],
+    measured: Array,
+    groups: npt.NDArray[Any],
+    parameters: Mapping[str, Parameter],
+    *,
+    weights: Array | None = None,
+    resamples: int = RESAMPLES,
+) -> Fit:
+    """Fit ``model(values, rows)`` to ``measured[rows]`` by log error.
+
+    Whole groups are held out and resampled, so that neither the held-out error nor an interval profits from
+    near copies of a row. ``weights`` count a row's squared error.
+    """
+    everything = np.arange(len(measured))
+    held = held_out_groups(groups)
+    train, test = everything[~held], everything[held]
+    weights = np.ones(len(measured)) if weights is None else weights
+
+    def errors(values: Mapping[str, float], rows: npt.NDArray[np.intp]) -> Array:
+        return np.asarray(np.log(measured[rows] / model(values, rows)))
+
+    best = _minimise(errors, train, weights, parameters)
+    names = sorted(set(groups[train].tolist()))
+    members = {name: train[groups[train] == name] for name in names}
+    samples: dict[str, list[float]] = {name: [] for name in parameters}
+    random = np.random.default_rng(len(measured))
+    for _ in range(resamples):
+        drawn = np.concatenate([members[names[i]] for i in random.integers(len(names), size=len(names))])
+        near = {name: Parameter(best[name], part.low, part.high) for name, part in parameters.items()}
+        for name, value in _minimise(errors, drawn, weights, near).items():
+            samples[name].append(value)
+    intervals = {name: interval(best[name], drawn) for name, drawn in samples.items()}
+    return Fit(best, intervals, errors(best, train), errors(best, test))
+
+
+def interval(value: float, samples: Sequence[float]) -> tuple[float, float]:
+    """The 5 % and 95 % quantile of resampled values, stretched to contain the value itself."""
+    if not len(samples):
+        return value, value
+    low, high = np.quantile(samples, [0.05, 0.95])
+    return min(value, float(low)), max(value, float(high))
+
+
+def _minimise(
+    errors: Callable[[Mapping[str, float], npt.NDArray[np.intp]], Array],
+    rows: npt.NDArray[np.intp],
+    weights: Array,
+    parameters: Mapping[str, Parameter],
+) -> dict[str, float]:
+    try:
+        from scipy.optimize import least_squares
+    except ImportError:
+        raise MissingExtraError("scipy", "fit", "fitting a calibration") from None
+    low = np.log([max(part.low, SMALLEST) for part in parameters.values()])
+    high = np.log([part.high for part in parameters.values()])
+    start = np.clip(np.log([max(part.start, SMALLEST) for part in parameters.values()]), low + 1e-6, high - 1e-6)
+    root = np.sqrt(weights[rows])
+
+    def residuals(logs: Array) -> Array:
+        values = dict(zip(parameters, np.exp(logs).tolist(), strict=True))
+        # soft L1 by hand: its square root is what least squares needs, so that weights scale whole points
+        error = errors(values, rows) / SCALE
+        return np.asarray(root * np.sign(error) * np.sqrt(2 * (np.sqrt(1 + error**2) - 1)))
+
+    found = least_squares(residuals, start, bounds=(low, high), xtol=1e-7, ftol=1e-7, max_nfev=200)
+    return dict(zip(parameters, np.exp(found.x).tolist(), strict=True))

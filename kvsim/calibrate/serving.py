@@ -1,0 +1,173 @@
+"""Engine overheads from serving points: what whole engines take beyond their kernels.
+
+A point is a model under a load; the kernels' share of its time comes from ``kvsim.costs``, and the rest is
+shared between the overheads of a step, a layer and a sequence. Where a GPU has no kernel tables of its own,
+the points also scale what its relative's tables say about arithmetic and memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..architecture import Architecture
+from ..calibration import OVERHEADS
+from ..costs import GROUPS, Costs, Storage
+from ..terms import Device, Rates
+from .measurements import Table
+from .robust import Array, Fit, Parameter, fit
+
+CHUNK_TOKENS = 8192
+"""Prefill of a static batch runs in steps of at most this many tokens."""
+
+SCALES: Mapping[str, Parameter] = {
+    "compute_scale": Parameter(1.0, 0.2, 1.5),
+    "memory_scale": Parameter(1.0, 0.3, 1.3),
+}
+
+STARTS = {"step_s": 1e-3, "layer_s": 2e-5, "experts_s": 1e-5, "sequence_s": 1e-5}
+
+
+def engine_of(source: str, version: str) -> str:
+    """The engine generation of a point, as its source states the version; overheads are fitted for each.
+
+    vLLM's first engine ran its server and its scheduler in one process, so that serving over HTTP slowed its
+    steps; offline and served points of it are apart. The second (V1, from 0.8 on) has a process for each.
+    """
+    if source in ("argonne_llm_inference_bench", "qwen_speed_benchmark"):
+        return "vllm-0-offline"
+    first = version.removeprefix("v").split(".")
+    old = first[0] == "0" and len(first) > 1 and first[1].isdigit() and int(first[1]) < 8
+    return "vllm-0-server" if old else "vllm-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Points of one model, format and number of ranks, as arrays."""
+
+    architecture: Architecture
+    quantization: str
+    tensor_parallel: int
+    rows: npt.NDArray[np.intp]
+    prompt: Array
+    output: Array
+    concurrency: Array
+    measure: npt.NDArray[np.str_]
+
+
+def loads(table: Table) -> list[Load]:
+    """A serving table by deployment."""
+    keys = table.keys("model", "quantization", "tensor_parallel")
+    out = []
+    for key in sorted(set(keys.tolist())):
+        rows = np.flatnonzero(keys == key)
+        first = rows[0]
+        out.append(
+            Load(
+                Architecture.load(str(table["model"][first])),
+                str(table["quantization"][first]),
+                int(table["tensor_parallel"][first]),
+                rows,
+                table["prompt_tokens"][rows],
+                table["output_tokens"][rows],
+                table["concurrency"][rows],
+                table["measure"][rows],
+            )
+        )
+    return out
+
+
+def seconds(load: Load, rates: Rates, pick: npt.NDArray[np.bool_] | None = None) -> Array:
+    """What the law expects for a load's points.
+
+    "batch": prefill of the whole batch in full steps, then ``output - 1`` decode steps at the mean context.
+    "itl": one decode step. "tpot": one decode step plus the share of the others' prefills that a closed loop
+    puts between two tokens.
+    """
+    pick = np.ones(len(load.rows), dtype=bool) if pick is None else pick
+    storage = Storage.of(load.architecture.weight_format(load.quantization), load.architecture.dtype)
+    costs = Costs(load.architecture, load.tensor_parallel, storage, rates)
+    prompt, output, sequences = load.prompt[pick], load.output[pick], load.concurrency[pick]
+    measure = load.measure[pick]
+    decode = decode_step(costs, sequences, prompt + output / 2)
+    attention = chunk_attention(costs, prompt)
+    steps = np.ceil(sequences * prompt / CHUNK_TOKENS)
+    prefill = steps * costs.step_s(sequences * prompt / steps) + sequences * attention + costs.sequences_s(sequences)
+    extra = costs.step_s(sequences + prompt) - costs.step_s(sequences) + attention
+    batch = prefill + (output - 1) * decode
+    return np.select(
+        [measure == "batch", measure == "itl", measure == "tpot"], [batch, decode, decode + sequences / output * extra]
+    )
+
+
+def decode_step(costs: Costs, sequences: Array, context: Array) -> Array:
+    """Seconds of a step that decodes ``sequences``, each over ``context`` tokens."""
+    reading = sum(
+        costs.decode_s(group, sequences)
+        * sequences
+        * (np.minimum(context, costs.window()) if group == "window" else context)
+        for group in GROUPS
+    )
+    return np.asarray(costs.step_s(sequences) + costs.sequences_s(sequences) + reading)
+
+
+def chunk_attention(costs: Costs, new: Array) -> Array:
+    """Seconds of attention of a fresh prompt of ``new`` tokens."""
+    total = np.zeros_like(new)
+    for group in GROUPS:
+        seen = np.minimum(new, costs.window()) if group == "window" else new
+        pairs = seen * (seen + 1) / 2 + (new - seen) * seen
+        total += costs.pair_s(group) * pairs + costs.context_s(group) * new
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class ServingFit:
+    """Overheads of one engine generation on one GPU, and the scales of inherited rates (empty for own ones)."""
+
+    engine: str
+    result: Fit
+    points: int
+
+
+def fit_overheads(
+    table: Table, values: Mapping[str, float], device: Device, engine: str, *, scaled: bool
+) -> ServingFit:
+    """Fit an engine generation's overheads to serving points; held out are whole models.
+
+    ``values`` are the kernel coefficients; ``scaled`` lets the points scale their arithmetic and memory.
+    """
+    parts = loads(table)
+    models = table["model"]
+    parameters = {name: Parameter(start, *OVERHEADS[name].bounds) for name, start in STARTS.items()}
+    if scaled:
+        parameters |= SCALES
+
+    def model(fitted: Mapping[str, float], rows: npt.NDArray[np.intp]) -> Array:
+        rates = Rates(with_scales(values, fitted), device)
+        everything = np.empty(len(models))
+        wanted = np.zeros(len(models), dtype=bool)
+        wanted[rows] = True
+        for load in parts:
+            pick = wanted[load.rows]
+            if pick.any():
+                everything[load.rows[pick]] = seconds(load, rates, pick)
+        return everything[rows]
+
+    count = {name: (models == name).sum() for name in set(models.tolist())}
+    weights = np.array([1 / np.sqrt(count[name]) for name in models.tolist()])
+    result = fit(model, table["seconds"], models, parameters, weights=weights / weights.mean())
+    return ServingFit(engine, result, len(table))
+
+
+def with_scales(values: Mapping[str, float], fitted: Mapping[str, float]) -> dict[str, float]:
+    """Kernel coefficients with arithmetic and memory scaled and the overheads put in."""
+    compute, memory = fitted.get("compute_scale", 1.0), fitted.get("memory_scale", 1.0)
+    scaled = {
+        name: value * (compute if name.endswith("_compute") else memory if name.endswith("_memory") else 1.0)
+        for name, value in values.items()
+    }
+    return {**scaled, **{name: fitted[name] for name in OVERHEADS}}

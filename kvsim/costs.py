@@ -1,0 +1,183 @@
+"""What a model costs on a device, in seconds: the terms of a step as functions of what is in it.
+
+:class:`Costs` holds no table and no integer; ``law.py`` tabulates it, ``calibrate/`` compares it with
+measurements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._weights import WeightFormat
+from .architecture import Architecture, AttentionGroup, kv_element_bytes
+from .terms import ACTIVATION_BYTES, LOGIT_BYTES, Array, Rates
+
+GROUPS = ("full", "window")
+"""Attention that reads the whole context, and attention that reads at most a window of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How a deployment keeps its numbers: bytes of a weight of quantised products and of routed experts, the
+    arithmetic that multiplies each ("dtype", "fp8", "int8", "fp4"), bytes of a cached element."""
+
+    linear_bytes: float = ACTIVATION_BYTES
+    linear_compute: str = "dtype"
+    experts_bytes: float = ACTIVATION_BYTES
+    experts_compute: str = "dtype"
+    cache_bytes: float = ACTIVATION_BYTES
+
+    @classmethod
+    def of(cls, weights: WeightFormat | None, kv_cache_dtype: str) -> Storage:
+        """Storage of an engine's weights (None: unquantised) and of its KV cache, by vLLM's name."""
+        cache_bytes = kv_element_bytes(kv_cache_dtype)
+        if weights is None:
+            return cls(cache_bytes=cache_bytes)
+        packed = weights.bytes_per_weight, weights.compute
+        linear = packed if weights.scope == "linear" else (float(ACTIVATION_BYTES), "dtype")
+        return cls(*linear, *packed, cache_bytes)
+
+    @property
+    def cache_format(self) -> str:
+        """The cache format whose coefficients hold."""
+        return "bf16" if self.cache_bytes >= ACTIVATION_BYTES else "fp8"
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds of the parts of a step of one architecture on ``tensor_parallel`` ranks."""
+
+    architecture: Architecture
+    tensor_parallel: int
+    storage: Storage
+    rates: Rates
+
+    def step_s(self, tokens: Array) -> Array:
+        """Seconds of a step with ``tokens`` (>= 1) through the layers, attention over contexts left out."""
+        return np.asarray(sum(self.step_terms(tokens).values()))
+
+    def step_terms(self, tokens: Array) -> dict[str, Array]:
+        """:meth:`step_s` by part."""
+        values, layers = self.rates.values, self.architecture.num_layers
+        routed = self.architecture.experts(self.tensor_parallel)
+        overhead = values["step_s"] + layers * values["layer_s"]
+        overhead += routed.layers * values["experts_s"] if routed else 0.0
+        return {
+            "linear": self._linear_s(tokens),
+            "experts": self._experts_s(tokens),
+            "elementwise": self._elementwise_s(tokens),
+            "all_reduce": self._all_reduce_s(tokens),
+            "overhead": np.full_like(tokens, overhead),
+        }
+
+    def sequences_s(self, sequences: Array) -> Array:
+        """Seconds that a step of ``sequences`` (>= 1) adds: head, sampler, states, a sequence's own work."""
+        return np.asarray(sum(self.sequence_terms(sequences).values()))
+
+    def sequence_terms(self, sequences: Array) -> dict[str, Array]:
+        """:meth:`sequences_s` by part."""
+        values, tp = self.rates.values, self.tensor_parallel
+        head = self.architecture.head(tp)
+        product = self.rates.product("gemm", "bf16", ACTIVATION_BYTES)
+        logits = sequences * (head.vocabulary * tp * LOGIT_BYTES)
+        gather = self.rates.all_reduce_s(sequences * (head.vocabulary * ACTIVATION_BYTES), tp)
+        state = sequences * (2 * self.architecture.recurrent_state_bytes(tp))
+        own = values["sequence_s"] + sum(group.layers for group in self._groups()) * values["decode_sequence_s"]
+        return {
+            "head": product.dense_s(sequences, head.vocabulary, head.hidden) + gather,
+            "sampler": self.rates.move_s(values["sampler_passes"] * logits),
+            "states": self.rates.move_s(state),
+            "sequences": sequences * own,
+        }
+
+    def pair_s(self, group: str) -> float:
+        """Seconds of each (query, key) pair of a prefill chunk, over a group's layers."""
+        rates = self.rates.attention(self.storage.cache_format)
+        return float(
+            sum(
+                part.layers * rates.pair_s(part.query_heads, part.prefill_qk_dim + part.prefill_v_dim)
+                for part in self._groups(group)
+            )
+        )
+
+    def context_s(self, group: str) -> float:
+        """Seconds of each context token that a prefill chunk reads, over a group's layers: the walk of a tile,
+        reading the cache, and expanding latents (MLA)."""
+        rates = self.rates.attention(self.storage.cache_format)
+        product = self.rates.product("gemm", "bf16", ACTIVATION_BYTES)
+        return float(
+            sum(
+                part.layers
+                * (
+                    rates.walk_s(part.prefill_qk_dim + part.prefill_v_dim)
+                    + self._token_bytes(part) / rates.decode_memory
+                    + part.expand_flops_per_token / product.compute
+                )
+                for part in self._groups(group)
+            )
+        )
+
+    def decode_s(self, group: str, sequences: Array) -> Array:
+        """Seconds of each context token read while ``sequences`` (>= 1) decode, over a group's layers."""
+        rates = self.rates.attention(self.storage.cache_format)
+        total = np.zeros_like(sequences)
+        for part in self._groups(group):
+            dims = part.qk_dim + part.v_dim
+            total += part.layers * rates.decode_s(
+                sequences, part.query_heads, part.kv_heads, dims, self._token_bytes(part)
+            )
+        return total
+
+    def window(self) -> int:
+        """Tokens of the windowed group's window; 0 without one."""
+        return max((part.window for part in self._groups("window")), default=0)
+
+    def _groups(self, kind: str | None = None) -> tuple[AttentionGroup, ...]:
+        groups = self.architecture.attention_groups(self.tensor_parallel)
+        return groups if kind is None else tuple(part for part in groups if part.kind == kind)
+
+    def _token_bytes(self, part: AttentionGroup) -> float:
+        """Bytes that a layer of the group reads per context token."""
+        return part.bytes_per_token(self.storage.cache_bytes) / part.layers
+
+    def _linear_s(self, tokens: Array) -> Array:
+        storage, total = self.storage, np.zeros_like(tokens)
+        fmt = self.rates.weight_format(storage.linear_bytes, storage.linear_compute)
+        for gemm in self.architecture.gemms(self.tensor_parallel):
+            product = (
+                self.rates.product("gemm", fmt, storage.linear_bytes)
+                if gemm.quantized
+                else self.rates.product("gemm", "bf16", ACTIVATION_BYTES)
+            )
+            total += gemm.layers * product.dense_s(tokens, gemm.n, gemm.k, gemm.batch)
+        return total
+
+    def _experts_s(self, tokens: Array) -> Array:
+        routed = self.architecture.experts(self.tensor_parallel)
+        if routed is None:
+            return np.zeros_like(tokens)
+        storage = self.storage
+        fmt = self.rates.weight_format(storage.experts_bytes, storage.experts_compute)
+        product = self.rates.product("experts", fmt, storage.experts_bytes)
+        return routed.layers * product.experts_s(
+            tokens, routed.count, routed.per_token, routed.hidden, routed.intermediate
+        )
+
+    def _elementwise_s(self, tokens: Array) -> Array:
+        """Per layer two norms with residual (each reads and writes two vectors of the hidden size), rotary
+        embedding and cache write, and the activation between up- and down-projection."""
+        architecture = self.architecture
+        elements = architecture.num_layers * 8 * architecture.hidden_size
+        for part in self._groups():
+            rotated = part.query_heads * part.qk_dim + part.cached_elements
+            elements += 2 * part.layers * rotated
+        for gemm in architecture.gemms(self.tensor_parallel):
+            if gemm.name.endswith("gate_up"):
+                elements += gemm.layers * 3 * gemm.n // 2
+        return self.rates.move_s(tokens * (elements * ACTIVATION_BYTES))
+
+    def _all_reduce_s(self, tokens: Array) -> Array:
+        message = tokens * (self.architecture.hidden_size * ACTIVATION_BYTES)
+        return self.architecture.all_reduces_per_step * self.rates.all_reduce_s(message, self.tensor_parallel)

@@ -1,0 +1,273 @@
+"""The engine: vLLM's own arguments, what they come to on a GPU, and how many KV blocks that leaves.
+
+Defaults are vLLM 0.32's for its OpenAI server. The memory model is in ``kvsim._memory``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from kvsim._memory import Memory, Sampler, plan
+from kvsim._weights import WeightFormat, dtype_name
+from kvsim.architecture import Architecture, kv_element_bytes
+from kvsim.errors import DoesNotFitError, InputError
+from kvsim.hardware import Gpu
+
+__all__ = ["Engine", "EngineConfig", "resolve"]
+
+GIB = 2**30
+TENSOR_PARALLEL_SIZES = (1, 2, 4, 8, 16)
+"""The sizes proposed where a model does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """vLLM's engine arguments, by its own names; None is its default for the GPU. Hashable.
+
+    Raises InputError naming the field for a value of the wrong type or out of range.
+    """
+
+    tensor_parallel_size: int = 1
+    dtype: str = "auto"
+    quantization: str | None = None
+    kv_cache_dtype: str = "auto"
+    block_size: int = 16
+    num_gpu_blocks_override: int | None = None
+    gpu_memory_utilization: float = 0.92
+    kv_cache_memory_bytes: int | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: int = 0
+    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
+    async_scheduling: bool = True
+    watermark: float = 0.0
+    scheduler_reserve_full_isl: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("tensor_parallel_size", "block_size"):
+            _check_integer(name, getattr(self, name), minimum=1)
+        _check_integer("long_prefill_token_threshold", self.long_prefill_token_threshold, minimum=0)
+        for name in ("kv_cache_memory_bytes", "max_model_len", "max_num_seqs", "max_num_batched_tokens"):
+            if getattr(self, name) is not None:
+                _check_integer(name, getattr(self, name), minimum=1)
+        if self.num_gpu_blocks_override is not None:  # one of them is the null block
+            _check_integer("num_gpu_blocks_override", self.num_gpu_blocks_override, minimum=2)
+        _check_fraction("gpu_memory_utilization", self.gpu_memory_utilization, zero=False)
+        _check_fraction("watermark", self.watermark, zero=True)
+        for name in (
+            "enable_prefix_caching",
+            "enable_chunked_prefill",
+            "async_scheduling",
+            "scheduler_reserve_full_isl",
+        ):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{getattr(self, name)!r} is not a bool", remedy="Use True or False.", field=name)
+        if self.scheduling_policy not in ("fcfs", "priority"):
+            raise InputError(
+                f"{self.scheduling_policy!r} is no scheduling policy",
+                remedy='Use "fcfs" or "priority".',
+                field="scheduling_policy",
+            )
+        for name in ("dtype", "kv_cache_dtype"):
+            if not isinstance(getattr(self, name), str):
+                raise InputError(f"{getattr(self, name)!r} is no text", remedy='Use "auto".', field=name)
+        if self.dtype != "auto":
+            dtype_name(self.dtype)
+        if self.kv_cache_dtype != "auto":
+            kv_element_bytes(self.kv_cache_dtype)
+        if self.quantization is not None and not isinstance(self.quantization, str):
+            raise InputError(f"{self.quantization!r} is no text", remedy="Use None.", field="quantization")
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine on a GPU: every argument settled, and its memory, per tensor-parallel rank.
+
+    num_gpu_blocks: blocks of ``block_size`` tokens, the null block among them, so that one less is usable.
+    kv_capacity_tokens: num_gpu_blocks x block_size, the figure vLLM logs as "GPU KV cache size".
+    kv_bytes_per_block: cache bytes of one block on one rank.
+    weights: how the weights are stored, None if unquantised. compute: the arithmetic of their products;
+        "dtype" also where the GPU lacks the format's own and vLLM unpacks the weights (Marlin).
+
+    Models that do not keep every token in every layer (sliding windows, linear attention) have several
+    pools in vLLM, one a group of layers. Here they share one count of blocks, what vLLM logs: the tokens of
+    as many sequences of max_model_len as fit, each with the windows (and a step's tokens) and states it
+    needs. Shorter sequences than that hold relatively more window, so fewer tokens fit than this says.
+    """
+
+    tensor_parallel_size: int
+    dtype: str
+    weights: WeightFormat | None
+    compute: Literal["dtype", "fp8", "int8", "fp4"]
+    kv_cache_dtype: str
+    block_size: int
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    enable_prefix_caching: bool
+    enable_chunked_prefill: bool
+    long_prefill_token_threshold: int
+    scheduling_policy: Literal["fcfs", "priority"]
+    async_scheduling: bool
+    watermark: float
+    scheduler_reserve_full_isl: bool
+    memory: Memory
+    kv_bytes: int
+    kv_bytes_per_block: int
+    num_gpu_blocks: int
+
+    @property
+    def kv_capacity_tokens(self) -> int:
+        """Tokens in all blocks."""
+        return self.num_gpu_blocks * self.block_size
+
+
+def resolve(config: EngineConfig, architecture: Architecture, gpu: Gpu, *, sampler: Sampler | None = None) -> Engine:
+    """What an engine's arguments come to for a model on a GPU.
+
+    ``sampler`` overrides the one whose memory the profiling run is charged with (for other versions of vLLM).
+    A max_model_len above the KV capacity is no error here: turns that do not fit are marked one by one.
+
+    Raises DoesNotFitError saying by how much, and which tensor_parallel_size would do; InputError for a dtype
+    that the GPU lacks or a tensor_parallel_size that does not divide the heads.
+    """
+    tp = config.tensor_parallel_size
+    architecture.check_tensor_parallel(tp)
+    dtype = _dtype(config, architecture, gpu)
+    kv_dtype = _kv_dtype(config, architecture, dtype)
+    max_model_len = config.max_model_len or architecture.max_model_len
+    default_tokens, default_seqs = _batch_defaults(gpu)
+    if not config.enable_chunked_prefill:  # a whole prompt must fit into one step
+        default_tokens = max(default_tokens, max_model_len)
+    tokens = config.max_num_batched_tokens or default_tokens
+    seqs = config.max_num_seqs or min(default_seqs, tokens)
+
+    def memory_of(ranks: int) -> Memory:
+        return plan(
+            architecture,
+            gpu,
+            utilization=config.gpu_memory_utilization,
+            tp=ranks,
+            dtype=dtype,
+            quantization=config.quantization,
+            max_num_batched_tokens=tokens,
+            max_num_seqs=seqs,
+            sampler=sampler,
+        )
+
+    def block_bytes(ranks: int) -> int:
+        sequence = architecture.kv_bytes_of_sequence(max_model_len, kv_dtype, ranks, step_tokens=tokens)
+        return math.ceil(sequence / max_model_len * config.block_size)
+
+    def spare(ranks: int) -> int:
+        return memory_of(ranks).kv_bytes - 2 * block_bytes(ranks)  # the null block and one more
+
+    memory = memory_of(tp)
+    if spare(tp) < 0 and (config.kv_cache_memory_bytes is None or memory.kv_bytes < 0):
+        raise DoesNotFitError(_does_not_fit(architecture, gpu, tp, memory, -spare(tp), spare))
+    kv_bytes = config.kv_cache_memory_bytes or memory.kv_bytes
+    blocks = config.num_gpu_blocks_override or kv_bytes // block_bytes(tp)
+    if blocks < 2:
+        raise InputError(
+            f"{kv_bytes} bytes hold less than two blocks, one of which is the null block",
+            remedy=f"Give at least {2 * block_bytes(tp)}.",
+            field="kv_cache_memory_bytes",
+        )
+    stored = architecture.weight_format(config.quantization)
+    return Engine(
+        tensor_parallel_size=tp,
+        dtype=dtype,
+        weights=stored,
+        compute=_compute(stored, gpu),
+        kv_cache_dtype=kv_dtype,
+        block_size=config.block_size,
+        max_model_len=max_model_len,
+        max_num_seqs=seqs,
+        max_num_batched_tokens=tokens,
+        enable_prefix_caching=config.enable_prefix_caching,
+        enable_chunked_prefill=config.enable_chunked_prefill,
+        long_prefill_token_threshold=config.long_prefill_token_threshold,
+        scheduling_policy=config.scheduling_policy,
+        async_scheduling=config.async_scheduling,
+        watermark=config.watermark,
+        scheduler_reserve_full_isl=config.scheduler_reserve_full_isl,
+        memory=memory,
+        kv_bytes=kv_bytes,
+        kv_bytes_per_block=block_bytes(tp),
+        num_gpu_blocks=blocks,
+    )
+
+
+def _batch_defaults(gpu: Gpu) -> tuple[int, int]:
+    """vLLM 0.32's max_num_batched_tokens and max_num_seqs of a server (EngineArgs.get_batch_defaults)."""
+    if gpu.device_memory_bytes >= 160 * GIB:
+        return 16384, 1024
+    if gpu.device_memory_bytes >= 70 * GIB and "a100" not in gpu.name.lower():
+        return 8192, 1024
+    return 2048, 256
+
+
+def _dtype(config: EngineConfig, architecture: Architecture, gpu: Gpu) -> str:
+    """The dtype to compute in; bfloat16 models run in float16 on cards without bfloat16, as vLLM has it."""
+    if config.dtype == "auto":
+        return architecture.dtype if gpu.bf16 or architecture.dtype != "bfloat16" else "float16"
+    asked = dtype_name(config.dtype)
+    if asked == "bfloat16" and not gpu.bf16:
+        raise InputError(f"{gpu.id} has no bfloat16", remedy='Use "float16" or "auto".', field="dtype")
+    return asked
+
+
+def _kv_dtype(config: EngineConfig, architecture: Architecture, dtype: str) -> str:
+    """The KV cache's dtype. Sparse MLA stores its own fp8 format unless bfloat16 is asked for."""
+    asked = config.kv_cache_dtype.lower()
+    if architecture.index_bytes_per_token() and asked.startswith(("auto", "fp8")):
+        return "fp8_ds_mla"
+    return dtype if asked == "auto" else asked
+
+
+def _compute(stored: WeightFormat | None, gpu: Gpu) -> Literal["dtype", "fp8", "int8", "fp4"]:
+    if stored is None or (stored.compute == "fp8" and gpu.fp8_flop_per_s is None):
+        return "dtype"
+    if stored.compute == "fp4" and gpu.fp4_flop_per_s is None:
+        return "dtype"
+    return stored.compute
+
+
+def _does_not_fit(
+    architecture: Architecture, gpu: Gpu, tp: int, memory: Memory, missing: int, spare: Callable[[int], int]
+) -> str:
+    """The message of a DoesNotFitError; ``spare`` says how much room more ranks leave, negative for none."""
+    workspace = memory.activation_bytes + memory.outside_torch_bytes
+    problem = (
+        f"{architecture.name} does not fit on {tp} x {gpu.id}: {missing / GIB:.2f} GiB short on each GPU "
+        f"(weights {memory.weight_bytes / GIB:.1f} and workspace {workspace / GIB:.1f} "
+        f"of {memory.requested_bytes / GIB:.1f} GiB)"
+    )
+    for ranks in TENSOR_PARALLEL_SIZES:
+        if ranks <= tp:
+            continue
+        try:
+            architecture.check_tensor_parallel(ranks)
+        except InputError:
+            continue
+        if spare(ranks) >= 0:
+            return f"{problem}. tensor_parallel_size={ranks} would fit."
+    return f"{problem}. No tensor_parallel_size up to {TENSOR_PARALLEL_SIZES[-1]} would fit it; quantise it."
+
+
+def _check_integer(field: str, value: object, *, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise InputError(f"{value!r} is not a whole number of at least {minimum}", remedy="Correct it.", field=field)
+
+
+def _check_fraction(field: str, value: object, *, zero: bool) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        value = math.nan
+    if not 0 <= value <= 1 or (value == 0 and not zero):  # NaN compares false
+        raise InputError(f"{value!r} is not a fraction up to 1", remedy="Give 0.92, say.", field=field)

@@ -1,0 +1,165 @@
+"""The law as integer tables: the only thing the pricing backends know about time.
+
+:func:`build_law` tabulates :class:`~kvsim.costs.Costs` once; from then on the time of a step is additions and
+multiplications of integers (docs/architecture.md gives the formula), so that every backend gets the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .architecture import Architecture
+from .calibration import Calibration
+from .costs import GROUPS, Costs, Storage
+from .engine import Engine
+from .errors import InputError
+from .hardware import Gpu
+from .terms import Device, Rates
+
+MOST_FRACTION_BITS = 20
+"""A millionth of a nanosecond: finer than any coefficient is known."""
+
+HORIZON = 2**62
+"""Accumulated times stay below this, so that 64-bit sums of two of them do not overflow."""
+
+Table = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionTable:
+    """One attention group's coefficients: per pair, per context token of a chunk, and per context token of a
+    decoding sequence by the number of sequences that decode (``decode[0]`` is 0)."""
+
+    pair: int
+    context: int
+    decode: Table
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """Times in units of ``2**-fraction_bits`` nanoseconds.
+
+    ``step`` is indexed by the tokens of a step (0 to max_num_batched_tokens), ``sequences`` and the groups'
+    ``decode`` by sequences (0 to max_num_seqs); entry 0 of each is 0. ``window`` is the most tokens that the
+    windowed group reads, 0 if the model has none (its coefficients are then 0).
+    """
+
+    fraction_bits: int
+    step: Table
+    sequences: Table
+    window: int
+    full: AttentionTable
+    windowed: AttentionTable
+
+    def seconds(self, units: int) -> float:
+        """A sum of table entries as seconds."""
+        return units / (1e9 * 2**self.fraction_bits)
+
+
+def build_law(
+    architecture: Architecture, engine: Engine, gpu: Gpu, calibration: Calibration, *, held_tokens: int = 0
+) -> Law:
+    """The law of a model under an engine's settings on a GPU.
+
+    ``fraction_bits`` is the largest up to 20 with which no turn the engine can hold overflows
+    (:func:`check_horizon`). Raises InputError where not even whole nanoseconds would fit.
+    """
+    return tabulate(
+        costs_of(architecture, engine, gpu, calibration),
+        tokens=engine.max_num_batched_tokens,
+        sequences=engine.max_num_seqs,
+        max_model_len=engine.max_model_len,
+        held_tokens=max(held_tokens, engine.kv_capacity_tokens, engine.max_model_len),
+    )
+
+
+def costs_of(architecture: Architecture, engine: Engine, gpu: Gpu, calibration: Calibration) -> Costs:
+    """The terms behind a law, in seconds."""
+    storage = Storage.of(engine.weights, engine.kv_cache_dtype)
+    rates = Rates(calibration.values(), device_of(gpu))
+    return Costs(architecture, engine.tensor_parallel_size, storage, rates)
+
+
+def device_of(gpu: Gpu) -> Device:
+    """The datasheet figures that the law rests on."""
+    peak = {"bf16": gpu.half_flop_per_s, "fp8": gpu.fp8_flop_per_s, "fp4": gpu.fp4_flop_per_s}
+    return Device(
+        peak={name: value for name, value in peak.items() if value},
+        bandwidth=gpu.memory_bandwidth_byte_per_s,
+        multiprocessors=gpu.sm_count,
+    )
+
+
+def tabulate(costs: Costs, *, tokens: int, sequences: int, max_model_len: int, held_tokens: int) -> Law:
+    """Integer tables for up to ``tokens`` and ``sequences`` in a step.
+
+    ``max_model_len`` and ``held_tokens`` (context tokens that all sequences of a step hold together) bound the
+    horizon.
+    """
+    counts = np.arange(1, sequences + 1, dtype=np.float64)
+    step = costs.step_s(np.arange(1, tokens + 1, dtype=np.float64))
+    per_step = costs.sequences_s(counts)
+    decode = {group: costs.decode_s(group, counts) for group in GROUPS}
+    pair = {group: costs.pair_s(group) for group in GROUPS}
+    context = {group: costs.context_s(group) for group in GROUPS}
+
+    worst = _worst_turn(
+        step=float(step.max() + per_step.max()),
+        pair=sum(pair.values()),
+        context=sum(context.values()),
+        decode=float(sum(table.max() for table in decode.values())),
+        max_model_len=max_model_len,
+        held_tokens=held_tokens,
+    )
+    bits = int(np.floor(np.log2(HORIZON / (1e9 * worst)))) - 1  # one bit for what rounding adds
+    if bits < 0:
+        raise InputError(
+            f"a turn of {max_model_len} tokens could take {worst:.3g} s, beyond what 64-bit nanoseconds hold",
+            remedy="Lower max_model_len.",
+            field="max_model_len",
+        )
+    bits = min(bits, MOST_FRACTION_BITS)
+    unit = 1e9 * 2.0**bits
+
+    def table(seconds: npt.NDArray[np.float64]) -> Table:
+        return np.concatenate(([0], np.rint(seconds * unit))).astype(np.int64)
+
+    def group(name: str) -> AttentionTable:
+        return AttentionTable(round(pair[name] * unit), round(context[name] * unit), table(decode[name]))
+
+    return Law(bits, table(step), table(per_step), costs.window(), group("full"), group("window"))
+
+
+def check_horizon(law: Law, *, max_model_len: int, held_tokens: int) -> None:
+    """Refuse a law with which one turn's time might not fit 62 bits.
+
+    The worst turn prefills a context of ``max_model_len`` tokens, a token a step, and decodes as many, every
+    step as long as the tables' longest beside sequences that hold ``held_tokens`` of context together.
+    Raises InputError naming the remedy.
+    """
+    groups = (law.full, law.windowed)
+    worst = _worst_turn(
+        step=int(law.step.max()) + int(law.sequences.max()),
+        pair=sum(group.pair for group in groups),
+        context=sum(group.context for group in groups),
+        decode=sum(int(group.decode.max()) for group in groups),
+        max_model_len=max_model_len,
+        held_tokens=held_tokens,
+    )
+    if worst >= HORIZON:
+        raise InputError(
+            f"a turn of {max_model_len} tokens beside {held_tokens} tokens of context could overflow 64 bits",
+            remedy="Build the law for this context and load.",
+            field="max_model_len",
+        )
+
+
+def _worst_turn(
+    *, step: float, pair: float, context: float, decode: float, max_model_len: int, held_tokens: int
+) -> float:
+    """An upper bound of one turn's time, in the unit of its arguments (Python integers do not overflow)."""
+    pairs = max_model_len * (max_model_len + 1) // 2
+    return pair * pairs + max_model_len * (2 * step + context * max_model_len + 2 * decode * held_tokens)

@@ -1,0 +1,176 @@
+"""How long one kernel takes: the physical forms of the law, in seconds, over arrays of counts.
+
+Every form is a roofline: arithmetic and memory traffic overlap (``hypot`` is their smooth maximum). What it
+takes to start and drain kernels depends on how the engine launches them (the tables time single launches, the
+engine replays CUDA graphs), so it is part of the engine's overhead of a layer, not of these forms. The same functions price a model (``law.py``) and fit the
+coefficients (``calibrate/``), so that what is fitted is what is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+ACTIVATION_BYTES = 2
+"""Bytes of an activation between kernels: 16-bit floats, whatever the weights."""
+
+LOGIT_BYTES = 4
+"""vLLM samples from fp32 logits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Datasheet figures of one GPU that coefficients are fractions of.
+
+    ``peak`` maps "bf16", "fp8", "fp4" to dense operations/s (absent: no such arithmetic); ``bandwidth`` in
+    bytes/s; ``multiprocessors`` counts.
+    """
+
+    peak: Mapping[str, float]
+    bandwidth: float
+    multiprocessors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Rates of a matrix-product kernel: operations/s, bytes/s, bytes per weight, rows computed in vain a tile."""
+
+    compute: float
+    memory: float
+    weight_bytes: float
+    tile: float = 0.0
+
+    def dense_s(self, tokens: Array, n: float | Array, k: float | Array, batch: float | Array = 1) -> Array:
+        """Seconds of ``batch`` products of (tokens, k) with (k, n)."""
+        weights = batch * n * k
+        traffic = weights * self.weight_bytes + tokens * batch * (n + k) * ACTIVATION_BYTES
+        return np.hypot(2 * tokens * weights / self.compute, traffic / self.memory)
+
+    def experts_s(
+        self,
+        tokens: Array,
+        count: float | Array,
+        per_token: float | Array,
+        hidden: float | Array,
+        intermediate: float | Array,
+    ) -> Array:
+        """Seconds of one layer's fused routed experts (gate, up, down).
+
+        Experts touched: the expectation under even routing. Each touched expert computes ``tile`` rows in vain.
+        """
+        touched = experts_touched(tokens, count, per_token)
+        weights = 3 * hidden * intermediate
+        rows = tokens * per_token
+        traffic = touched * weights * self.weight_bytes
+        traffic = traffic + rows * (2 * hidden + 3 * intermediate) * ACTIVATION_BYTES
+        operations = 2 * (rows + touched * self.tile) * weights
+        return np.hypot(operations / self.compute, traffic / self.memory)
+
+
+def experts_touched(tokens: Array, count: float | Array, per_token: float | Array) -> Array:
+    """Expected number of experts that at least one of ``tokens`` is routed to, under even routing."""
+    touched: Array = count * -np.expm1(tokens * np.log1p(-np.minimum(per_token / count, 1 - 1e-12)))
+    return touched
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionRates:
+    """Rates of the attention kernels over a cache of one format."""
+
+    prefill_compute: float
+    softmax_dims: float
+    tile_rows: float
+    multiprocessors: int
+    decode_memory: float
+    decode_compute: float
+    spread: float
+
+    def pair_s(self, heads: float | Array, dims: float | Array) -> Array:
+        """Seconds of a (query, key) pair of a chunk; ``dims`` = key plus value dimensions of a head."""
+        return np.asarray(2 * heads * (dims + 2 * self.softmax_dims) / self.prefill_compute)
+
+    def walk_s(self, dims: float | Array) -> Array:
+        """Seconds by which each context token holds up a chunk: one tile of rows on one multiprocessor."""
+        rows = self.tile_rows * self.multiprocessors
+        return np.asarray(2 * rows * (dims + 2 * self.softmax_dims) / self.prefill_compute)
+
+    def decode_s(
+        self,
+        sequences: Array,
+        heads: float | Array,
+        kv_heads: float | Array,
+        dims: float | Array,
+        token_bytes: float | Array,
+    ) -> Array:
+        """Seconds per context token read while ``sequences`` decode: its bytes, slower where few readers share
+        the work, or its arithmetic."""
+        reading = token_bytes / self.decode_memory * (1 + self.spread / (sequences * kv_heads))
+        return np.asarray(np.maximum(reading, 2 * heads * dims / self.decode_compute))
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """A calibration's coefficients on a device: fractions become operations/s and bytes/s.
+
+    ``values`` holds kernel coefficients and engine overheads by the names of ``calibration.QUANTITIES`` and
+    ``calibration.OVERHEADS``.
+    """
+
+    values: Mapping[str, float]
+    device: Device
+
+    def weight_format(self, bytes_per_weight: float, compute: str) -> str:
+        """The format whose coefficients price weights of ``bytes_per_weight`` multiplied as ``compute``.
+
+        Weights are "packed" where they are expanded to 16 bits first: formats that compute in the model's
+        dtype, and those whose arithmetic the device lacks (fp8 weights on Ampere).
+        """
+        wanted = {"fp8": "fp8", "int8": "fp8", "fp4": "fp4"}.get(compute, "bf16")
+        if wanted in ("fp8", "fp4") and wanted in self.device.peak:
+            return wanted
+        return "bf16" if bytes_per_weight >= ACTIVATION_BYTES else "packed"
+
+    def product(self, kernel: str, fmt: str, weight_bytes: float) -> Product:
+        """Rates of "gemm" or "experts" over weights of a format."""
+        name = f"{kernel}_{fmt}"
+        peak = self.device.peak["bf16" if fmt == "packed" else fmt]
+        return Product(
+            compute=self.values[f"{name}_compute"] * peak,
+            memory=self.values[f"{name}_memory"] * self.device.bandwidth,
+            weight_bytes=weight_bytes,
+            tile=self.values.get(f"{name}_tile", 0.0),
+        )
+
+    def attention(self, fmt: str) -> AttentionRates:
+        """Rates of attention over a "bf16" or "fp8" cache."""
+        values, peak = self.values, self.device.peak["bf16"]
+        return AttentionRates(
+            prefill_compute=values[f"prefill_{fmt}_compute"] * peak,
+            softmax_dims=values["prefill_softmax_dims"],
+            tile_rows=values["prefill_tile_rows"],
+            multiprocessors=self.device.multiprocessors,
+            decode_memory=values[f"decode_{fmt}_memory"] * self.device.bandwidth,
+            decode_compute=values["decode_latent_compute"] * peak,
+            spread=values[f"decode_{fmt}_spread"],
+        )
+
+    def all_reduce_s(self, size_bytes: Array, tensor_parallel: int) -> Array:
+        """Seconds to sum a message of ``size_bytes`` among the ranks; zero for one rank.
+
+        Beyond the largest number of ranks measured its coefficients stand in.
+        """
+        if tensor_parallel == 1:
+            return np.zeros_like(size_bytes)
+        ranks = 2 if tensor_parallel <= 2 else 4 if tensor_parallel <= 4 else 8
+        latency = self.values[f"all_reduce_{ranks}_latency_s"]
+        rate = self.values[f"all_reduce_{ranks}_bytes_per_s"]
+        return latency + size_bytes / rate
+
+    def move_s(self, size_bytes: Array) -> Array:
+        """Seconds of element-by-element kernels that move ``size_bytes``."""
+        return size_bytes / (self.values["elementwise_memory"] * self.device.bandwidth)
