@@ -8,19 +8,14 @@ newer engine needs only those refitted. The files are ``profiles/calibrations/<g
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import resources
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ._profiles import check_fields, parse_toml, read_text, shipped
 from .errors import InputError, UnknownNameError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Kind = Literal["fitted", "datasheet", "inherited"]
 Regime = Literal["prefill", "decode"]
@@ -134,9 +129,9 @@ class Evidence:
     sources: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """All coefficients of the law for one GPU.
+    """All coefficients of the law for one GPU; hashed and compared by identity.
 
     ``kind`` is "measured" or "inherited"; in the second case ``relative`` names the GPU whose efficiencies were
     taken over. ``overheads`` maps an engine version to its step, layer and sequence overhead; ``engine`` names
@@ -167,30 +162,21 @@ def load_calibration(path: str | Path) -> Calibration:
     Raises :class:`~kvsim.errors.InputError` for a file that cannot be read, an unknown or missing field, a
     wrong unit, or a value outside its physical bounds or its own interval.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read the calibration: {error.strerror}", file=str(path)) from None
-    return parse_calibration(text, str(path))
+    return parse_calibration(read_text(path), str(path))
 
 
+@cache
 def shipped_calibration(gpu: str) -> Calibration:
-    """The calibration that ships for a GPU id."""
-    folder = resources.files("kvsim.profiles") / "calibrations"
-    file = folder / f"{gpu}.toml"
-    if not file.is_file():
-        known = (entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-        raise UnknownNameError("calibration", gpu, known)
-    return parse_calibration(file.read_text(encoding="utf-8"), f"profiles/calibrations/{gpu}.toml")
+    """The calibration that ships for a GPU id; UnknownNameError if none does."""
+    texts = shipped("calibrations")
+    if gpu not in texts:
+        raise UnknownNameError("calibration", gpu, texts, remedy="Give your own file with load_calibration(path).")
+    return parse_calibration(texts[gpu], f"calibrations/{gpu}.toml")
 
 
 def parse_calibration(text: str, file: str) -> Calibration:
     """A calibration from its TOML text; ``file`` is named in errors."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"not valid TOML: {error}", file=file) from None
-    return _Reader(file).calibration(data)
+    return _Reader(file).calibration(parse_toml(text, file=file))
 
 
 class _Reader:
@@ -304,13 +290,8 @@ class _Reader:
     def fields(self, data: Mapping[str, object], shape: type, field: str) -> None:
         self.names(data, shape.__dataclass_fields__, field)  # type: ignore[attr-defined]
 
-    def names(self, data: Mapping[str, object], wanted: Mapping[str, object] | tuple[str, ...], field: str) -> None:
-        for name in data:
-            if name not in wanted:
-                raise self.error("unknown field", f"{field}.{name}".lstrip("."))
-        for name in wanted:
-            if name not in data:
-                raise self.error("missing field", f"{field}.{name}".lstrip("."))
+    def names(self, data: Mapping[str, object], wanted: Iterable[str], field: str) -> None:
+        check_fields(data, file=self.file, required=wanted, under=field)
 
     def table(self, value: object, field: str) -> dict[str, Any]:
         if not isinstance(value, dict):
