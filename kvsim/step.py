@@ -10,13 +10,12 @@ from math import exp
 
 from .architecture import Architecture
 from .calibration import Calibration, Evidence, shipped_calibration
-from .costs import Storage
+from .costs import Costs
 from .engine import Engine, EngineConfig, resolve
 from .errors import InputError
 from .hardware import Gpu
 from .hardware import gpu as find_gpu
-from .law import AttentionTable, Law, build_law, device_of
-from .terms import Rates
+from .law import AttentionTable, Law, build_law, costs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +103,18 @@ def extrapolated(
     if engine.tensor_parallel_size not in evidence.tensor_parallel:
         known = ", ".join(map(str, evidence.tensor_parallel))
         found.append(f"tensor_parallel_size {engine.tensor_parallel_size}: measured with {known}.")
-    found += _formats(engine, gpu, calibration) + _families(architecture, evidence)
+    found += _formats(costs_of(architecture, engine, gpu, calibration), evidence)
+    found += _families(architecture, evidence)
     return tuple(found)
 
 
-def _formats(engine: Engine, gpu: Gpu, calibration: Calibration) -> list[str]:
-    storage, evidence = Storage.of(engine.weights, engine.kv_cache_dtype), calibration.evidence
-    rates = Rates(calibration.values(), device_of(gpu))
-    weights = {
-        rates.weight_format(storage.linear_bytes, storage.linear_compute),
-        rates.weight_format(storage.experts_bytes, storage.experts_compute),
-    }
-    found = [f"{name} weights were not measured." for name in sorted(weights - set(evidence.weight_formats))]
-    if storage.cache_format not in evidence.cache_formats:
-        found.append(f"a {storage.cache_format} KV cache was not measured.")
+def _formats(costs: Costs, evidence: Evidence) -> list[str]:
+    used = {costs.product("gemm")[0]}
+    if costs.architecture.experts():
+        used.add(costs.product("experts")[0])
+    found = [f"{name} weights were not measured." for name in sorted(used - set(evidence.weight_formats))]
+    if costs.storage.cache_format not in evidence.cache_formats:
+        found.append(f"a {costs.storage.cache_format} KV cache was not measured.")
     return found
 
 
@@ -134,7 +131,9 @@ def _families(architecture: Architecture, evidence: Evidence) -> list[str]:
 
 
 @lru_cache(maxsize=16)
-def _law(architecture: Architecture, gpu: Gpu, config: EngineConfig, calibration: Calibration) -> tuple[Engine, Law]:
+def _law(
+    architecture: Architecture, gpu: Gpu, config: EngineConfig, calibration: Calibration
+) -> tuple[Engine, Law]:
     engine = resolve(config, architecture, gpu)
     return engine, build_law(architecture, engine, gpu, calibration)
 
@@ -154,7 +153,9 @@ def _checked(
         plain[1] = [0] * len(plain[0])
     if len(plain[0]) != len(plain[1]):
         raise InputError(
-            f"{len(plain[1])} values for {len(plain[0])} chunks", remedy="Give one for each.", field="prefill_cached"
+            f"{len(plain[1])} values for {len(plain[0])} chunks",
+            remedy="Give one for each.",
+            field="prefill_cached",
         )
     tokens, sequences = sum(plain[0]) + len(plain[2]), len(plain[0]) + len(plain[2])
     if not sequences:
@@ -164,7 +165,9 @@ def _checked(
         ("sequences", sequences, "max_num_seqs", engine.max_num_seqs),
     ):
         if count > most:
-            raise InputError(f"{count} {what} in a step of at most {most}", remedy=f"Raise {name}.", field=name)
+            raise InputError(
+                f"{count} {what} in a step of at most {most}", remedy=f"Raise {name}.", field=name
+            )
     return plain[0], plain[1], plain[2]
 
 
