@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kvsim.commands import _summary
-from kvsim.commands._console import facts, table
+from kvsim.commands._console import print_facts, table
 from kvsim.commands._format import count, duration, money, plain
 from kvsim.commands._one_gpu import GIB_HOURS
 from kvsim.commands._outlook import Outlook
@@ -35,14 +35,13 @@ def show(console: Console, outlooks: Sequence[Outlook]) -> None:
     """Print what was read and priced, and each GPU in a column, over the trajectories that all can serve."""
     estimates = [outlook.estimate for outlook in outlooks]
     first = estimates[0]
-    console.print(
-        facts(
-            [
-                ("Read", _summary.read_facts(first.batch)),
-                ("Priced", [first.pricing.architecture.name]),
-                ("Load", [_summary.load_fact(first.pricing.load)]),
-            ]
-        )
+    print_facts(
+        console,
+        [
+            ("Read", _summary.read_facts(first.batch)),
+            ("Priced", [first.pricing.architecture.name]),
+            ("Load", [_summary.load_fact(first.pricing.load)]),
+        ],
     )
     among = _summary.priced_by_all(estimates)
     number = int(among.sum())
@@ -56,7 +55,9 @@ def show(console: Console, outlooks: Sequence[Outlook]) -> None:
     comparison.add_row("  in the model", *(duration(sums["model_s"]) for sums in worst))
     comparison.add_row("  US dollars", *(money(sums["usd"]) for sums in worst))
     console.print(comparison)
-    console.print(f"\nEvidence: measured against estimate, 90 % of held-out points", style="bold")
+    console.print(
+        "\nEvidence, and how far measured times were off the estimate (90 % of held-out points)", style="bold"
+    )
     console.print(evidence(headings, estimates))
 
 

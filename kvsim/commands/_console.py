@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from rich import box
@@ -10,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-FACTS_LABEL_WIDTH = 10
+LABEL_WIDTH = 10
 
 
 def results() -> Console:
@@ -30,27 +31,24 @@ def warn(warnings: Iterable[str]) -> None:
         console.print(Text.assemble(("warning: ", "yellow"), warning), soft_wrap=True)
 
 
-def facts(rows: Sequence[tuple[str, Sequence[str]]]) -> Table:
-    """Labelled lines: each label once, its lines beside it."""
-    grid = Table.grid(padding=(0, 0))
-    grid.add_column(width=FACTS_LABEL_WIDTH, no_wrap=True, style="bold")
-    grid.add_column()
+def print_facts(console: Console, rows: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Print labelled lines: each label once, its lines beside it, wrapped to the console."""
+    margin = " " * LABEL_WIDTH
     for label, lines in rows:
-        for number, line in enumerate(lines):
-            grid.add_row(label if number == 0 else "", Text(line))
-    return grid
+        wrapped = [part for line in lines for part in textwrap.wrap(line, max(30, console.width - LABEL_WIDTH))]
+        for number, part in enumerate(wrapped):
+            lead = Text(label.ljust(LABEL_WIDTH), style="bold") if number == 0 else Text(margin)
+            console.print(lead + Text(part), soft_wrap=True)
 
 
-def table(*, footer: bool = False) -> Table:
-    """An empty table in the one style of all commands."""
+def table(*, gap: int = 2) -> Table:
+    """An empty table in the one style of all commands, ``gap`` spaces between columns."""
     return Table(
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=(0, gap - 1, 0, 0),
         pad_edge=False,
         show_edge=False,
-        show_footer=footer,
         header_style="bold",
-        footer_style="bold",
     )
 
 

@@ -29,6 +29,11 @@ def duration(seconds: float) -> str:
     return f"{days:,}d {hours:02d}h"
 
 
+def narrow(seconds: float) -> str:
+    """:func:`duration` without spaces, for crowded tables."""
+    return duration(seconds).replace(" ", "")
+
+
 def money(usd: float) -> str:
     """``$0.00123``, ``$0.0886``, ``$12.34``, ``$1,234``."""
     if math.isnan(usd):
@@ -65,11 +70,6 @@ def count(number: float, noun: str = "", plural: str = "") -> str:
 def percent(share: float) -> str:
     """``12.3 %``."""
     return UNKNOWN if math.isnan(share) else f"{100 * share:.1f} %"
-
-
-def change(ratio: float) -> str:
-    """A ratio as ``-16 %`` or ``+22 %``."""
-    return UNKNOWN if math.isnan(ratio) else f"{100 * (ratio - 1):+.0f} %"
 
 
 def shorten(text: str, width: int) -> str:

@@ -11,10 +11,13 @@ from rich.text import Text
 
 from kvsim.commands import _summary
 from kvsim.commands._columns import Columns, trajectory_columns, turn_columns
-from kvsim.commands._console import facts, indented, table
-from kvsim.commands._format import count, duration, money, percent, plain, shorten
+from kvsim.commands._console import indented, print_facts, table
+from kvsim.commands._format import count, duration, money, narrow, percent, plain, shorten
 from kvsim.commands._outlook import Outlook
 from kvsim.estimate import Estimate
+
+Column = tuple[str, str, Callable[[float], str]]
+"""Heading, name in the columns, and how a value is shown."""
 
 GIB_HOURS = 2**30 * 3600
 BAR_WIDTH = 40
@@ -27,33 +30,28 @@ def show(console: Console, outlook: Outlook, *, turns: bool, top: int) -> None:
     estimate = outlook.estimate
     pricing = estimate.pricing
     sums = _summary.totals(estimate)
-    console.print(
-        facts(
-            [
-                ("Read", _summary.read_facts(estimate.batch)),
-                ("Priced", _summary.priced_facts(pricing, estimate.usd_per_hour)),
-                ("Load", [_summary.load_fact(pricing.load)]),
-                ("Evidence", _summary.evidence_facts(pricing.calibration)),
-            ]
-        )
+    print_facts(
+        console,
+        [
+            ("Read", _summary.read_facts(estimate.batch)),
+            ("Priced", _summary.priced_facts(pricing, estimate.usd_per_hour)),
+            ("Load", [_summary.load_fact(pricing.load)]),
+            ("Evidence", _summary.evidence_facts(pricing.calibration)),
+        ],
     )
     if top and len(estimate.batch):
         console.print()
-        _print_trajectories(console, estimate, sums, top)
+        _print_trajectories(console, estimate, top)
         if turns:
             console.print()
             _print_turns(console, estimate, top)
-    if sums["trajectories"]:
-        console.print()
-        console.print(facts([("Total", total_lines(estimate, sums)), ("Eviction", eviction_lines(outlook))]))
-        console.print(f"\n{_bold('Where the time went')}")
-        console.print(indented(time_bars(sums)))
     if not sums["trajectories"]:
         console.print("\nNone of the trajectories could be priced.")
-
-
-def _bold(text: str) -> str:
-    return text
+        return
+    console.print()
+    print_facts(console, [("Total", total_lines(estimate, sums)), ("Eviction", eviction_lines(outlook))])
+    console.print("\nWhere the time went", style="bold")
+    console.print(indented(time_bars(sums)))
 
 
 def total_lines(estimate: Estimate, sums: dict[str, float]) -> list[str]:
@@ -62,7 +60,9 @@ def total_lines(estimate: Estimate, sums: dict[str, float]) -> list[str]:
     if missing := len(estimate.batch) - int(sums["trajectories"]):
         among += f" ({count(missing)} of {count(len(estimate.batch))} could not be priced)"
     low, high = duration(sums["model_s_low"]), duration(sums["model_s_high"])
-    cost = f"{plain(sums['gpu_s'])} GPU-seconds, {money(sums['usd'])}, {plain(sums['kv_byte_s'] / GIB_HOURS)} GiB·h of KV"
+    cost = (
+        f"{plain(sums['gpu_s'])} GPU-seconds, {money(sums['usd'])}, {plain(sums['kv_byte_s'] / GIB_HOURS)} GiB·h of KV"
+    )
     return [
         f"{among}: {duration(sums['latency_s'])} end to end",
         f"{duration(sums['model_s'])} in the model ({low} to {high} at the held-out errors above)",
@@ -112,19 +112,19 @@ def time_bars(sums: dict[str, float]) -> Table:
 _COLOURS = {"tool pauses": "bright_black", "fresh prefill": "cyan", "recompute": "red", "decode": "blue"}
 
 
-def _print_trajectories(console: Console, estimate: Estimate, sums: dict[str, float], top: int) -> None:
+def _print_trajectories(console: Console, estimate: Estimate, top: int) -> None:
     columns = trajectory_columns(estimate)
     rows = _most_expensive(columns["gpu_s"], top)
-    shown: list[tuple[str, str, Callable[[float], str]]] = [
+    shown: list[Column] = [
         ("turns", "turns", count),
-        ("latency", "latency_s", duration),
-        ("pauses", "pause_s", duration),
-        ("prefill", "fresh_prefill_s", duration),
-        ("recompute", "recompute_s", duration),
-        ("decode", "decode_s", duration),
+        ("latency", "latency_s", narrow),
+        ("pauses", "pause_s", narrow),
+        ("prefill", "fresh_prefill_s", narrow),
+        ("recompute", "recompute_s", narrow),
+        ("decode", "decode_s", narrow),
         ("GPU-s", "gpu_s", plain),
         ("USD", "usd", money),
-        ("KV GiB·h", "kv_byte_s", lambda value: plain(value / GIB_HOURS)),
+        ("KV\nGiB·h", "kv_byte_s", lambda value: plain(value / GIB_HOURS)),
     ]
     if console.width < WIDE and np.allclose(estimate.gpu_s, estimate.model_s, equal_nan=True):
         shown = [column for column in shown if column[1] != "gpu_s"]
@@ -134,16 +134,17 @@ def _print_trajectories(console: Console, estimate: Estimate, sums: dict[str, fl
 
 def _print_turns(console: Console, estimate: Estimate, top: int) -> None:
     columns = turn_columns(estimate)
-    columns["after tool"] = [tool or "" for tool in columns["tool"]]
+    columns["tool"] = [tool or "" for tool in columns["tool"]]
     rows = _most_expensive(columns["gpu_s"], top)
-    shown: list[tuple[str, str, Callable[[float], str]]] = [
+    shown: list[Column] = [
         ("row", "row", count),
+        ("after tool", "tool", lambda name: shorten(str(name), 14)),
         ("prompt", "prompt_tokens", count),
         ("cached", "cached_tokens", count),
         ("output", "output_tokens", count),
-        ("pause", "pause_s", duration),
-        ("TTFT", "ttft_s", duration),
-        ("E2E", "e2e_s", duration),
+        ("pause", "pause_s", narrow),
+        ("TTFT", "ttft_s", narrow),
+        ("E2E", "e2e_s", narrow),
         ("USD", "usd", money),
     ]
     columns["usd"] = columns["gpu_s"] * estimate.usd_per_hour / 3600
@@ -158,14 +159,15 @@ def _print_ranking(
     names: list[str],
     columns: Columns,
     rows: list[int],
-    shown: list[tuple[str, str, Callable[[float], str]]],
+    shown: list[Column],
 ) -> None:
     cells = [[render(columns[name][row]) for _, name, render in shown] for row in rows]
     widths = [
-        max(len(title), *(len(line[number]) for line in cells)) for number, (title, _, _) in enumerate(shown)
+        max(map(len, [*title.split("\n"), *(line[number] for line in cells)]))
+        for number, (title, _, _) in enumerate(shown)
     ]
     room = max(8, console.width - sum(widths) - len(widths))
-    ranking = table()
+    ranking = table(gap=1)
     ranking.add_column(label, no_wrap=True)
     for title, _, _ in shown:
         ranking.add_column(title, justify="right", no_wrap=True)

@@ -11,9 +11,7 @@ if TYPE_CHECKING:
 
 _ENGINE = "Engine (vLLM's names and defaults)"
 
-Files = Annotated[
-    list[str], typer.Argument(metavar="FILES...", help="Log files, globs or folders, plain or gzipped.")
-]
+Files = Annotated[list[str], typer.Argument(metavar="FILES...", help="Log files, globs or folders, plain or gzipped.")]
 Format = Annotated[
     str, typer.Option("--format", metavar="NAME", help="Log format; 'auto' recognises each file by its content.")
 ]

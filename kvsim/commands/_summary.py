@@ -17,6 +17,7 @@ from kvsim.estimate import Estimate
 
 if TYPE_CHECKING:
     from kvsim.calibration import Calibration, Residual
+    from kvsim.hardware import Gpu
     from kvsim.load import Load
     from kvsim.pricing import Pricing
     from kvsim.trajectory import Batch
@@ -121,12 +122,20 @@ def priced_facts(pricing: Pricing, usd_per_hour: float) -> list[str]:
     """Model, GPU and what the engine comes to, a line each."""
     engine = pricing.engine
     weights = engine.weights.name if engine.weights else engine.dtype
-    capacity = f"KV cache {count(engine.kv_capacity_tokens)} tokens ({engine.kv_cache_dtype})"
-    price = "no price known" if np.isnan(usd_per_hour) else f"${usd_per_hour:.2f} a GPU-hour"
+    capacity = f"KV cache of {count(engine.kv_capacity_tokens)} tokens ({engine.kv_cache_dtype})"
     return [
         f"{pricing.architecture.name} ({weights}) on {engine.tensor_parallel_size} x {pricing.gpu.id}",
-        f"{capacity}, longest context {count(engine.max_model_len)}, {price}",
+        f"{capacity}, longest context {count(engine.max_model_len)}",
+        price_fact(pricing.gpu, usd_per_hour),
     ]
+
+
+def price_fact(gpu: Gpu, usd_per_hour: float) -> str:
+    """The price of a GPU-hour, and whose it is."""
+    if np.isnan(usd_per_hour):
+        return "no price known; --usd-per-hour gives one"
+    whose = f"marketplace, {gpu.fact('usd_per_hour').kind}" if usd_per_hour == gpu.usd_per_hour else "yours"
+    return f"${usd_per_hour:.2f} a GPU-hour ({whose})"
 
 
 def load_fact(load: Load) -> str:
@@ -149,21 +158,20 @@ def load_fact(load: Load) -> str:
 def evidence_facts(calibration: Calibration) -> list[str]:
     """What the law of this GPU rests on, and how far off it was on points it had not seen."""
     if calibration.kind == "inherited":
-        basis = f"datasheet only: never measured, efficiencies are those of {calibration.relative}"
+        lines = [f"datasheet only: never measured, efficiencies are those of {calibration.relative}"]
     else:
-        basis = f"measured; fitted {calibration.date}, engine {calibration.engine}"
-    lines = [basis]
-    if calibration.kind == "measured" and calibration.note:
-        lines.append(calibration.note)
-    parts = [f"{regime} {interval(residual)}" for regime, residual in calibration.residuals.items()]
-    lines.append(f"measured against estimate, 90 % of held-out points: {', '.join(parts)}")
+        lines = [f"measured on this GPU, fitted {calibration.date} (engine {calibration.engine})"]
+        lines += [calibration.note] if calibration.note else []
+    for regime, residual in calibration.residuals.items():
+        points = f"in 90 % of {count(residual.n, 'held-out point')}" if residual.n else "assumed, nothing to hold out"
+        lines.append(f"{regime} {interval(residual)} off the estimate {points}")
     return lines
 
 
 def interval(residual: Residual) -> str:
-    """``-16 to +22 % (543 points)``."""
+    """How far measured times were from estimates: ``-16 to +22 %``."""
     low, high = (f"{100 * (exp(value) - 1):+.0f}" for value in (residual.q05, residual.q95))
-    return f"{low} to {high} % ({count(residual.n, 'point') if residual.n else 'assumed'})"
+    return f"{low} to {high} %"
 
 
 def price_warnings(estimate: Estimate) -> list[str]:

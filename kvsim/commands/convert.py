@@ -23,7 +23,7 @@ def convert(
     """
     from pathlib import Path
 
-    from kvsim.commands._console import facts, results, warn
+    from kvsim.commands._console import print_facts, results, warn
     from kvsim.commands._inputs import read_logs
     from kvsim.commands._summary import read_facts, read_warnings
     from kvsim.errors import InputError
@@ -36,5 +36,5 @@ def convert(
         batch.to_jsonl(path)
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror}", file=output, remedy="Check the folder") from None
-    results().print(facts([("Read", read_facts(batch)), ("Wrote", [f"{output}, {path.stat().st_size:,} bytes"])]))
+    print_facts(results(), [("Read", read_facts(batch)), ("Wrote", [f"{output}, {path.stat().st_size:,} bytes"])])
     warn(read_warnings(batch))

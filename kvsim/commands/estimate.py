@@ -49,7 +49,9 @@ def estimate(
     calibration: Annotated[
         str | None, typer.Option(metavar="FILE", help="Coefficients in place of those that ship for the GPU.")
     ] = None,
-    backend: Annotated[str, typer.Option(metavar="NAME", help="See 'kvsim backends'; all give the same bits.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(metavar="NAME", help="See 'kvsim backends'; all give the same bits.")
+    ] = "auto",
     tensor_parallel_size: options.TensorParallelSize = None,
     dtype: options.Dtype = None,
     quantization: options.Quantization = None,

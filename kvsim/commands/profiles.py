@@ -116,9 +116,7 @@ def _find(name: str) -> Gpu | Architecture:
 def _gpu_object(card: Gpu) -> dict[str, Any]:
     texts = ("id", "name", "architecture", "compute_capability", "bf16")
     facts = dict(card.facts)
-    numbers = {
-        name: {"value": getattr(card, name), **asdict(fact)} for name, fact in facts.items()
-    }
+    numbers = {name: {"value": getattr(card, name), **asdict(fact)} for name, fact in facts.items()}
     return {"type": "gpu", **{name: getattr(card, name) for name in texts}, "numbers": numbers, **_evidence(card.id)}
 
 
@@ -165,14 +163,16 @@ def _model_object(it: Architecture) -> dict[str, Any]:
 def _print_gpu(card: Gpu) -> None:
     from rich.text import Text
 
-    from kvsim.commands._console import facts, results, table
-    from kvsim.commands._summary import evidence_facts
     from kvsim.calibration import shipped_calibration
+    from kvsim.commands._console import print_facts, results, table
+    from kvsim.commands._summary import evidence_facts
     from kvsim.errors import UnknownNameError
 
     console = results()
     half = "bf16" if card.bf16 else "fp16"
-    console.print(f"{card.id}: {card.name}, {card.architecture}, compute capability {card.compute_capability}, {half}\n")
+    console.print(
+        f"{card.id}: {card.name}, {card.architecture}, compute capability {card.compute_capability}, {half}\n"
+    )
     shown = table()
     for heading in ("number", "value", "kind", "date", "source"):
         shown.add_column(heading, justify="right" if heading == "value" else "left", no_wrap=heading != "source")
@@ -185,7 +185,7 @@ def _print_gpu(card: Gpu) -> None:
     except UnknownNameError:
         lines = ["none ships; give one with --calibration"]
     console.print()
-    console.print(facts([("Evidence", lines)]))
+    print_facts(console, [("Evidence", lines)])
 
 
 _UNITS = {
@@ -206,13 +206,11 @@ def _si(name: str, value: float) -> str:
 
 
 def _print_model(it: Architecture) -> None:
-    from kvsim.commands._console import facts, results
+    from kvsim.commands._console import print_facts, results
     from kvsim.commands._format import count, plain
 
     sizes = [f"{plain(it.weight_bytes() / GIB)} GiB as the checkpoint stores them"]
-    sizes += [
-        f"{plain(it.weight_bytes(name) / GIB)} GiB with --quantization {name}" for name in WEIGHT_DTYPES
-    ]
+    sizes += [f"{plain(it.weight_bytes(name) / GIB)} GiB with --quantization {name}" for name in WEIGHT_DTYPES]
     groups = [
         f"{count(group.layers, 'layer')}: " + ("every token kept" if group.keeps_all else f"window {group.window:,}")
         for group in it.attention_groups()
@@ -231,4 +229,4 @@ def _print_model(it: Architecture) -> None:
     ]
     if it.notes:
         rows.append(("Notes", list(it.notes)))
-    results().print(facts(rows))
+    print_facts(results(), rows)
