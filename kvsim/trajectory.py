@@ -367,7 +367,7 @@ def _column(name: str, values: npt.ArrayLike) -> Ints:
     if array.ndim != 1:
         raise InputError(f"has {array.ndim} dimensions", field=name, remedy="Give a one-dimensional array")
     if array.dtype == np.int64:
-        return np.ascontiguousarray(array)
+        return np.ascontiguousarray(array).view()  # a view of our own, which can be made read-only
     if not len(array):
         return np.zeros(0, np.int64)
     if array.dtype.kind == "f":
