@@ -266,9 +266,7 @@ class _Reader:
             raise self.error("quantiles are not in order", field)
         return Residual(self.count(data["n"], f"{field}.n"), q05, q50, q95)
 
-    def coefficients(
-        self, value: object, quantities: Mapping[str, Quantity], field: str
-    ) -> dict[str, Coefficient]:
+    def coefficients(self, value: object, quantities: Mapping[str, Quantity], field: str) -> dict[str, Coefficient]:
         data = self.table(value, field)
         self.names(data, quantities, field)
         return {name: self.coefficient(data[name], quantities[name], f"{field}.{name}") for name in quantities}

@@ -181,4 +181,3 @@ class Costs:
     def _all_reduce_s(self, tokens: Array) -> Array:
         message = tokens * (self.architecture.hidden_size * ACTIVATION_BYTES)
         return self.architecture.all_reduces_per_step * self.rates.all_reduce_s(message, self.tensor_parallel)
-

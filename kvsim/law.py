@@ -59,7 +59,9 @@ class Law:
         return units / (1e9 * 2**self.fraction_bits)
 
 
-def build_law(architecture: Architecture, engine: Engine, gpu: Gpu, calibration: Calibration) -> Law:
+def build_law(
+    architecture: Architecture, engine: Engine, gpu: Gpu, calibration: Calibration, *, held_tokens: int = 0
+) -> Law:
     """The law of a model under an engine's settings on a GPU.
 
     ``fraction_bits`` is the largest up to 20 with which no turn the engine can hold overflows
@@ -70,7 +72,7 @@ def build_law(architecture: Architecture, engine: Engine, gpu: Gpu, calibration:
         tokens=engine.max_num_batched_tokens,
         sequences=engine.max_num_seqs,
         max_model_len=engine.max_model_len,
-        held_tokens=max(engine.kv_capacity_tokens, engine.max_model_len),
+        held_tokens=max(held_tokens, engine.kv_capacity_tokens, engine.max_model_len),
     )
 
 

@@ -24,6 +24,7 @@ from kvsim.errors import InputError
 if TYPE_CHECKING:
     import os
 
+    from kvsim.backends.interface import Backend
     from kvsim.logs.report import ReadReport
 
 Ints = npt.NDArray[np.int64]
@@ -131,6 +132,7 @@ class Batch:
     order: Ints | None = None
     """Rows in an order that puts every row after what it depends on; None where they already stand so."""
     report: ReadReport | None = field(default=None, repr=False)
+    _handles: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_columns(
@@ -248,6 +250,12 @@ class Batch:
             shared[row] = min(kept, longest.get(name, 0))
             longest[name] = max(kept, longest.get(name, 0))
         return shared
+
+    def packed(self, backend: Backend) -> Any:
+        """The backend's handle for these columns, made on first use."""
+        if backend.name not in self._handles:
+            self._handles[backend.name] = backend.pack(self)
+        return self._handles[backend.name]
 
     @property
     def estimated_share(self) -> float:

@@ -336,8 +336,15 @@ def energy(row: Row) -> dict[str, object] | str:
     # Experts are spread over all GPUs of a row ("EP"), whose attention is tensor-parallel.
     ranks = max(int(float(row["tp"])), int(float(row["num_gpus"])))
     measure = "itl" if row["source"] == "mlenergy_v3" else "tpot"
-    return point(measure, ranks, ASSUMED_INPUT[task], row["output_len"], row["concurrency"], row["tpot_ms"],
-                 note(row, r"EP=(\d+)", "1"))
+    return point(
+        measure,
+        ranks,
+        ASSUMED_INPUT[task],
+        row["output_len"],
+        row["concurrency"],
+        row["tpot_ms"],
+        note(row, r"EP=(\d+)", "1"),
+    )
 
 
 def loaded(row: Row) -> dict[str, object] | str:

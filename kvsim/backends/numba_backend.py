@@ -22,7 +22,7 @@ def load() -> ArrayBackend:
         raise BackendUnavailableError(f"numba: {kernels.__file__} cannot be loaded again")
     module = importlib.util.module_from_spec(spec)
     # No fastmath: it changes results. The numpy error model drops checks for zero divisors, which do not occur.
-    module.__dict__["jit"] = numba.njit(cache=True, error_model="numpy", nogil=True)
+    module.__dict__["jit"] = numba.njit(cache=True, error_model="numpy", nogil=True, forceinline=True)
     sys.modules[name] = module  # Numba's cache unpickles named tuples by module name
     spec.loader.exec_module(module)
     return ArrayBackend("numba", module)

@@ -170,8 +170,7 @@ def calibrate(study: Study, name: str) -> Calibration:
         },
         coefficients={key: widened(key, coefficients[key], width) for key in QUANTITIES},
         overheads={
-            engine: {key: widened(key, table[key], width) for key in OVERHEADS}
-            for engine, table in overheads.items()
+            engine: {key: widened(key, table[key], width) for key in OVERHEADS} for engine, table in overheads.items()
         },
     )
 

@@ -54,9 +54,7 @@ class Findings:
         for name, value in result.values.items():
             full = f"{prefix}{name}"
             if full in QUANTITIES:
-                self.coefficients[full] = coefficient(
-                    full, value, result.intervals[name], source, len(result.fitted)
-                )
+                self.coefficients[full] = coefficient(full, value, result.intervals[name], source, len(result.fitted))
         self.fitted[table] = result.fitted
         self.held_out[table] = result.held_out
 
@@ -236,9 +234,7 @@ def _prefill(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
     def model(values: Mapping[str, float], rows: Rows) -> Array:
         rates = _attention(gpu, {**shared, **values})
         own_s = values["floor_s"] + pairs[rows] * rates.pair_s(heads[rows], 2 * dim[rows])
-        return np.asarray(
-            own_s + context[rows] * rates.walk_s(2 * dim[rows]) + reading[rows] / rates.decode_memory
-        )
+        return np.asarray(own_s + context[rows] * rates.walk_s(2 * dim[rows]) + reading[rows] / rates.decode_memory)
 
     parameters = {
         "compute": parameter(f"prefill_{fmt}_compute", 0.6),
@@ -328,9 +324,7 @@ def _sampler(gpu: Gpu, table: Table, found: Findings) -> None:
     found.add("", fit(model, table["us"] / 1e6, groups, parameters), sources(table), "sampler")
 
 
-def _by_regime(
-    found: Findings, result: Fit, long: npt.NDArray[np.bool_] | None, groups: npt.NDArray[Any]
-) -> None:
+def _by_regime(found: Findings, result: Fit, long: npt.NDArray[np.bool_] | None, groups: npt.NDArray[Any]) -> None:
     """Keep held-out errors for the intervals of whole steps: of long chunks for prefill, else for decode."""
     from .robust import held_out_groups
 

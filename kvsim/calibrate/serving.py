@@ -106,7 +106,9 @@ def seconds(load: Load, rates: Rates, pick: npt.NDArray[np.bool_] | None = None)
 def decode_step(costs: Costs, sequences: Array, context: Array) -> Array:
     """Seconds of a step that decodes ``sequences``, each over ``context`` tokens."""
     reading = sum(
-        costs.decode_s(group, sequences) * sequences * (np.minimum(context, costs.window()) if group == "window" else context)
+        costs.decode_s(group, sequences)
+        * sequences
+        * (np.minimum(context, costs.window()) if group == "window" else context)
         for group in GROUPS
     )
     return np.asarray(costs.step_s(sequences) + costs.sequences_s(sequences) + reading)
@@ -140,9 +142,7 @@ def fit_overheads(
     """
     parts = loads(table)
     models = table["model"]
-    parameters = {
-        name: Parameter(start, *OVERHEADS[name].bounds) for name, start in STARTS.items()
-    }
+    parameters = {name: Parameter(start, *OVERHEADS[name].bounds) for name, start in STARTS.items()}
     if scaled:
         parameters |= SCALES
 
