@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvsim.backends import get
+from kvsim.backends.interface import empty_columns
 from kvsim.backends.kernels import OK, TOTALS, PriceColumns
 from kvsim.errors import InputError
 from kvsim.load import Load
@@ -41,6 +42,7 @@ def estimate(
     calibration: str | Path | Calibration | None = None,
     usd_per_hour: float | None = None,
     strict: bool = False,
+    reuse: Estimate | None = None,
 ) -> Estimate:
     """Price every turn of a batch on a GPU, each trajectory alone beside the declared load.
 
@@ -50,6 +52,7 @@ def estimate(
     calibration: a file or object in place of the one that ships for the GPU.
     usd_per_hour: price of one GPU in place of the marketplace price.
     strict: turns beyond the model's maximum or the card's capacity are an error instead of a status.
+    reuse: an earlier estimate of as many turns, no longer needed, whose buffers for columns of turns are taken over.
 
     A turn's prompt tokens that nothing cached are prefilled in chunks, each chunk in a step with one decoding token
     of every other sequence; its output tokens but the first take one decode step each, all sequences decoding.
@@ -59,7 +62,7 @@ def estimate(
     pricing = resolve_pricing(model, gpu, engine, load, calibration)
     if usd_per_hour is not None and not 0 <= usd_per_hour < float("inf"):
         raise InputError(f"{usd_per_hour!r} is no price", field="usd_per_hour", remedy="Give US dollars an hour")
-    result = Estimate(batch, pricing, chosen, usd_per_hour)
+    result = Estimate(batch, pricing, chosen, usd_per_hour, reuse)
     if strict:
         result.require_priced()
     return result
@@ -71,17 +74,25 @@ class Estimate:
     Trajectories with a turn that could not be priced (see ``turns["status"]``) are NaN.
     """
 
-    def __init__(self, batch: Batch, pricing: Pricing, backend: Backend, usd_per_hour: float | None = None) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        pricing: Pricing,
+        backend: Backend,
+        usd_per_hour: float | None = None,
+        reuse: Estimate | None = None,
+    ) -> None:
         self.batch = batch
         self.pricing = pricing
         self.backend = backend.name
         self._backend = backend
         self._usd_per_hour = usd_per_hour
-        priced = backend.estimate(pricing.handle(backend), batch.packed(backend), turns=False)
+        self._buffers = reuse.release_buffers(batch.turns) if reuse is not None else None
+        priced = backend.estimate(pricing.handle(backend), batch.packed(backend), None)
         self._totals = priced.totals
         self._held_block_ns = priced.held_block_ns
 
-    @cached_property
+    @property
     def priced(self) -> npt.NDArray[np.bool_]:
         """Whether all turns of the trajectory could be priced, shape (trajectories,)."""
         return self._total("unpriced_turns") == 0
@@ -89,28 +100,28 @@ class Estimate:
     @property
     def latency_s(self) -> Floats:
         """Last finish minus first arrival, tool pauses included (over the DAG of turns)."""
-        return seconds(self._total("last_finish_ns") - self._total("first_release_ns"), self.priced)
+        return seconds(self._total("last_finish_ns") - self._total("first_release_ns"), self._unpriced)
 
     @property
     def model_s(self) -> Floats:
         """Time in the model: the sum of the turns' ``e2e_s``."""
         parts = self._total("fresh_ns") + self._total("recompute_ns") + self._total("decode_ns")
-        return seconds(parts, self.priced)
+        return seconds(parts, self._unpriced)
 
     @property
     def fresh_prefill_s(self) -> Floats:
         """Prefill of tokens that were never in the cache."""
-        return seconds(self._total("fresh_ns"), self.priced)
+        return seconds(self._total("fresh_ns"), self._unpriced)
 
     @property
     def recompute_s(self) -> Floats:
         """Prefill of tokens that had been in the cache and were evicted."""
-        return seconds(self._total("recompute_ns"), self.priced)
+        return seconds(self._total("recompute_ns"), self._unpriced)
 
     @property
     def decode_s(self) -> Floats:
         """Decode steps after the first token."""
-        return seconds(self._total("decode_ns"), self.priced)
+        return seconds(self._total("decode_ns"), self._unpriced)
 
     @property
     def gpu_s(self) -> Floats:
@@ -120,9 +131,7 @@ class Estimate:
     @property
     def kv_byte_s(self) -> Floats:
         """KV-cache bytes held (all ranks) x seconds, pauses through which they stayed included."""
-        result = self._held_block_ns * (1e-9 * self.pricing.kv_bytes_per_block)
-        result[~self.priced] = np.nan
-        return result
+        return seconds(self._held_block_ns * self.pricing.kv_bytes_per_block, self._unpriced)
 
     @property
     def usd(self) -> Floats:
@@ -155,33 +164,28 @@ class Estimate:
         ``finish_s`` count from the batch's origin of time; ``pause_s`` precedes the turn.
         """
         column = self._columns
-        known = column.status == OK
+        unknown = None if self._unpriced is None else column.status != OK
         rows = self.batch.turns
 
         def e2e() -> Floats:
-            return seconds(column.fresh_ns + column.recompute_ns + column.decode_ns, known)
-
-        def held() -> Floats:
-            result = column.held_block_ns * (1e-9 * self.pricing.kv_bytes_per_block)
-            result[~known] = np.nan
-            return result
+            return seconds(column.fresh_ns + column.recompute_ns + column.decode_ns, unknown)
 
         return Table(
             rows,
             {
-                "ttft_s": lambda: seconds(column.fresh_ns + column.recompute_ns, known),
+                "ttft_s": lambda: seconds(column.fresh_ns + column.recompute_ns, unknown),
                 "e2e_s": e2e,
-                "queue_s": lambda: seconds(np.zeros(rows, np.int64), known),
-                "fresh_prefill_s": lambda: seconds(column.fresh_ns, known),
-                "recompute_s": lambda: seconds(column.recompute_ns, known),
-                "decode_s": lambda: seconds(column.decode_ns, known),
-                "pause_s": lambda: self.batch.pause_ns * 1e-9,
-                "release_s": lambda: seconds(column.release_ns, known),
+                "queue_s": lambda: seconds(np.zeros(rows, np.int64), unknown),
+                "fresh_prefill_s": lambda: seconds(column.fresh_ns, unknown),
+                "recompute_s": lambda: seconds(column.recompute_ns, unknown),
+                "decode_s": lambda: seconds(column.decode_ns, unknown),
+                "pause_s": lambda: seconds(self.batch.pause_ns, None),
+                "release_s": lambda: seconds(column.release_ns, unknown),
                 "finish_s": lambda: seconds(
-                    column.release_ns + column.fresh_ns + column.recompute_ns + column.decode_ns, known
+                    column.release_ns + column.fresh_ns + column.recompute_ns + column.decode_ns, unknown
                 ),
                 "gpu_s": lambda: e2e() * self._gpus_per_sequence,
-                "kv_byte_s": held,
+                "kv_byte_s": lambda: seconds(column.held_block_ns * self.pricing.kv_bytes_per_block, unknown),
                 "cached_tokens": lambda: column.cached_tokens,
                 "recomputed_tokens": lambda: column.recomputed_tokens,
                 "preemptions": lambda: np.zeros(rows, np.int64),
@@ -195,9 +199,15 @@ class Estimate:
         counts = np.bincount(self._columns.status, minlength=len(STATUSES))
         return {name: int(count) for name, count in zip(STATUSES, counts, strict=True) if count}
 
+    def release_buffers(self, turns: int) -> PriceColumns | None:
+        """Give up the columns of turns, for another estimate to overwrite; None where they do not have that length."""
+        columns: PriceColumns | None = self.__dict__.pop("_columns", None)
+        self.__dict__.pop("turns", None)
+        return columns if columns is not None and len(columns.status) == turns else None
+
     def require_priced(self) -> None:
         """Raise :class:`InputError` naming the first turn that could not be priced, if there is one."""
-        if self.priced.all():
+        if self._unpriced is None:
             return
         row = int(np.flatnonzero(self._columns.status != OK)[0])
         batch, engine = self.batch, self.pricing.engine
@@ -206,7 +216,7 @@ class Estimate:
         status = STATUSES[self._columns.status[row]]
         raise InputError(
             f"a turn of trajectory {batch.ids[batch.trajectory[row]]!r} (row {row}) has {tokens} tokens, "
-            f"{status.replace('_', ' ')} of {limits[status]}; so have {int((~self.priced).sum())} trajectories",
+            f"{status.replace('_', ' ')} of {limits[status]}; so have {int(self._unpriced.sum())} trajectories",
             field="prompt_tokens",
             remedy="Choose a longer max_model_len, a model or GPU with more room, or leave out strict",
         )
@@ -214,9 +224,15 @@ class Estimate:
     @cached_property
     def _columns(self) -> PriceColumns:
         handle, packed = self.pricing.handle(self._backend), self.batch.packed(self._backend)
-        columns = self._backend.estimate(handle, packed, turns=True).turns
-        assert columns is not None
+        columns = self._buffers if self._buffers is not None else empty_columns(self.batch.turns)
+        self._backend.estimate(handle, packed, columns)
         return columns
+
+    @cached_property
+    def _unpriced(self) -> npt.NDArray[np.bool_] | None:
+        """Which trajectories could not be priced; None where all could."""
+        unpriced = self._total("unpriced_turns") > 0
+        return unpriced if unpriced.any() else None
 
     def _total(self, name: str) -> Ints:
         return self._totals[:, TOTALS.index(name)]

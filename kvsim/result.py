@@ -52,8 +52,9 @@ class Table(Mapping[str, Array]):
         return sorted({*super().__dir__(), *self._makers})
 
 
-def seconds(nanoseconds: Array, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Nanoseconds as seconds, NaN where not known."""
-    result = nanoseconds * 1e-9
-    result[~known] = np.nan
+def seconds(nanoseconds: Array, unknown: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float64]:
+    """Nanoseconds as seconds, NaN where unknown (None: nowhere)."""
+    result: npt.NDArray[np.float64] = nanoseconds / 1e9
+    if unknown is not None:
+        result[unknown] = np.nan
     return result

@@ -52,7 +52,7 @@ class Rates(NamedTuple):
     max_model_len: int
     survival: int  # how KV survives a pause
     ttl_ns: int
-    churn_ns: int  # the other traffic takes one block in this time; 0: never
+    churn_ns: int  # LRU: the other traffic takes one block in this time
 
 
 NEVER, ALWAYS, TTL, LRU, LOGGED, NO_CACHE = range(6)
@@ -147,7 +147,7 @@ def surviving_tokens(
         if gap_ns <= rates.ttl_ns:
             return hittable, float(reusable) * float(gap_ns)
         return 0, float(reusable) * float(rates.ttl_ns)
-    if rates.survival == LRU and rates.churn_ns > 0:
+    if rates.survival == LRU:
         # The parent's blocks joined the free queue at its back: whatever stands before them goes first.
         context = rates.mean_context if rates.mean_context >= 0 else prompt
         before = max(rates.usable_blocks - rates.others * blocks_for(rates, context) - reusable, 0)
@@ -298,43 +298,46 @@ def estimate(
 
 
 @jit
-def topological_order(parent: Ints, after: Ints, waits_offsets: Ints, waits_rows: Ints) -> Ints:
-    """Rows so that each stands after all it depends on, lowest ready row first come; rows on cycles are left out.
+def topological_order(
+    parents: Ints,
+    afters: Ints,
+    waits: Ints,
+    waited_rows: Ints,
+    missing: Ints,
+    starts: Ints,
+    dependants: Ints,
+    order: Ints,
+) -> int:
+    """Rows so that each stands after all it depends on, ready rows first come; returns how many could be ordered.
 
-    Kahn's algorithm; the result (at most rows,) is shorter than the input where there are cycles.
+    Kahn's algorithm; rows on cycles are left out. ``missing`` (rows,), ``starts`` (rows + 2,) and ``dependants``
+    (as many as there are dependencies) are scratch, the first two zeroed; ``order`` (rows,) is the result.
     """
-    rows = len(parent)
-    missing = np.zeros(rows, np.int64)
-    starts = np.zeros(rows + 1, np.int64)
+    rows = len(parents)
+    for row in range(rows):  # starts[d + 2] counts the dependants of row d
+        if parents[row] >= 0:
+            missing[row] += 1
+            starts[parents[row] + 2] += 1
+        if afters[row] >= 0:
+            missing[row] += 1
+            starts[afters[row] + 2] += 1
+        if len(waits) > 0:
+            for wait in range(waits[row], waits[row + 1]):
+                missing[row] += 1
+                starts[waited_rows[wait] + 2] += 1
     for row in range(rows):
-        needs = 0
-        if parent[row] >= 0:
-            needs += 1
-            starts[parent[row] + 1] += 1
-        if after[row] >= 0:
-            needs += 1
-            starts[after[row] + 1] += 1
-        if len(waits_offsets) > 0:
-            for wait in range(waits_offsets[row], waits_offsets[row + 1]):
-                needs += 1
-                starts[waits_rows[wait] + 1] += 1
-        missing[row] = needs
-    for row in range(rows):
-        starts[row + 1] += starts[row]
-    dependants = np.empty(starts[rows], np.int64)
-    fill = starts[:rows].copy()
-    for row in range(rows):
-        if parent[row] >= 0:
-            dependants[fill[parent[row]]] = row
-            fill[parent[row]] += 1
-        if after[row] >= 0:
-            dependants[fill[after[row]]] = row
-            fill[after[row]] += 1
-        if len(waits_offsets) > 0:
-            for wait in range(waits_offsets[row], waits_offsets[row + 1]):
-                dependants[fill[waits_rows[wait]]] = row
-                fill[waits_rows[wait]] += 1
-    order = np.empty(rows, np.int64)
+        starts[row + 2] += starts[row + 1]
+    for row in range(rows):  # filling moves starts[d + 1] from the start of d's dependants to their end
+        if parents[row] >= 0:
+            dependants[starts[parents[row] + 1]] = row
+            starts[parents[row] + 1] += 1
+        if afters[row] >= 0:
+            dependants[starts[afters[row] + 1]] = row
+            starts[afters[row] + 1] += 1
+        if len(waits) > 0:
+            for wait in range(waits[row], waits[row + 1]):
+                dependants[starts[waited_rows[wait] + 1]] = row
+                starts[waited_rows[wait] + 1] += 1
     count = 0
     for row in range(rows):
         if missing[row] == 0:
@@ -350,4 +353,4 @@ def topological_order(parent: Ints, after: Ints, waits_offsets: Ints, waits_rows
             if missing[dependant] == 0:
                 order[count] = dependant
                 count += 1
-    return order[:count]
+    return count

@@ -45,7 +45,10 @@ def rates(law: Law, engine: Engine, load: Load) -> tuple[kernels.Rates, Ints]:
         beside = int(table.decode[others]) * others if others else 0
         return kernels.GroupRates(pair=table.pair, context=table.context, decode=decode, beside=beside)
 
+    churn_ns = max(1, round(1e9 / load.churn_blocks_per_s)) if load.churn_blocks_per_s >= 1e-6 else 0
     survival = _SURVIVAL.get(load.kv, kernels.TTL) if engine.enable_prefix_caching else kernels.NO_CACHE
+    if survival == kernels.LRU and churn_ns == 0:
+        survival = kernels.NEVER
     size = engine.block_size
     sequences = int(law.sequences[everyone])
     made = kernels.Rates(
@@ -65,6 +68,6 @@ def rates(law: Law, engine: Engine, load: Load) -> tuple[kernels.Rates, Ints]:
         max_model_len=engine.max_model_len,
         survival=survival,
         ttl_ns=load.ttl_ns,
-        churn_ns=max(1, round(1e9 / load.churn_blocks_per_s)) if load.churn_blocks_per_s >= 1e-6 else 0,
+        churn_ns=churn_ns,
     )
     return made, law.step[others : others + chunk + 1]
