@@ -90,7 +90,10 @@ def hoi_of(card: Gpu) -> float:
 def decoder_of(model: str) -> Decoder | None:
     """The paper's row by hub name, with or without the organisation; None for other models."""
     asked = model.lower()
-    return next((row for name, row in DECODERS.items() if asked in (name.lower(), name.lower().partition("/")[2])), None)
+    for name, row in DECODERS.items():
+        if asked in (name.lower(), name.lower().partition("/")[2]):
+            return row
+    return None
 
 
 def kv_width_of(architecture: Architecture) -> float:

@@ -11,7 +11,8 @@ One unit, three readings, from what the paper prints to what a GPU takes:
   time to read the KV bytes of one context token over that of 2 * N_active FLOPs, at the card's dense 16-bit peak and
   bandwidth. Windowed and sparse layers stop at their window. What a decode step costs at any context (weights,
   recurrent states) and quadratic attention are left out, as in the paper.
-- ``calibrated``: the GPU-seconds of :func:`kvsim.estimate` over those of one prefill token on the same GPUs.
+- ``calibrated``: the GPU-seconds of :func:`kvsim.estimate` over those of one prefill token on the same GPUs, alone.
+  Under a load of n sequences a turn bears 1/n of each of its steps, so that even its prefill can cost less than L.
 
 An output of 0 tokens is priced as 1, as everywhere in kvsim.
 """
@@ -25,15 +26,20 @@ import numpy as np
 import numpy.typing as npt
 
 from kvsim.architecture import Architecture, kv_element_bytes
-from kvsim.engine import EngineConfig, resolve
+from kvsim.backends.kernels import prefill_time
+from kvsim.backends.rates import rates
 from kvsim.errors import UnknownNameError
 from kvsim.hardware import Gpu
 from kvsim.hardware import gpu as find_gpu
+from kvsim.load import Load
 from kvsim.metrics import _paper
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kvsim.calibration import Calibration
-    from kvsim.estimate import Estimate, Load
+    from kvsim.engine import EngineConfig
+    from kvsim.pricing import Pricing
     from kvsim.trajectory import Batch
 
 Floats = npt.NDArray[np.float64]
@@ -56,7 +62,7 @@ class Pte:
     gamma: float | None
     reading: Reading
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.array(self.trajectories, dtype) if copy else np.asarray(self.trajectories, dtype)
 
 
@@ -78,7 +84,7 @@ def pte(
     load: Load | None = None,
     engine: EngineConfig | None = None,
     backend: str = "auto",
-    calibration: Calibration | None = None,
+    calibration: str | Path | Calibration | None = None,
 ) -> Pte:
     """PTE of every turn and trajectory, in one of three readings (see the module).
 
@@ -93,27 +99,22 @@ def pte(
         gamma = paper_gamma(model, gpu)
         return _result(batch, paper_turns(batch.prompt_tokens, batch.output_tokens, gamma), gamma, "paper")
 
-    from kvsim.estimate import Load, estimate
+    from kvsim import estimate  # from the package: importing its module by name would shadow the function there
 
-    architecture = model if isinstance(model, Architecture) else Architecture.load(model)
-    card = gpu if isinstance(gpu, Gpu) else find_gpu(gpu)
-    config = engine or EngineConfig()
-    priced = estimate(
-        batch,
-        model=architecture,
-        gpu=card,
-        load=load or Load(),
-        engine=config,
-        backend=backend,
-        calibration=calibration,
-    )
+    priced = estimate(batch, model=model, gpu=gpu, load=load, engine=engine, backend=backend, calibration=calibration)
+    runs = priced.turns["status"] == "ok"
     if reading == "exact":
-        reads = exact_reads(architecture, card, config)
-        cached = priced.turns["cached_tokens"]
-        costs = exact_turns(batch.prompt_tokens, batch.output_tokens, cached, reads)
-        return _result(batch, _where_priced(priced, costs), sum(read.gamma for read in reads), "exact")
-    token_s = prefill_token_gpu_s(architecture, card, config, calibration)
-    return _result(batch, _where_priced(priced, priced.turns["gpu_s"] / token_s), None, "calibrated")
+        settled = priced.pricing.engine
+        reads = exact_reads(
+            priced.pricing.architecture,
+            priced.pricing.gpu,
+            kv_cache_dtype=settled.kv_cache_dtype,
+            ranks=settled.tensor_parallel_size,
+        )
+        turns = exact_turns(batch.prompt_tokens, batch.output_tokens, priced.turns["cached_tokens"], reads)
+        return _result(batch, np.where(runs, turns, np.nan), sum(read.gamma for read in reads), "exact")
+    turns = priced.turns["gpu_s"] / prefill_token_gpu_s(priced.pricing)
+    return _result(batch, np.where(runs, turns, np.nan), None, "calibrated")
 
 
 def paper_gamma(model: str | Architecture, gpu: str | Gpu) -> float:
@@ -137,15 +138,16 @@ def paper_turns(prompt_tokens: npt.ArrayLike, output_tokens: npt.ArrayLike, gamm
     return prompt * (1 + gamma * _decoded(output_tokens))
 
 
-def exact_reads(architecture: Architecture, gpu: Gpu, engine: EngineConfig) -> tuple[Read, ...]:
+def exact_reads(
+    architecture: Architecture, gpu: Gpu, *, kv_cache_dtype: str = "bfloat16", ranks: int = 1
+) -> tuple[Read, ...]:
     """The reads of one context token while decoding, by group of layers; their gammas add up.
 
     gamma = bytes a token * (FLOP/s / bytes/s) / (2 * N_active), the bytes of all tensor-parallel ranks: ranks that
-    hold copies (more ranks than KV heads, MLA's latents) all read theirs, while they share the FLOPs. The engine's
-    cache dtype counts, a sparse indexer's keys too. Raises what :func:`kvsim.engine.resolve` raises.
+    hold copies (more ranks than KV heads, MLA's latents) all read theirs, while they share the FLOPs. A sparse
+    indexer's keys count too. Raises InputError for an unknown dtype or ranks that do not divide the heads.
     """
-    ranks = engine.tensor_parallel_size
-    element_bytes = kv_element_bytes(resolve(engine, architecture, gpu).kv_cache_dtype)
+    element_bytes = kv_element_bytes(kv_cache_dtype)
     flop_per_byte = gpu.half_flop_per_s / gpu.memory_bandwidth_byte_per_s
     flop_per_token = 2 * architecture.active_parameters
     return tuple(
@@ -174,30 +176,21 @@ def context_read(prompt: Floats, decoded: Floats, window: int) -> Floats:
     return growing * prompt + growing * (growing - 1) / 2 + (decoded - growing) * window
 
 
-def prefill_token_gpu_s(
-    architecture: Architecture, gpu: Gpu, engine: EngineConfig, calibration: Calibration | None = None
-) -> float:
-    """GPU-seconds of one prefill token, the unit of the calibrated reading.
+def prefill_token_gpu_s(pricing: Pricing) -> float:
+    """GPU-seconds of one prefill token under a pricing's law, the unit of the calibrated reading.
 
     It is the time of a step that prefills as many tokens of a fresh prompt as a step holds (max_num_batched_tokens,
     at most max_model_len), over those tokens, times the GPUs; so it holds their share of the step's overhead and of
     attention among themselves.
     """
-    from kvsim.step import step_time
-
-    settled = resolve(engine, architecture, gpu)
-    tokens = min(settled.max_num_batched_tokens, settled.max_model_len)
-    step = step_time(model=architecture, gpu=gpu, engine=engine, prefill_new=[tokens], calibration=calibration)
-    return step.seconds * settled.tensor_parallel_size / tokens
+    alone, step = rates(pricing.law, pricing.engine, Load())
+    tokens = min(alone.chunk, alone.max_model_len)
+    step_s = pricing.law.seconds(int(prefill_time(alone, step, 0, tokens)))
+    return step_s * pricing.engine.tensor_parallel_size / tokens
 
 
 def _decoded(output_tokens: npt.ArrayLike) -> Floats:
     return np.maximum(np.asarray(output_tokens, np.float64), 1.0)
-
-
-def _where_priced(priced: Estimate, costs: Floats) -> Floats:
-    """NaN for the turns that the engine cannot run."""
-    return np.where(np.asarray(priced.turns["status"]) == "ok", costs, np.nan)
 
 
 def _result(batch: Batch, turns: Floats, gamma: float | None, reading: Reading) -> Pte:
