@@ -120,7 +120,7 @@ def pte(
 def paper_gamma(model: str | Architecture, gpu: str | Gpu) -> float:
     """The paper's gamma of a model on a card: from its tables, else by its formula from the profiles.
 
-    A model or card of the user's own goes by its own figures, whatever its name.
+    A local config or a card of the user's own goes by its own figures, whatever its name.
     """
     hoi = _paper.hoi_of(gpu if isinstance(gpu, Gpu) else find_gpu(gpu))
     row = None if isinstance(model, Architecture) else _paper.decoder_of(model)
