@@ -124,21 +124,21 @@ class Rates:
     values: Mapping[str, float]
     device: Device
 
-    def weight_format(self, bytes_per_weight: float, compute: str) -> str:
-        """The format whose coefficients price weights of ``bytes_per_weight`` multiplied as ``compute``.
+    def weight_format(self, kernel: str, name: str, compute: str) -> str:
+        """The format whose coefficients price weights stored as ``name`` and multiplied as ``compute``.
 
         Weights are "packed" where they are expanded to 16 bits first: formats that compute in the model's
         dtype, and those whose arithmetic the device lacks (fp8 weights on Ampere).
         """
-        wanted = {"fp8": "fp8", "int8": "fp8", "fp4": "fp4"}.get(compute, "bf16")
-        if wanted in ("fp8", "fp4") and wanted in self.device.peak:
-            return wanted
-        return "bf16" if bytes_per_weight >= ACTIVATION_BYTES else "packed"
+        if name in ("bf16", "mxfp4"):
+            return name if kernel == "experts" else "bf16"
+        wanted = {"fp8": "fp8", "int8": "fp8", "fp4": "fp4"}.get(compute, "packed")
+        return wanted if wanted in self.device.peak else "packed"
 
     def product(self, kernel: str, fmt: str, weight_bytes: float) -> Product:
         """Rates of "gemm" or "experts" over weights of a format."""
         name = f"{kernel}_{fmt}"
-        peak = self.device.peak["bf16" if fmt == "packed" else fmt]
+        peak = self.device.peak.get(fmt, self.device.peak["bf16"])
         return Product(
             compute=self.values[f"{name}_compute"] * peak,
             memory=self.values[f"{name}_memory"] * self.device.bandwidth,

@@ -34,7 +34,7 @@ from .measurements import Measurements, Table
 from .relatives import TRANSFERS, chain
 from .render import to_toml
 from .robust import Accuracy, Array
-from .serving import ServingFit, engine_of, fit_overheads
+from .serving import TYPICAL, ServingFit, engine_of, fit_overheads, fits_in_memory
 
 PROFILES = Path(__file__).resolve().parents[2] / "profiles"
 
@@ -46,6 +46,10 @@ ENGINE = "vllm-1"
 
 FEWEST_POINTS = 8
 """Serving points below which overheads are inherited."""
+
+OVERHEAD_DONOR = "h100-sxm"
+"""Whose engine overheads stand in where a GPU has too few serving points: they come from the host and the
+launches, and the steadiest points of most models were taken on it."""
 
 SAME = 0.02
 """Relative difference up to which --check takes a value for reproduced: solvers differ in the last digits."""
@@ -70,7 +74,9 @@ class Study:
         out: dict[str, Coefficient] = {}
         for source in (name, *(chain(name) if stand_ins is None else stand_ins)):
             for key, value in self.kernels(source).coefficients.items():
-                out.setdefault(key, value if source == name else inherited(value, f"{source}: {value.source}"))
+                out.setdefault(
+                    key, value if source == name else inherited(value, f"{source}: {value.source}")
+                )
         for part in ("compute", "memory"):  # no table times packed dense products
             plain = out[f"gemm_bf16_{part}"]
             out.setdefault(f"gemm_packed_{part}", inherited(plain, f"as gemm_bf16_{part}; {plain.source}"))
@@ -85,7 +91,8 @@ class Study:
             experts == 1 and generation in (engine or ENGINE, engine or "vllm-0-offline")
             for experts, generation in zip(table["expert_parallel"], engines(table), strict=True)
         ]
-        return table.where(np.array(keep))
+        table = table.where(np.array(keep))
+        return table.where(fits_in_memory(table, gpu(name).memory_bytes)) if len(table) else table
 
     def overheads(self, name: str) -> dict[str, ServingFit]:
         """Overheads fitted to a GPU's own serving points, by engine generation."""
@@ -96,10 +103,24 @@ class Study:
             for engine in sorted(set(engines(table))) if len(table) else ():
                 part = self.serving(name, engine)
                 if len(part) >= FEWEST_POINTS:
-                    scaled = not self.kernels(name).coefficients and not same_silicon(card, gpu(chain(name)[0]))
-                    found[engine] = fit_overheads(part, values, device_of(card), engine, scaled=scaled)
+                    found[engine] = fit_overheads(
+                        part,
+                        values,
+                        device_of(card),
+                        engine,
+                        near=self.near(name, engine),
+                        scaled=not self.kernels(name).coefficients
+                        and not same_silicon(card, gpu(chain(name)[0])),
+                    )
             self._overheads[name] = found
         return self._overheads[name]
+
+    def near(self, name: str, engine: str) -> Mapping[str, float]:
+        """The overheads that a GPU's fit is held near: the best measured GPU's, whose own are held near typical ones."""
+        donor = {} if name == OVERHEAD_DONOR else self.overheads(OVERHEAD_DONOR)
+        if engine not in donor:
+            return TYPICAL
+        return {key: donor[engine].result.values[key] for key in TYPICAL}
 
     def transfer(self, regime: Regime) -> Array:
         """Log errors of measured GPUs' kernel coefficients against those of their stand-ins."""
@@ -170,17 +191,14 @@ def calibrate(study: Study, name: str) -> Calibration:
         },
         coefficients={key: widened(key, coefficients[key], width) for key in QUANTITIES},
         overheads={
-            engine: {key: widened(key, table[key], width) for key in OVERHEADS} for engine, table in overheads.items()
+            engine: {key: widened(key, table[key], width) for key in OVERHEADS}
+            for engine, table in overheads.items()
         },
     )
 
 
 LAST_RESORTS = ("h100-sxm",)
 """GPUs that have evidence of every kind."""
-
-OVERHEAD_DONOR = "h100-sxm"
-"""Whose engine overheads stand in where a GPU has too few serving points: they come from the host and the
-launches, and most points were taken on it."""
 
 
 def _overheads(study: Study, name: str) -> tuple[dict[str, dict[str, Coefficient]], str]:
@@ -190,14 +208,16 @@ def _overheads(study: Study, name: str) -> tuple[dict[str, dict[str, Coefficient
         points = fitted.result
         sources = ", ".join(sorted(set(study.serving(name, engine)["source"].tolist())))
         out[engine] = {
-            key: _overhead(key, points.values[key], points.intervals[key], sources, fitted.points) for key in OVERHEADS
+            key: _overhead(key, points.values[key], points.intervals[key], sources, fitted.points)
+            for key in OVERHEADS
         }
     if ENGINE in out:
         return out, ""
     donor = study.overheads(OVERHEAD_DONOR)[ENGINE].result
     out[ENGINE] = {
         key: inherited(
-            _overhead(key, donor.values[key], donor.intervals[key], "", 0), f"{OVERHEAD_DONOR}: serving points"
+            _overhead(key, donor.values[key], donor.intervals[key], "", 0),
+            f"{OVERHEAD_DONOR}: serving points",
         )
         for key in OVERHEADS
     }
@@ -206,7 +226,9 @@ def _overheads(study: Study, name: str) -> tuple[dict[str, dict[str, Coefficient
 
 def _overhead(name: str, value: float, low_high: tuple[float, float], source: str, n: int) -> Coefficient:
     least, most = OVERHEADS[name].bounds
-    low, middle, high = (min(most, max(least, float(f"{part:.5g}"))) for part in (low_high[0], value, low_high[1]))
+    low, middle, high = (
+        min(most, max(least, float(f"{part:.5g}"))) for part in (low_high[0], value, low_high[1])
+    )
     return Coefficient(middle, min(low, middle), max(high, middle), "fitted", source, n)
 
 
@@ -242,7 +264,9 @@ def _residual(study: Study, name: str, regime: Regime) -> Residual:
     if inherited_rates:
         width = study.widening(regime)
         q05, q95 = q50 - float(np.hypot(q50 - q05, width)), q50 + float(np.hypot(q95 - q50, width))
-    return Residual(0 if inherited_rates else len(errors), *(float(f"{value:.4g}") for value in (q05, q50, q95)))
+    return Residual(
+        0 if inherited_rates else len(errors), *(float(f"{value:.4g}") for value in (q05, q50, q95))
+    )
 
 
 def _evidence(study: Study, name: str) -> Evidence:
@@ -262,12 +286,16 @@ def _evidence(study: Study, name: str) -> Evidence:
     def words(*columns: np.ndarray[tuple[int], np.dtype[np.str_]]) -> set[str]:
         return set(np.concatenate([column.astype(str) for column in columns]).tolist())
 
-    formats = {"none": "bf16", "fp8": "fp8", "nvfp4": "fp4", "mxfp4": "packed", "int4": "packed"}
-    weights = words(gemm["format"], experts["format"]) | {formats[one] for one in words(serving["quantization"])}
+    formats = {"none": "bf16", "fp8": "fp8", "nvfp4": "fp4", "mxfp4": "mxfp4", "int4": "packed"}
+    weights = words(gemm["format"], experts["format"]) | {
+        formats[one] for one in words(serving["quantization"])
+    }
     ranks = {int(one) for one in table("all_reduce", source)["ranks"]} | {
         int(one) for one in serving["tensor_parallel"]
     }
-    families = [family for family, rows in (("dense", gemm), ("experts", experts), ("latent", latent)) if len(rows)]
+    families = [
+        family for family, rows in (("dense", gemm), ("experts", experts), ("latent", latent)) if len(rows)
+    ]
     tables = (gemm, experts, prefill, decode, latent, serving)
     return Evidence(
         step_tokens=span(gemm["tokens"]),
@@ -288,7 +316,8 @@ def report(study: Study, names: Sequence[str]) -> str:
         kernels = study.kernels(name)
         parts = [(table, kernels.fitted[table], kernels.held_out[table]) for table in kernels.fitted]
         parts += [
-            (engine, fitted.result.fitted, fitted.result.held_out) for engine, fitted in study.overheads(name).items()
+            (engine, fitted.result.fitted, fitted.result.held_out)
+            for engine, fitted in study.overheads(name).items()
         ]
         for table, fitted, held_out in parts:
             lines.append(f"{name:<16}{table:<18}{_accuracy(fitted)}  {_accuracy(held_out)}")
@@ -326,10 +355,16 @@ def differences(made: Calibration, shipped: Calibration) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m kvsim.calibrate.fit", description="Fit the shipped calibrations.")
+    parser = argparse.ArgumentParser(
+        prog="python -m kvsim.calibrate.fit", description="Fit the shipped calibrations."
+    )
     parser.add_argument("gpus", nargs="*", metavar="GPU", help="GPU ids; all by default")
-    parser.add_argument("--check", action="store_true", help="compare with the shipped files instead of writing")
-    parser.add_argument("--measurements", type=Path, default=PROFILES / "measurements", help="folder of tables")
+    parser.add_argument(
+        "--check", action="store_true", help="compare with the shipped files instead of writing"
+    )
+    parser.add_argument(
+        "--measurements", type=Path, default=PROFILES / "measurements", help="folder of tables"
+    )
     parser.add_argument("--output", type=Path, default=PROFILES / "calibrations", help="folder to write to")
     options = parser.parse_args(arguments)
 

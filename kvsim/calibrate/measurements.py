@@ -84,7 +84,10 @@ class Measurements:
                 reader = csv.reader(file)
                 header = next(reader)
                 self._tables[name] = Table(
-                    {title: _column(values) for title, values in zip(header, zip(*reader, strict=True), strict=True)}
+                    {
+                        title: _column(values)
+                        for title, values in zip(header, zip(*reader, strict=True), strict=True)
+                    }
                 )
         return self._tables[name]
 

@@ -21,18 +21,20 @@ SMALLEST = 1e-12
 SCALE = 0.1
 """Relative error beyond which a point's pull grows only linearly (soft L1)."""
 
-RESAMPLES = 6
+RESAMPLES = 16
 HELD_OUT = 5
 """Every fifth group is held out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter: where the search starts and its bounds."""
+    """One parameter: where the search starts, its bounds, and how many powers of e it may stray from its start
+    before that costs as much as one point off by ``SCALE`` (infinite: the start does not matter)."""
 
     start: float
     low: float
     high: float
+    leash: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,7 @@ def fit(
     random = np.random.default_rng(len(measured))
     for _ in range(resamples):
         drawn = np.concatenate([members[names[i]] for i in random.integers(len(names), size=len(names))])
-        near = {name: Parameter(best[name], part.low, part.high) for name, part in parameters.items()}
-        for name, value in _minimise(errors, drawn, weights, near).items():
+        for name, value in _minimise(errors, drawn, weights, parameters, best).items():
             samples[name].append(value)
     intervals = {name: interval(best[name], drawn) for name, drawn in samples.items()}
     return Fit(best, intervals, errors(best, train), errors(best, test))
@@ -120,6 +121,7 @@ def _minimise(
     rows: npt.NDArray[np.intp],
     weights: Array,
     parameters: Mapping[str, Parameter],
+    near: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     try:
         from scipy.optimize import least_squares
@@ -127,14 +129,18 @@ def _minimise(
         raise MissingExtraError("scipy", "fit", "fitting a calibration") from None
     low = np.log([max(part.low, SMALLEST) for part in parameters.values()])
     high = np.log([part.high for part in parameters.values()])
-    start = np.clip(np.log([max(part.start, SMALLEST) for part in parameters.values()]), low + 1e-6, high - 1e-6)
+    centre = np.log([max(part.start, SMALLEST) for part in parameters.values()])
+    begin = centre if near is None else np.log([near[name] for name in parameters])
+    leash = np.array([part.leash for part in parameters.values()])
     root = np.sqrt(weights[rows])
 
     def residuals(logs: Array) -> Array:
         values = dict(zip(parameters, np.exp(logs).tolist(), strict=True))
         # soft L1 by hand: its square root is what least squares needs, so that weights scale whole points
         error = errors(values, rows) / SCALE
-        return np.asarray(root * np.sign(error) * np.sqrt(2 * (np.sqrt(1 + error**2) - 1)))
+        pulls = root * np.sign(error) * np.sqrt(2 * (np.sqrt(1 + error**2) - 1))
+        return np.concatenate([pulls, (logs - centre) / leash])
 
-    found = least_squares(residuals, start, bounds=(low, high), xtol=1e-7, ftol=1e-7, max_nfev=200)
+    begin = np.clip(begin, low + 1e-6, high - 1e-6)
+    found = least_squares(residuals, begin, bounds=(low, high), xtol=1e-7, ftol=1e-7, max_nfev=200)
     return dict(zip(parameters, np.exp(found.x).tolist(), strict=True))
