@@ -56,7 +56,7 @@ class Law:
 
     def seconds(self, units: int) -> float:
         """A sum of table entries as seconds."""
-        return units / (1e9 * 2**self.fraction_bits)
+        return units / (1e9 * 2.0**self.fraction_bits)
 
 
 def build_law(

@@ -182,7 +182,7 @@ class Batch:
             "e2e_ns": e2e_ns,
             "estimated_tokens": estimated_tokens,
         }
-        columns = {name: _column(name, values) for name, values in given.items() if values is not None}
+        columns: dict[str, Any] = {name: _column(name, values) for name, values in given.items() if values is not None}
         rows = len(columns["parent"])
         for name, column in columns.items():
             if len(column) != rows:
@@ -307,7 +307,7 @@ class Batch:
                 self.segments.tokens[kept],
             )
         plain = ("prefix", "tool", "priority", "cached_tokens", "ttft_ns", "e2e_ns", "estimated_tokens")
-        columns = {name: getattr(self, name)[rows] for name in plain if getattr(self, name) is not None}
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in plain if getattr(self, name) is not None}
         batch = Batch(
             parent=parent,
             after=after,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 import kvsim
 
 HEAVY = ("numba", "scipy", "plotly", "pandas", "torch")
@@ -35,9 +37,5 @@ def test_every_public_name_is_there():
 
 
 def test_unknown_names_are_attribute_errors():
-    try:
+    with pytest.raises(AttributeError, match="nothing"):
         _ = kvsim.nothing
-    except AttributeError as error:
-        assert "nothing" in str(error)
-    else:
-        raise AssertionError("kvsim.nothing exists")

@@ -108,7 +108,7 @@ def prefill_time(rates: Rates, step: Ints, cached: int, count: int) -> int:
     if count > rates.chunk:
         whole = (count - 1) // rates.chunk
         last = count - whole * rates.chunk
-    time = step[last] + rates.prefill_step + whole * rates.chunk_step
+    time: int = step[last] + rates.prefill_step + whole * rates.chunk_step
     time += rates.full.pair * (count * cached + count * (count + 1) // 2)
     time += rates.full.context * (whole * cached + rates.chunk * (whole * (whole + 1) // 2) + prompt)
     beside = rates.mean_context if rates.mean_context >= 0 else prompt
