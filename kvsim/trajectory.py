@@ -10,7 +10,7 @@ Everything is checked once, here at the door, so that the kernels need no checks
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -213,6 +213,21 @@ class Batch:
             prefix_names=prefix_names if prefix_names is not None else _names(columns.get("prefix"), None),
         )
         return checked(batch, lambda row: (None, None))
+
+    @classmethod
+    def from_trajectories(cls, trajectories: Iterable[Mapping[str, Any]]) -> Batch:
+        """A batch from Python objects: mappings with the keys of the neutral file, one a trajectory.
+
+            Batch.from_trajectories([{"id": "a", "turns": [
+                {"prompt_tokens": 900, "output_tokens": 120},
+                {"parent": 0, "kept_tokens": 1020, "prompt_tokens": 1500, "output_tokens": 80, "pause_s": 2.0},
+            ]}])
+
+        Raises :class:`InputError` naming the trajectory's place in the list, the field and the remedy.
+        """
+        from kvsim.logs.neutral import from_objects
+
+        return from_objects(trajectories)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -149,3 +149,17 @@ def test_builder_rolls_back_to_a_mark():
 
 def test_an_empty_builder_makes_an_empty_batch():
     assert len(Builder().build()) == 0
+
+
+def test_python_objects_make_a_batch():
+    turns = [
+        {"prompt_tokens": 900, "output_tokens": 120},
+        {"parent": 0, "kept_tokens": 1020, "prompt_tokens": 1500, "output_tokens": 80, "pause_s": 0.1},
+    ]
+    batch = Batch.from_trajectories([{"id": "a", "turns": turns}, {"id": "b", "arrival_s": 1.5, "turns": turns}])
+    assert batch.parent.tolist() == [-1, 0, -1, 2]
+    assert batch.pause_ns.tolist() == [0, 10**8, 0, 10**8]
+    assert batch.arrival_ns.tolist() == [0, 0, 1_500_000_000, 0]
+    for broken in ({"prompt_tokens": -1}, {"prompt_tokens": float("nan")}, {"promt_tokens": 1}):
+        with pytest.raises(InputError, match="trajectories:1"):
+            Batch.from_trajectories([{"id": "a", "turns": turns}, {"id": "b", "turns": [{**turns[0], **broken}]}])

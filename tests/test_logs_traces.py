@@ -37,8 +37,9 @@ def test_kept_by_blocks(shared: int, prompt: int, kept: int) -> None:
     assert by_blocks(shared, 64, prompt, 150, 30) == kept
 
 
-def test_a_parent_without_a_full_block_proves_nothing() -> None:
-    assert by_blocks(0, 64, 400, 50, 30) == 0
+def test_a_parent_without_a_full_block_is_taken_to_be_extended() -> None:
+    """All of its full blocks, which are none, are shared: nothing speaks against it."""
+    assert by_blocks(0, 64, 400, 50, 30) == 80
 
 
 def main(t: float, prompt: int, hashes: list[int], **more: Any) -> dict[str, Any]:
