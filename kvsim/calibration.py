@@ -21,8 +21,8 @@ Kind = Literal["fitted", "datasheet", "inherited"]
 Regime = Literal["prefill", "decode"]
 
 WEIGHT_FORMATS = ("bf16", "fp8", "fp4", "packed", "mxfp4")
-"""Packed weights are stored in fewer bits and expanded to 16 before the product (AWQ, GPTQ); so are mxfp4's, which
-only experts have and which have kernels of their own."""
+"""Packed weights are stored in fewer bits and expanded to 16 before the product (AWQ, GPTQ); so are
+mxfp4's, which only experts have and which have kernels of their own."""
 
 KERNEL_FORMATS = {"gemm": WEIGHT_FORMATS[:4], "experts": WEIGHT_FORMATS}
 """The formats that each product kernel has coefficients for."""
@@ -104,6 +104,7 @@ OVERHEADS: Mapping[str, Quantity] = {
     "experts_s": Quantity(
         "s/layer", (0.0, 2e-4), "routing and sorting of tokens in a layer with routed experts"
     ),
+    "ranks_s": Quantity("s/step", (0.0, 5e-3), "keeping ranks in step, for each doubling of their number"),
     "sequence_s": Quantity("s/sequence", (0.0, 2e-4), "the engine's work for each sequence of a step"),
 }
 
@@ -148,9 +149,9 @@ class Evidence:
 class Calibration:
     """All coefficients of the law for one GPU; hashed and compared by identity.
 
-    ``kind`` is "measured" or "inherited"; in the second case ``relative`` names the GPU whose efficiencies were
-    taken over. ``overheads`` maps an engine version to its step, layer and sequence overhead; ``engine`` names
-    the one in force.
+    ``kind`` is "measured" or "inherited"; in the second case ``relative`` names the GPU whose efficiencies
+    were taken over. ``overheads`` maps an engine version to its step, layer and sequence overhead;
+    ``engine`` names the one in force.
     """
 
     gpu: str

@@ -7,6 +7,7 @@ measurements.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log2
 
 import numpy as np
 
@@ -22,7 +23,8 @@ GROUPS = ("full", "window")
 class Storage:
     """How a deployment keeps its numbers: the format of its weights ("bf16" unquantised, else as
     ``kvsim._weights`` names it), bytes of a weight, and the arithmetic that multiplies it ("dtype", "fp8",
-    "int8", "fp4"); whether the format covers all products or the routed experts only; bytes of a cached element.
+    "int8", "fp4"); whether the format covers all products or the routed experts only; bytes of a cached
+    element.
     """
 
     weights: str = "bf16"
@@ -65,6 +67,7 @@ class Costs:
         routed = self.architecture.experts(self.tensor_parallel)
         overhead = values["step_s"] + layers * values["layer_s"]
         overhead += routed.layers * values["experts_s"] if routed else 0.0
+        overhead += log2(self.tensor_parallel) * values["ranks_s"]
         return {
             "linear": self._linear_s(tokens),
             "experts": self._experts_s(tokens),

@@ -1,9 +1,10 @@
 """How long one kernel takes: the physical forms of the law, in seconds, over arrays of counts.
 
 Every form is a roofline: arithmetic and memory traffic overlap (``hypot`` is their smooth maximum). What it
-takes to start and drain kernels depends on how the engine launches them (the tables time single launches, the
-engine replays CUDA graphs), so it is part of the engine's overhead of a layer, not of these forms. The same functions price a model (``law.py``) and fit the
-coefficients (``calibrate/``), so that what is fitted is what is used.
+takes to start and drain kernels depends on how the engine launches them (the tables time single launches,
+the engine replays CUDA graphs), so it is part of the engine's overhead of a layer, not of these forms. The
+same functions price a model (``law.py``) and fit the coefficients (``calibrate/``), so that what is fitted
+is what is used.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Rates of a matrix-product kernel: operations/s, bytes/s, bytes per weight, rows computed in vain a tile."""
+    """Rates of a matrix-product kernel: operations/s, bytes/s, bytes per weight, rows computed in vain a
+    tile."""
 
     compute: float
     memory: float

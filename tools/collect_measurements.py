@@ -314,8 +314,8 @@ MODELS = {
     "QuantTrio/Qwen3-Coder-480B-A35B-Instruct-AWQ": "Qwen/Qwen3-Coder-480B-A35B-Instruct",
     "nvidia/Kimi-K2.5-NVFP4": "moonshotai/Kimi-K2.5",
 }
-"""Models of other names whose shapes equal those of a shipped architecture (vocabularies within 1 %). Llama 405B FP8
-is not among them: its attention is not quantised."""
+"""Models of other names whose shapes equal those of a shipped architecture (vocabularies within 1 %). Llama
+405B FP8 is not among them: its attention is not quantised."""
 
 QUANTIZATIONS = {
     "": "none", "fp16": "none", "bf16": "none", "bfloat16": "none", "fp16/bf16": "none", "bf16 (vLLM default)": "none",
@@ -328,13 +328,15 @@ ASSUMED_INPUT = {"chat": 250, "code": 180, "lm-arena-chat": 150, "gpqa": 250, "s
 
 
 UNSTEADY = 1.3
-"""Where the 90 % quantile of the time between tokens exceeds so many medians, the engine waits for its host: on
-ML.ENERGY's single B200s an 8B model takes longer than a 32B one, while the H100 rows have ratios below 1.2."""
+"""Where the 90 % quantile of the time between tokens exceeds so many medians, the engine waits for its
+host: on ML.ENERGY's single B200s an 8B model takes longer than a 32B one, while the H100 rows have ratios
+below 1.2."""
 
 
 def serving(folder: Path, known: set[str], out: Tables) -> None:
-    """Serving points as (model, load) -> seconds. ``measure``: "batch" whole static batch from submission to last
-    token; "itl" median time between tokens; "tpot" mean time per output token of requests under load."""
+    """Serving points as (model, load) -> seconds. ``measure``: "batch" whole static batch from submission
+    to last token; "itl" median time between tokens; "tpot" mean time per output token of requests under
+    load."""
     dropped: Counter[str] = Counter()
     readers = {
         "argonne_llm_inference_bench": static_batch, "qwen_speed_benchmark": static_batch, "mlenergy_v3": energy,

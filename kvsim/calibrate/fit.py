@@ -30,7 +30,7 @@ from ..calibration import (
 from ..hardware import Gpu, gpu, gpus
 from ..law import device_of
 from .kernels import Findings, kernel_findings
-from .measurements import Measurements, Table
+from .measurements import Column, Measurements, Table
 from .relatives import TRANSFERS, chain
 from .render import to_toml
 from .robust import Accuracy, Array
@@ -116,7 +116,8 @@ class Study:
         return self._overheads[name]
 
     def near(self, name: str, engine: str) -> Mapping[str, float]:
-        """The overheads that a GPU's fit is held near: the best measured GPU's, whose own are held near typical ones."""
+        """The overheads that a GPU's fit is held near: the best measured GPU's, whose own are held near
+        typical ones."""
         donor = {} if name == OVERHEAD_DONOR else self.overheads(OVERHEAD_DONOR)
         if engine not in donor:
             return TYPICAL
@@ -169,8 +170,7 @@ def widened(name: str, part: Coefficient, width: float) -> Coefficient:
 
 def calibrate(study: Study, name: str) -> Calibration:
     """The calibration of one GPU from everything that bears on it."""
-    card, kernels, serving = gpu(name), study.kernels(name), study.overheads(name)
-    relative = chain(name)[0] if name not in LAST_RESORTS else ""
+    kernels, serving = study.kernels(name), study.overheads(name)
     measured = bool(kernels.coefficients or serving)
     coefficients = study.coefficients(name)
     overheads, note = _overheads(study, name)
@@ -180,7 +180,7 @@ def calibrate(study: Study, name: str) -> Calibration:
     return Calibration(
         gpu=name,
         kind="measured" if measured else "inherited",
-        relative="" if kernels.coefficients and serving else relative,
+        relative=next((one for one in chain(name) if one != name), "") if not measured else "",
         date=DATE,
         engine=ENGINE,
         note=note,
@@ -195,10 +195,6 @@ def calibrate(study: Study, name: str) -> Calibration:
             for engine, table in overheads.items()
         },
     )
-
-
-LAST_RESORTS = ("h100-sxm",)
-"""GPUs that have evidence of every kind."""
 
 
 def _overheads(study: Study, name: str) -> tuple[dict[str, dict[str, Coefficient]], str]:
@@ -249,8 +245,8 @@ def _scaled(coefficients: Mapping[str, Coefficient], fitted: ServingFit) -> dict
 
 
 def _residual(study: Study, name: str, regime: Regime) -> Residual:
-    """Quantiles of log(measured / predicted): of held-out serving points for decoding, of held-out kernels for
-    prefill; without any, those of the measured GPUs, widened by what inheriting costs."""
+    """Quantiles of log(measured / predicted): of held-out serving points for decoding, of held-out kernels
+    for prefill; without any, those of the measured GPUs, widened by what inheriting costs."""
     own = study.kernels(name).regimes[regime]
     if regime == "decode":
         points = [fitted.result.held_out for fitted in study.overheads(name).values()]
@@ -270,43 +266,41 @@ def _residual(study: Study, name: str, regime: Regime) -> Residual:
 
 
 def _evidence(study: Study, name: str) -> Evidence:
-    """The ranges and kinds of a GPU's own evidence; its stand-in's where it has none."""
-    source = name
-    if not study.kernels(name).coefficients and not len(study.serving(name)):
-        source = next(one for one in chain(name) if study.kernels(one).coefficients)
-    table = study.measurements.table
-    gemm, experts = table("gemm", source), table("experts", source)
-    prefill, decode = table("prefill_attention", source), table("decode_attention", source)
-    serving, latent = study.serving(source), table("latent_decode", source)
+    """The ranges and kinds of what a GPU's coefficients rest on, each table its own or its nearest
+    stand-in's."""
 
-    def span(*columns: Array) -> tuple[int, int]:
-        together = np.concatenate([column for column in columns if len(column)] or [np.zeros(1)])
-        return int(together.min()), int(together.max())
+    def rows(table: str) -> Table:
+        found = (study.measurements.table(table, one) for one in (name, *chain(name)))
+        return next(part for part in found if len(part))
 
-    def words(*columns: np.ndarray[tuple[int], np.dtype[np.str_]]) -> set[str]:
-        return set(np.concatenate([column.astype(str) for column in columns]).tolist())
-
+    gemm, experts, latent = rows("gemm"), rows("experts"), rows("latent_decode")
+    prefill, decode, serving = rows("prefill_attention"), rows("decode_attention"), study.serving(name)
     formats = {"none": "bf16", "fp8": "fp8", "nvfp4": "fp4", "mxfp4": "mxfp4", "int4": "packed"}
-    weights = words(gemm["format"], experts["format"]) | {
-        formats[one] for one in words(serving["quantization"])
+    weights = _words(gemm["format"], experts["format"]) | {
+        formats[one] for one in _words(serving["quantization"])
     }
-    ranks = {int(one) for one in table("all_reduce", source)["ranks"]} | {
-        int(one) for one in serving["tensor_parallel"]
-    }
-    families = [
-        family for family, rows in (("dense", gemm), ("experts", experts), ("latent", latent)) if len(rows)
-    ]
+    ranks = {int(one) for one in np.concatenate([rows("all_reduce")["ranks"], serving["tensor_parallel"]])}
+    caches = _words(prefill["cache"], decode["cache"])
     tables = (gemm, experts, prefill, decode, latent, serving)
     return Evidence(
-        step_tokens=span(gemm["tokens"]),
-        sequences=span(decode["sequences"], serving["concurrency"]),
-        context_tokens=span(decode["context"], prefill["new"] + prefill["cached"], serving["prompt_tokens"]),
+        step_tokens=_span(gemm["tokens"]),
+        sequences=_span(decode["sequences"], serving["concurrency"]),
+        context_tokens=_span(decode["context"], prefill["new"] + prefill["cached"], serving["prompt_tokens"]),
         tensor_parallel=(1, *(one for one in TENSOR_PARALLEL if one in ranks)),
         weight_formats=tuple(one for one in WEIGHT_FORMATS if one in weights),
-        cache_formats=tuple(one for one in CACHE_FORMATS if one in words(prefill["cache"], decode["cache"])),
-        families=tuple(families or ["dense"]),
-        sources=tuple(sorted(words(*(rows["source"] for rows in tables if len(rows))))),
+        cache_formats=tuple(one for one in CACHE_FORMATS if one in caches),
+        families=("dense", "experts", "latent"),
+        sources=tuple(sorted(_words(*(part["source"] for part in tables)))),
     )
+
+
+def _span(*columns: Column) -> tuple[int, int]:
+    together = np.concatenate([column.astype(float) for column in columns])
+    return max(1, int(together.min())), int(together.max())
+
+
+def _words(*columns: Column) -> set[str]:
+    return {str(word) for column in columns for word in column.tolist()}
 
 
 def report(study: Study, names: Sequence[str]) -> str:

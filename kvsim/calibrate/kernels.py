@@ -1,7 +1,7 @@
 """Kernel coefficients of one GPU from its kernel tables, one function a table.
 
-Each returns the coefficients it could fit and the errors of what it predicts; a table without rows for the GPU
-gives nothing. The forms are those of ``kvsim.terms``.
+Each returns the coefficients it could fit and the errors of what it predicts; a table without rows for the
+GPU gives nothing. The forms are those of ``kvsim.terms``.
 """
 
 from __future__ import annotations
@@ -276,7 +276,8 @@ def _prefill(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
 
 
 def _mixed(gpu: Gpu, table: Table, found: Findings) -> None:
-    """Attention of steps that prefill a chunk over a cached prefix and decode beside it: never fitted, all held out."""
+    """Attention of steps that prefill a chunk over a cached prefix and decode beside it: never fitted, all
+    held out."""
     if not len(table):
         return
     names = {
@@ -302,8 +303,8 @@ def _mixed(gpu: Gpu, table: Table, found: Findings) -> None:
 
 
 def _latent(gpu: Gpu, table: Table, found: Findings) -> None:
-    """Arithmetic of latent attention, from the growth of its time with context where all heads are on one rank
-    (the tables time a whole module, whose products do not grow with context)."""
+    """Arithmetic of latent attention, from the growth of its time with context where all heads are on one
+    rank (the tables time a whole module, whose products do not grow with context)."""
     slopes = []
     for _, rows in table.where((table["heads"] == 128) & (table["sequences"] >= 16)).split("sequences"):
         order = np.argsort(rows["context"], kind="stable")
