@@ -177,6 +177,12 @@ def resolve(
         raise DoesNotFitError(_does_not_fit(architecture, gpu, tp, memory, -spare(tp), spare))
     kv_bytes = config.kv_cache_memory_bytes or memory.kv_bytes
     blocks = config.num_gpu_blocks_override or kv_bytes // block_bytes(tp)
+    if blocks < 2:
+        raise InputError(
+            f"{kv_bytes} bytes hold less than two blocks, one of which is the null block",
+            remedy=f"Give at least {2 * block_bytes(tp)}.",
+            field="kv_cache_memory_bytes",
+        )
     stored = architecture.weight_format(config.quantization)
     return Engine(
         tensor_parallel_size=tp,

@@ -119,7 +119,7 @@ def gpu(name: str | Path) -> Gpu:
     if isinstance(name, Path) or _profiles.looks_like_path(name, ".toml"):
         path = Path(name).expanduser()
         return _read(_profiles.parse_toml(_profiles.read_text(path), file=str(path)), file=str(path))
-    return _shipped()[_names().resolve(name)]
+    return _shipped()[_names().resolve(str(name))]
 
 
 def gpus() -> list[str]:
@@ -128,14 +128,23 @@ def gpus() -> list[str]:
 
 
 @cache
+def _tables() -> Mapping[str, Mapping[str, Any]]:
+    """The shipped files' tables by file name without .toml."""
+    texts = _profiles.shipped("gpus")
+    return {stem: _profiles.parse_toml(text, file=f"gpus/{stem}.toml") for stem, text in texts.items()}
+
+
+@cache
 def _shipped() -> Mapping[str, Gpu]:
     found = {}
-    for stem, text in _profiles.shipped("gpus").items():
-        file = f"gpus/{stem}.toml"
-        card = _read(_profiles.parse_toml(text, file=file), file=file)
+    for stem, table in _tables().items():
+        card = _read(table, file=f"gpus/{stem}.toml")
         if card.id != stem:
             raise InputError(
-                f"{card.id!r} is not the file's name", remedy="Rename one.", file=file, field="id"
+                f"{card.id!r} is not the file's name",
+                remedy="Rename one.",
+                file=f"gpus/{stem}.toml",
+                field="id",
             )
         found[card.id] = card
     return found
@@ -143,10 +152,9 @@ def _shipped() -> Mapping[str, Gpu]:
 
 @cache
 def _names() -> _profiles.Names:
-    aliases = {card.id: {card.name} for card in _shipped().values()}
-    for stem, text in _profiles.shipped("gpus").items():
-        aliases[stem] |= set(_profiles.parse_toml(text, file=f"gpus/{stem}.toml").get("aliases", ()))
-    return _profiles.Names("GPU", aliases)
+    return _profiles.Names(
+        "GPU", {stem: (table["name"], *table.get("aliases", ())) for stem, table in _tables().items()}
+    )
 
 
 def _read(table: Mapping[str, Any], *, file: str) -> Gpu:

@@ -7,7 +7,7 @@ import math
 import re
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -25,19 +25,14 @@ def engine(model: str, card: str, **arguments: Any) -> Engine:
 
 def replay(row: dict[str, str]) -> Engine:
     """The engine of a logged run."""
-    integers = (
-        "max_num_batched_tokens",
-        "max_num_seqs",
-        "max_model_len",
-        "block_size",
-        "tensor_parallel_size",
-    )
+    names = ("max_num_batched_tokens", "max_num_seqs", "max_model_len", "block_size", "tensor_parallel_size")
+    integers: dict[str, Any] = {name: int(row[name]) for name in names if row[name]}
     config = EngineConfig(
         gpu_memory_utilization=float(row["gpu_memory_utilization"]),
         quantization=row["quantization"] or None,
-        **{name: int(row[name]) for name in integers if row[name]},
+        **integers,
     )
-    sampler = "sort" if row["sampler"] == "sort" else "flashinfer"
+    sampler: Literal["sort", "flashinfer"] = "sort" if row["sampler"] == "sort" else "flashinfer"
     return resolve(config, Architecture.load(row["model"]), gpu(row["gpu"]), sampler=sampler)
 
 
@@ -137,6 +132,12 @@ def test_cards_without_bfloat16() -> None:
 def test_overrides() -> None:
     assert engine("Llama-3.1-8B", "h100-sxm", num_gpu_blocks_override=100).kv_capacity_tokens == 1600
     assert engine("Llama-3.1-8B", "h100-sxm", kv_cache_memory_bytes=2**30).num_gpu_blocks == 512
+
+
+def test_a_cache_of_less_than_two_blocks_is_refused() -> None:
+    with pytest.raises(InputError, match="less than two blocks") as caught:
+        engine("Llama-3.1-8B", "h100-sxm", kv_cache_memory_bytes=2**20)
+    assert caught.value.field == "kv_cache_memory_bytes"
 
 
 def test_a_context_above_the_capacity_is_no_error() -> None:
