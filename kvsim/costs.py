@@ -109,7 +109,7 @@ class Costs:
         )
 
     def context_s(self, group: str) -> float:
-        """Seconds of each context token that a prefill chunk reads, over a group's layers: the walk of a tile,
+        """Seconds of each context token that a prefill chunk reads, over a group's layers: walking a tile,
         reading the cache, and expanding latents (MLA)."""
         rates = self.rates.attention(self.storage.cache_format)
         _, product = self.product("gemm", quantized=False)

@@ -63,7 +63,7 @@ class Product:
     ) -> Array:
         """Seconds of one layer's fused routed experts (gate, up, down).
 
-        Experts touched: the expectation under even routing. Each touched expert computes ``tile`` rows in vain.
+        Experts touched: expected under even routing. Each touched expert computes ``tile`` rows in vain.
         """
         touched = experts_touched(tokens, count, per_token)
         weights = 3 * hidden * intermediate
@@ -109,7 +109,7 @@ class AttentionRates:
         dims: float | Array,
         token_bytes: float | Array,
     ) -> Array:
-        """Seconds per context token read while ``sequences`` decode: its bytes, slower where few readers share
+        """Seconds per context token read while ``sequences`` decode: its bytes, slower if few readers share
         the work, or its arithmetic."""
         reading = token_bytes / self.decode_memory * (1 + self.spread / (sequences * kv_heads))
         return np.asarray(np.maximum(reading, 2 * heads * dims / self.decode_compute))

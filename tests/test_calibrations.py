@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from kvsim.calibrate.render import to_toml
 from kvsim.calibration import OVERHEADS, QUANTITIES, load_calibration, parse_calibration, shipped_calibration
@@ -60,7 +60,11 @@ def test_values_hold_coefficients_and_the_overheads_in_force() -> None:
         ('gpu = "h100-sxm"', 'gpu = "h100-sxm"\ncolour = "green"', "colour"),
         ('date = "2026-11-22"\n', "", "date"),
         ('unit = "of dense peak"', 'unit = "percent"', "coefficients.gemm_bf16_compute"),
-        ("[coefficients]\ngemm_bf16_compute = { value = ", "[coefficients]\ngemm_bf16_compute = { value = 7", "gemm_bf16"),
+        (
+            "[coefficients]\ngemm_bf16_compute = { value = ",
+            "[coefficients]\ngemm_bf16_compute = { value = 7",
+            "gemm_bf16",
+        ),
         ('kind = "fitted"', 'kind = "guessed"', "kind"),
         ('engine = "vllm-1"', 'engine = "vllm-9"', "engine"),
     ],

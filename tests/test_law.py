@@ -26,10 +26,14 @@ def made(model: str = LLAMA, card: str = "h100-sxm", **arguments: object) -> tup
     architecture, device = Architecture.load(model), gpu(card)
     config = EngineConfig(**{"max_model_len": 32768, **arguments})  # type: ignore[arg-type]
     engine, calibration = resolve(config, architecture, device), shipped_calibration(card)
-    return build_law(architecture, engine, device, calibration), costs_of(architecture, engine, device, calibration)
+    return build_law(architecture, engine, device, calibration), costs_of(
+        architecture, engine, device, calibration
+    )
 
 
-def step(model: str = LLAMA, card: str = "h100-sxm", engine: EngineConfig | None = None, **counts: list[int]) -> StepTime:
+def step(
+    model: str = LLAMA, card: str = "h100-sxm", engine: EngineConfig | None = None, **counts: list[int]
+) -> StepTime:
     return step_time(model=model, gpu=card, engine=engine, **counts)  # type: ignore[arg-type]
 
 
@@ -46,7 +50,9 @@ def test_experts_touched() -> None:
     assert experts_touched(np.array([5.0]), 8, 8) == pytest.approx([8])  # every token uses every expert
 
 
-@pytest.mark.parametrize("model", [LLAMA, GEMMA, "Qwen/Qwen3-30B-A3B", "openai/gpt-oss-20b", "Qwen/Qwen3.5-27B"])
+@pytest.mark.parametrize(
+    "model", [LLAMA, GEMMA, "Qwen/Qwen3-30B-A3B", "openai/gpt-oss-20b", "Qwen/Qwen3.5-27B"]
+)
 def test_the_tables_are_the_costs_rounded(model: str) -> None:
     law, costs = made(model)
     unit = 1e9 * 2**law.fraction_bits
@@ -70,7 +76,9 @@ def test_a_step_never_gets_faster_with_more_in_it() -> None:
         assert (np.diff(law.step) >= 0).all()
         assert (np.diff(law.sequences) > 0).all()
         counts = np.arange(len(law.full.decode))
-        assert (np.diff(law.full.decode * counts) >= 0).all()  # one more sequence never makes the batch cheaper
+        assert (
+            np.diff(law.full.decode * counts) >= 0
+        ).all()  # one more sequence never makes the batch cheaper
 
 
 @pytest.mark.parametrize("model", [LLAMA, "Qwen/Qwen2.5-0.5B-Instruct", "deepseek-ai/DeepSeek-V3"])
@@ -152,12 +160,19 @@ def test_quantisation_tensor_parallelism_and_cache_format_matter() -> None:
     big = "Qwen/Qwen3-32B"
     base = EngineConfig(max_model_len=8192)
     plain = step(big, "h100-sxm", base, decode_context=[4096] * 8).seconds
-    assert step(big, "h100-sxm", replace(base, quantization="fp8"), decode_context=[4096] * 8).seconds < 0.75 * plain
-    assert step(big, "h100-sxm", replace(base, tensor_parallel_size=2), decode_context=[4096] * 8).seconds < 0.8 * plain
+    assert (
+        step(big, "h100-sxm", replace(base, quantization="fp8"), decode_context=[4096] * 8).seconds
+        < 0.75 * plain
+    )
+    assert (
+        step(big, "h100-sxm", replace(base, tensor_parallel_size=2), decode_context=[4096] * 8).seconds
+        < 0.8 * plain
+    )
     narrow = step(big, "h100-sxm", replace(base, kv_cache_dtype="fp8"), decode_context=[4096] * 8)
-    assert narrow.terms["decode_attention"] < 0.8 * step(big, "h100-sxm", base, decode_context=[4096] * 8).terms[
-        "decode_attention"
-    ]
+    assert (
+        narrow.terms["decode_attention"]
+        < 0.8 * step(big, "h100-sxm", base, decode_context=[4096] * 8).terms["decode_attention"]
+    )
 
 
 def test_what_lies_outside_the_evidence_is_said() -> None:

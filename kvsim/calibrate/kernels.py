@@ -37,7 +37,7 @@ memory: in an engine every layer's are different. Such rows are left out unless 
 STARTS = {"compute": 0.5, "memory": 0.8, "tile": 8.0}
 
 FLOOR = Parameter(5e-6, 0.0, 2e-4)
-"""Starting and draining one kernel as the tables launched it: fitted along, not kept (see ``kvsim.terms``)."""
+"""Starting and draining one kernel as the tables launched it: fitted along, not kept (see kvsim.terms)."""
 
 
 @dataclass

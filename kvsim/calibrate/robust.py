@@ -85,8 +85,8 @@ def fit(
     """Fit ``model(values, rows)`` to ``measured[rows]`` by log error.
 
     Whole groups are held out and resampled, so that neither the held-out error nor an interval profits from
-    near copies of a row. Every fifth group is held out; or, to ``cross_validate`` few points, each fifth of the
-    groups in turn, and the values come from all. ``weights`` count a row's squared error.
+    near copies of a row. Every fifth group is held out; or, to ``cross_validate`` few points, each fifth of
+    the groups in turn, and the values come from all. ``weights`` count a row's squared error.
     """
     everything = np.arange(len(measured))
     weights = np.ones(len(measured)) if weights is None else weights

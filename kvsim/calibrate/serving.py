@@ -155,7 +155,7 @@ def fits_in_memory(table: Table, memory_bytes: float) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True, slots=True)
 class ServingFit:
-    """Overheads of one engine generation on one GPU, and the scales of inherited rates (empty for own ones)."""
+    """Overheads of one engine generation on one GPU, and the scales of inherited rates, if any."""
 
     engine: str
     result: Fit
@@ -198,7 +198,9 @@ def fit_overheads(
 
     count = {name: (models == name).sum() for name in set(models.tolist())}
     weights = np.array([1 / np.sqrt(count[name]) for name in models.tolist()])
-    result = fit(model, table["seconds"], models, parameters, weights=weights / weights.mean(), cross_validate=True)
+    result = fit(
+        model, table["seconds"], models, parameters, weights=weights / weights.mean(), cross_validate=True
+    )
     return ServingFit(engine, result, len(table))
 
 
