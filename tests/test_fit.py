@@ -1,4 +1,4 @@
-"""The fitting machinery on made-up measurements whose truth is known, and on the shipped ones where it is quick."""
+"""The fitting machinery on made-up measurements whose truth is known, and on the shipped ones."""
 
 from __future__ import annotations
 
