@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kvsim.calibration import load_calibration
     from kvsim.engine import EngineConfig
     from kvsim.errors import InputError, KvsimError
-    from kvsim.estimate import Estimate, estimate
+    from kvsim.estimation import Estimate, estimate
     from kvsim.hardware import gpus
     from kvsim.load import Load
     from kvsim.logs import read
@@ -26,11 +26,11 @@ __version__ = "0.1.0"
 _HOME = {
     "Batch": "trajectory",
     "EngineConfig": "engine",
-    "Estimate": "estimate",
+    "Estimate": "estimation",
     "InputError": "errors",
     "KvsimError": "errors",
     "Load": "load",
-    "estimate": "estimate",
+    "estimate": "estimation",
     "gpus": "hardware",
     "load_calibration": "calibration",
     "models": "architecture",

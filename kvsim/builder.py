@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -189,7 +189,9 @@ class Builder:
 
     def build(self, *, report: ReadReport | None = None) -> Batch:
         """The batch; raises :class:`InputError` naming file and line where turns do not fit together."""
-        columns = {name: np.frombuffer(column, np.int64) for name, column in self._columns.items() if column}
+        columns: dict[str, Any] = {
+            name: np.frombuffer(column, np.int64) for name, column in self._columns.items() if column
+        }
         if not columns:
             columns = {name: np.zeros(0, np.int64) for name in self._columns}
         rows = self.rows

@@ -21,8 +21,8 @@ Kind = Literal["fitted", "datasheet", "inherited"]
 Regime = Literal["prefill", "decode"]
 
 WEIGHT_FORMATS = ("bf16", "fp8", "fp4", "packed", "mxfp4")
-"""Packed weights are stored in fewer bits and expanded to 16 before the product (AWQ, GPTQ); so are mxfp4's, which
-only experts have and which have kernels of their own."""
+"""Packed weights are stored in fewer bits and expanded to 16 before the product (AWQ, GPTQ); so are
+mxfp4's, which only experts have and which have kernels of their own."""
 
 KERNEL_FORMATS = {"gemm": WEIGHT_FORMATS[:4], "experts": WEIGHT_FORMATS}
 """The formats that each product kernel has coefficients for."""
@@ -74,9 +74,7 @@ def _quantities() -> dict[str, Quantity]:
     out["prefill_tile_rows"] = Quantity(
         "query rows", (0.0, 512.0), "rows of the tile with which one multiprocessor walks a chunk's context"
     )
-    out["decode_sequence_s"] = Quantity(
-        "s/sequence/layer", (0.0, 1e-6), "a decoding sequence's own part of attention"
-    )
+    out["decode_sequence_s"] = Quantity("s/sequence/layer", (0.0, 1e-6), "a decoding sequence's own part of attention")
     out["decode_latent_compute"] = Quantity(
         "of dense bf16 peak",
         efficiency,
@@ -101,9 +99,8 @@ QUANTITIES: Mapping[str, Quantity] = _quantities()
 OVERHEADS: Mapping[str, Quantity] = {
     "step_s": Quantity("s/step", (0.0, 2e-2), "scheduling, input preparation, output of a step"),
     "layer_s": Quantity("s/layer", (0.0, 2e-4), "start and end of a layer's kernels, gaps between them"),
-    "experts_s": Quantity(
-        "s/layer", (0.0, 2e-4), "routing and sorting of tokens in a layer with routed experts"
-    ),
+    "experts_s": Quantity("s/layer", (0.0, 2e-4), "routing and sorting of tokens in a layer with routed experts"),
+    "ranks_s": Quantity("s/step", (0.0, 5e-3), "keeping ranks in step, for each doubling of their number"),
     "sequence_s": Quantity("s/sequence", (0.0, 2e-4), "the engine's work for each sequence of a step"),
 }
 
@@ -148,9 +145,9 @@ class Evidence:
 class Calibration:
     """All coefficients of the law for one GPU; hashed and compared by identity.
 
-    ``kind`` is "measured" or "inherited"; in the second case ``relative`` names the GPU whose efficiencies were
-    taken over. ``overheads`` maps an engine version to its step, layer and sequence overhead; ``engine`` names
-    the one in force.
+    ``kind`` is "measured" or "inherited"; in the second case ``relative`` names the GPU whose efficiencies
+    were taken over. ``overheads`` maps an engine version to its step, layer and sequence overhead;
+    ``engine`` names the one in force.
     """
 
     gpu: str
@@ -185,9 +182,7 @@ def shipped_calibration(gpu: str) -> Calibration:
     """The calibration that ships for a GPU id; UnknownNameError if none does."""
     texts = shipped("calibrations")
     if gpu not in texts:
-        raise UnknownNameError(
-            "calibration", gpu, texts, remedy="Give your own file with load_calibration(path)."
-        )
+        raise UnknownNameError("calibration", gpu, texts, remedy="Give your own file with load_calibration(path).")
     return parse_calibration(texts[gpu], f"calibrations/{gpu}.toml")
 
 
@@ -269,14 +264,10 @@ class _Reader:
             raise self.error("quantiles are not in order", field)
         return Residual(self.count(data["n"], f"{field}.n"), q05, q50, q95)
 
-    def coefficients(
-        self, value: object, quantities: Mapping[str, Quantity], field: str
-    ) -> dict[str, Coefficient]:
+    def coefficients(self, value: object, quantities: Mapping[str, Quantity], field: str) -> dict[str, Coefficient]:
         data = self.table(value, field)
         self.names(data, quantities, field)
-        return {
-            name: self.coefficient(data[name], quantities[name], f"{field}.{name}") for name in quantities
-        }
+        return {name: self.coefficient(data[name], quantities[name], f"{field}.{name}") for name in quantities}
 
     def coefficient(self, value: object, quantity: Quantity, field: str) -> Coefficient:
         data = self.table(value, field)

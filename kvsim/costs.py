@@ -7,6 +7,7 @@ measurements.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log2
 
 import numpy as np
 
@@ -22,7 +23,8 @@ GROUPS = ("full", "window")
 class Storage:
     """How a deployment keeps its numbers: the format of its weights ("bf16" unquantised, else as
     ``kvsim._weights`` names it), bytes of a weight, and the arithmetic that multiplies it ("dtype", "fp8",
-    "int8", "fp4"); whether the format covers all products or the routed experts only; bytes of a cached element.
+    "int8", "fp4"); whether the format covers all products or the routed experts only; bytes of a cached
+    element.
     """
 
     weights: str = "bf16"
@@ -65,6 +67,7 @@ class Costs:
         routed = self.architecture.experts(self.tensor_parallel)
         overhead = values["step_s"] + layers * values["layer_s"]
         overhead += routed.layers * values["experts_s"] if routed else 0.0
+        overhead += log2(self.tensor_parallel) * values["ranks_s"]
         return {
             "linear": self._linear_s(tokens),
             "experts": self._experts_s(tokens),
@@ -85,9 +88,7 @@ class Costs:
         logits = sequences * (head.vocabulary * tp * LOGIT_BYTES)
         gather = self.rates.all_reduce_s(sequences * (head.vocabulary * ACTIVATION_BYTES), tp)
         state = sequences * (2 * self.architecture.recurrent_state_bytes(tp))
-        own = (
-            values["sequence_s"] + sum(group.layers for group in self._groups()) * values["decode_sequence_s"]
-        )
+        own = values["sequence_s"] + sum(group.layers for group in self._groups()) * values["decode_sequence_s"]
         return {
             "head": product.dense_s(sequences, head.vocabulary, head.hidden) + gather,
             "sampler": self.rates.move_s(values["sampler_passes"] * logits),
@@ -106,7 +107,7 @@ class Costs:
         )
 
     def context_s(self, group: str) -> float:
-        """Seconds of each context token that a prefill chunk reads, over a group's layers: the walk of a tile,
+        """Seconds of each context token that a prefill chunk reads, over a group's layers: walking a tile,
         reading the cache, and expanding latents (MLA)."""
         rates = self.rates.attention(self.storage.cache_format)
         _, product = self.product("gemm", quantized=False)

@@ -1,5 +1,5 @@
-"""The time of one engine step, for people: from the same integer tables that the backends use, with an interval
-and a list of what lies outside the evidence."""
+"""The time of one engine step, for people: from the same integer tables that the backends use, with an
+interval and a list of what lies outside the evidence."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .law import AttentionTable, Law, build_law, costs_of
 class StepTime:
     """Seconds of a step, its 90 % interval, its parts and what is extrapolated.
 
-    ``terms`` sum to ``seconds``: "layers" (products, experts, all-reduce, fixed overheads), "sequences" (head,
-    sampler, a sequence's own work), "prefill_attention", "decode_attention". ``extrapolated`` holds one sentence
-    for each way in which the step lies outside what the calibration rests on.
+    ``terms`` sum to ``seconds``: "layers" (products, experts, all-reduce, fixed overheads), "sequences"
+    (head, sampler, a sequence's own work), "prefill_attention", "decode_attention". ``extrapolated`` holds
+    one sentence for each way in which the step lies outside what the calibration rests on.
     """
 
     seconds: float
@@ -44,11 +44,13 @@ def step_time(
     decode_context: Sequence[int] = (),
     calibration: Calibration | None = None,
 ) -> StepTime:
-    """Time of one step that computes chunks of ``prefill_new`` tokens over ``prefill_cached`` ones already in
-    the KV cache and decodes one token for each ``decode_context`` (tokens in the cache, the new one included).
+    """Time of one step that computes chunks of ``prefill_new`` tokens over ``prefill_cached`` ones already
+    in the KV cache and decodes one token for each ``decode_context`` (tokens in the cache, the new one
+    included).
 
-    The interval spans the 5 % to 95 % quantile of measured over predicted on held-out points. Raises InputError
-    for an empty step, lists that do not match, counts out of range or a step beyond the engine's limits.
+    The interval spans the 5 % to 95 % quantile of measured over predicted on held-out points. Raises
+    InputError for an empty step, lists that do not match, counts out of range or a step beyond the engine's
+    limits.
     """
     architecture = model if isinstance(model, Architecture) else Architecture.load(model)
     card = gpu if isinstance(gpu, Gpu) else find_gpu(gpu)
@@ -91,8 +93,6 @@ def extrapolated(
 ) -> tuple[str, ...]:
     """One sentence for each way in which a step or a deployment lies outside a calibration's evidence."""
     evidence, found = calibration.evidence, []
-    if calibration.kind == "inherited":
-        found.append(f"{gpu.id} was never measured: efficiencies are those of {calibration.relative}.")
     for what, value, (_, most) in (
         ("tokens in a step", step_tokens, evidence.step_tokens),
         ("sequences in a step", sequences, evidence.sequences),
@@ -103,18 +103,34 @@ def extrapolated(
     if engine.tensor_parallel_size not in evidence.tensor_parallel:
         known = ", ".join(map(str, evidence.tensor_parallel))
         found.append(f"tensor_parallel_size {engine.tensor_parallel_size}: measured with {known}.")
-    found += _formats(costs_of(architecture, engine, gpu, calibration), evidence)
+    found += _formats(costs_of(architecture, engine, gpu, calibration), calibration)
     found += _families(architecture, evidence)
     return tuple(found)
 
 
-def _formats(costs: Costs, evidence: Evidence) -> list[str]:
-    used = {costs.product("gemm")[0]}
+def _formats(costs: Costs, calibration: Calibration) -> list[str]:
+    """What of the deployment's kernels was never measured, or not on this GPU."""
+    evidence, cache = calibration.evidence, costs.storage.cache_format
+    used = {"dense products": ("gemm", costs.product("gemm")[0])}
     if costs.architecture.experts():
-        used.add(costs.product("experts")[0])
-    found = [f"{name} weights were not measured." for name in sorted(used - set(evidence.weight_formats))]
-    if costs.storage.cache_format not in evidence.cache_formats:
-        found.append(f"a {costs.storage.cache_format} KV cache was not measured.")
+        used["routed experts"] = ("experts", costs.product("experts")[0])
+    found = [
+        f"{name} with {fmt} weights were not measured."
+        for name, (_, fmt) in used.items()
+        if fmt not in evidence.weight_formats
+    ]
+    if cache not in evidence.cache_formats:
+        found.append(f"a {cache} KV cache was not measured.")
+    parts = {name: f"{kernel}_{fmt}_compute" for name, (kernel, fmt) in used.items()}
+    parts |= {"prefill attention": f"prefill_{cache}_compute", "decode attention": f"decode_{cache}_memory"}
+    strange = {name: calibration.coefficients[key] for name, key in parts.items()}
+    found += [
+        f"{name} not measured on {calibration.gpu}: rates from {part.source}."
+        for name, part in strange.items()
+        if part.kind == "inherited"
+    ]
+    if calibration.overheads[calibration.engine]["step_s"].kind == "inherited":
+        found.append(f"engine overheads not measured on {calibration.gpu}.")
     return found
 
 
@@ -122,18 +138,16 @@ def _families(architecture: Architecture, evidence: Evidence) -> list[str]:
     found = []
     if architecture.experts() and "experts" not in evidence.families:
         found.append("routed experts were not measured.")
-    if any(group.expand_flops_per_token for group in architecture.attention_groups()):
-        if "latent" not in evidence.families:
-            found.append("latent attention was not measured.")
+    latent = any(group.expand_flops_per_token for group in architecture.attention_groups())
+    if latent and "latent" not in evidence.families:
+        found.append("latent attention was not measured.")
     if architecture.recurrent_state_bytes():
         found.append("linear attention was not measured: its states are priced as memory traffic.")
     return found
 
 
 @lru_cache(maxsize=16)
-def _law(
-    architecture: Architecture, gpu: Gpu, config: EngineConfig, calibration: Calibration
-) -> tuple[Engine, Law]:
+def _law(architecture: Architecture, gpu: Gpu, config: EngineConfig, calibration: Calibration) -> tuple[Engine, Law]:
     engine = resolve(config, architecture, gpu)
     return engine, build_law(architecture, engine, gpu, calibration)
 
@@ -165,9 +179,7 @@ def _checked(
         ("sequences", sequences, "max_num_seqs", engine.max_num_seqs),
     ):
         if count > most:
-            raise InputError(
-                f"{count} {what} in a step of at most {most}", remedy=f"Raise {name}.", field=name
-            )
+            raise InputError(f"{count} {what} in a step of at most {most}", remedy=f"Raise {name}.", field=name)
     return plain[0], plain[1], plain[2]
 
 

@@ -1,9 +1,10 @@
 """How long one kernel takes: the physical forms of the law, in seconds, over arrays of counts.
 
 Every form is a roofline: arithmetic and memory traffic overlap (``hypot`` is their smooth maximum). What it
-takes to start and drain kernels depends on how the engine launches them (the tables time single launches, the
-engine replays CUDA graphs), so it is part of the engine's overhead of a layer, not of these forms. The same functions price a model (``law.py``) and fit the
-coefficients (``calibrate/``), so that what is fitted is what is used.
+takes to start and drain kernels depends on how the engine launches them (the tables time single launches,
+the engine replays CUDA graphs), so it is part of the engine's overhead of a layer, not of these forms. The
+same functions price a model (``law.py``) and fit the coefficients (``calibrate/``), so that what is fitted
+is what is used.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Rates of a matrix-product kernel: operations/s, bytes/s, bytes per weight, rows computed in vain a tile."""
+    """Rates of a matrix-product kernel: operations/s, bytes/s, bytes per weight, rows computed in vain a
+    tile."""
 
     compute: float
     memory: float
@@ -61,7 +63,7 @@ class Product:
     ) -> Array:
         """Seconds of one layer's fused routed experts (gate, up, down).
 
-        Experts touched: the expectation under even routing. Each touched expert computes ``tile`` rows in vain.
+        Experts touched: expected under even routing. Each touched expert computes ``tile`` rows in vain.
         """
         touched = experts_touched(tokens, count, per_token)
         weights = 3 * hidden * intermediate
@@ -107,7 +109,7 @@ class AttentionRates:
         dims: float | Array,
         token_bytes: float | Array,
     ) -> Array:
-        """Seconds per context token read while ``sequences`` decode: its bytes, slower where few readers share
+        """Seconds per context token read while ``sequences`` decode: its bytes, slower if few readers share
         the work, or its arithmetic."""
         reading = token_bytes / self.decode_memory * (1 + self.spread / (sequences * kv_heads))
         return np.asarray(np.maximum(reading, 2 * heads * dims / self.decode_compute))

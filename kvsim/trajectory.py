@@ -10,7 +10,7 @@ Everything is checked once, here at the door, so that the kernels need no checks
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -182,7 +182,7 @@ class Batch:
             "e2e_ns": e2e_ns,
             "estimated_tokens": estimated_tokens,
         }
-        columns = {name: _column(name, values) for name, values in given.items() if values is not None}
+        columns: dict[str, Any] = {name: _column(name, values) for name, values in given.items() if values is not None}
         rows = len(columns["parent"])
         for name, column in columns.items():
             if len(column) != rows:
@@ -213,6 +213,21 @@ class Batch:
             prefix_names=prefix_names if prefix_names is not None else _names(columns.get("prefix"), None),
         )
         return checked(batch, lambda row: (None, None))
+
+    @classmethod
+    def from_trajectories(cls, trajectories: Iterable[Mapping[str, Any]]) -> Batch:
+        """A batch from Python objects: mappings with the keys of the neutral file, one a trajectory.
+
+            Batch.from_trajectories([{"id": "a", "turns": [
+                {"prompt_tokens": 900, "output_tokens": 120},
+                {"parent": 0, "kept_tokens": 1020, "prompt_tokens": 1500, "output_tokens": 80, "pause_s": 2.0},
+            ]}])
+
+        Raises :class:`InputError` naming the trajectory's place in the list, the field and the remedy.
+        """
+        from kvsim.logs.neutral import from_objects
+
+        return from_objects(trajectories)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -307,7 +322,7 @@ class Batch:
                 self.segments.tokens[kept],
             )
         plain = ("prefix", "tool", "priority", "cached_tokens", "ttft_ns", "e2e_ns", "estimated_tokens")
-        columns = {name: getattr(self, name)[rows] for name in plain if getattr(self, name) is not None}
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in plain if getattr(self, name) is not None}
         batch = Batch(
             parent=parent,
             after=after,
@@ -367,7 +382,7 @@ def _column(name: str, values: npt.ArrayLike) -> Ints:
     if array.ndim != 1:
         raise InputError(f"has {array.ndim} dimensions", field=name, remedy="Give a one-dimensional array")
     if array.dtype == np.int64:
-        return np.ascontiguousarray(array)
+        return np.ascontiguousarray(array).view()  # a view of our own, which can be made read-only
     if not len(array):
         return np.zeros(0, np.int64)
     if array.dtype.kind == "f":

@@ -37,7 +37,7 @@ IN_ENGINE = {
     "RTXPRO6000__Qwen__Qwen3-32B__bf16__tp2": ("rtx-pro-6000", 5120, 25600, 64, 8, 151936, 2),
     "RTXPRO6000__Qwen__Qwen3-30B-A3B-Instruct-2507__bf16__tp1": ("rtx-pro-6000", 2048, 0, 32, 4, 151936, 1),
 }
-"""LLMServingSim's profiles: GPU, hidden, intermediate, heads, KV heads, vocabulary, ranks; head size is 128."""
+"""LLMServingSim's profiles: GPU, hidden, intermediate, heads, KV heads, vocabulary, ranks; heads of 128."""
 
 HEAD_DIM = 128
 FORMATS = {
@@ -88,9 +88,7 @@ class Tables:
 
 def aiconfigurator(folder: Path, out: Tables) -> None:
     for system, gpu in SYSTEMS.items():
-        tables = {
-            path.name.split("__")[-1].removesuffix(".csv.gz"): path for path in folder.glob(f"{system}__*")
-        }
+        tables = {path.name.split("__")[-1].removesuffix(".csv.gz"): path for path in folder.glob(f"{system}__*")}
         about = {"gpu": gpu, "source": "aiconfigurator"}
         for row in rows(tables["gemm_perf"]):
             fmt = FORMATS.get(row.get("gemm_dtype", ""))
@@ -107,55 +105,66 @@ def aiconfigurator(folder: Path, out: Tables) -> None:
             one_rank = row["moe_ep_size"] == "1" and int(row["moe_tp_size"]) <= 8
             if fmt and one_rank and row["distribution"] != "power_law_1.2":
                 out.add(
-                    "experts", **about, format=fmt, tokens=row["num_tokens"], count=row["num_experts"],
-                    per_token=row["topk"], hidden=row["hidden_size"],
+                    "experts",
+                    **about,
+                    format=fmt,
+                    tokens=row["num_tokens"],
+                    count=row["num_experts"],
+                    per_token=row["topk"],
+                    hidden=row["hidden_size"],
                     intermediate=int(row["inter_size"]) // int(row["moe_tp_size"]),
-                    routing=row["distribution"], us=short(1e3 * float(row["latency"])),
-                )  # fmt: skip
+                    routing=row["distribution"],
+                    us=short(1e3 * float(row["latency"])),
+                )
         for row in rows(tables["context_attention_perf"]):
             batch, new, heads = int(row["batch_size"]), int(row["isl"]), int(row["num_heads"])
             kv_heads = int(row["num_key_value_heads"]) or heads
             dim, window = int(row.get("head_dim", HEAD_DIM)), int(row.get("window_size", 0))
-            if (
-                batch <= 32
-                and 128 <= new
-                and batch * new <= 32768
-                and heads >= 8
-                and dim <= 256
-                and kv_heads <= 8
-            ):
+            if batch <= 32 and new >= 128 and batch * new <= 32768 and heads >= 8 and dim <= 256 and kv_heads <= 8:
                 out.add(
-                    "prefill_attention", **about, cache=FORMATS[row.get("kv_cache_dtype", "")], batch=batch, new=new,
-                    cached=0, heads=heads, kv_heads=kv_heads, dim=dim, window=window,
+                    "prefill_attention",
+                    **about,
+                    cache=FORMATS[row.get("kv_cache_dtype", "")],
+                    batch=batch,
+                    new=new,
+                    cached=0,
+                    heads=heads,
+                    kv_heads=kv_heads,
+                    dim=dim,
+                    window=window,
                     us=short(1e3 * float(row["latency"])),
-                )  # fmt: skip
+                )
         for row in rows(tables["generation_attention_perf"]):
             sequences, context, heads = int(row["batch_size"]), int(row["step"]) + 1, int(row["num_heads"])
             kv_heads = int(row["num_key_value_heads"]) or heads
             dim, window = int(row.get("head_dim", HEAD_DIM)), int(row.get("window_size", 0))
             held = sequences * context * kv_heads * dim * 4
             shared = 2 <= heads / kv_heads <= 16
-            if (
-                sequences <= 512
-                and context >= 16
-                and heads >= 8
-                and shared
-                and held <= 40e9
-                and dim in (64, 128)
-            ):
+            if sequences <= 512 and context >= 16 and heads >= 8 and shared and held <= 40e9 and dim in (64, 128):
                 out.add(
-                    "decode_attention", **about, cache=FORMATS[row.get("kv_cache_dtype", "")], sequences=sequences,
-                    context=context, heads=heads, kv_heads=kv_heads, dim=dim, window=window,
+                    "decode_attention",
+                    **about,
+                    cache=FORMATS[row.get("kv_cache_dtype", "")],
+                    sequences=sequences,
+                    context=context,
+                    heads=heads,
+                    kv_heads=kv_heads,
+                    dim=dim,
+                    window=window,
                     us=short(1e3 * float(row["latency"])),
-                )  # fmt: skip
+                )
         latent = tables.get("mla_generation_module_perf") or tables["generation_mla_perf"]
         for row in rows(latent):
             plain = row.get("gemm_type", "bfloat16") == "bfloat16" == row.get("kv_cache_dtype", "bfloat16")
             if plain and int(row["num_heads"]) >= 16 and int(row["batch_size"]) <= 256:
                 out.add(
-                    "latent_decode", **about, sequences=row["batch_size"], context=int(row["step"]),
-                    heads=row["num_heads"], us=short(1e3 * float(row["latency"])),
-                )  # fmt: skip
+                    "latent_decode",
+                    **about,
+                    sequences=row["batch_size"],
+                    context=int(row["step"]),
+                    heads=row["num_heads"],
+                    us=short(1e3 * float(row["latency"])),
+                )
         all_reduce(tables, about, out)
 
 
@@ -168,9 +177,7 @@ def all_reduce(tables: dict[str, Path], about: dict[str, str], out: Tables) -> N
     ):
         for row in rows(tables[name]) if name in tables else ():
             if keep(row):
-                elements = int(
-                    row["message_size"]
-                )  # halves: only so do large messages reach the links' known rate
+                elements = int(row["message_size"])  # halves: only so do large messages reach the links' known rate
                 key = int(row["num_gpus"]), elements
                 best[key] = min(best.get(key, 1e9), float(row["latency"]))
     for (ranks, size), milliseconds in sorted(best.items()):
@@ -201,9 +208,7 @@ def in_engine(folder: Path, out: Tables) -> None:
         for row in rows(folder / f"{name}__per_sequence.csv"):
             sequences, us = int(row["sequences"]), short(float(row["time_us"]))
             if row["layer"] == "lm_head":
-                out.add(
-                    "gemm", **about, format="bf16", tokens=sequences, n=vocabulary // ranks, k=hidden, us=us
-                )
+                out.add("gemm", **about, format="bf16", tokens=sequences, n=vocabulary // ranks, k=hidden, us=us)
             else:
                 out.add("sampler", **about, sequences=sequences, vocabulary=vocabulary, us=us)
         for row in rows(folder / f"{name}__attention.csv"):
@@ -234,26 +239,34 @@ def in_engine(folder: Path, out: Tables) -> None:
                 )
             elif (new + cached + sequences + context) % 3 == 0:
                 out.add(
-                    "mixed_attention", **about, new=new, cached=cached, sequences=sequences, context=context, **shape,
+                    "mixed_attention",
+                    **about,
+                    new=new,
+                    cached=cached,
+                    sequences=sequences,
+                    context=context,
+                    **shape,
                     us=us,
-                )  # fmt: skip
+                )
 
 
 def plain_layers(folder: Path, out: Tables) -> None:
-    """LLMServingSim's older PyTorch profile of an RTX 3090: its matrix products only (the rest is unfused)."""
+    """LLMServingSim's older PyTorch profile of an RTX 3090: matrix products only (the rest is unfused)."""
     hidden, inner, kv, vocabulary = 4096, 14336, 1024, 128256
     shapes = {
-        "q_proj": (hidden, hidden), "k_proj": (kv, hidden), "o_proj": (hidden, hidden), "gate_proj": (inner, hidden),
-        "down_proj": (hidden, inner), "lm_head": (vocabulary, hidden),
-    }  # fmt: skip
+        "q_proj": (hidden, hidden),
+        "k_proj": (kv, hidden),
+        "o_proj": (hidden, hidden),
+        "gate_proj": (inner, hidden),
+        "down_proj": (hidden, inner),
+        "lm_head": (vocabulary, hidden),
+    }
     for row in rows(folder / "v0__RTX3090__meta-llama__Llama-3.1-8B__tp1__layers.csv.gz"):
         tokens = int(row["input"])
         if row["layer_name"] in shapes and (tokens in GEMM_TOKENS or tokens % 200 == 0):
             n, k = shapes[row["layer_name"]]
             us = short(float(row["latency(ns)"]) / 1e3)
-            out.add(
-                "gemm", gpu="rtx-3090", source="llmservingsim", format="bf16", tokens=tokens, n=n, k=k, us=us
-            )
+            out.add("gemm", gpu="rtx-3090", source="llmservingsim", format="bf16", tokens=tokens, n=n, k=k, us=us)
 
 
 def vidur(folder: Path, out: Tables) -> None:
@@ -278,12 +291,23 @@ def vidur(folder: Path, out: Tables) -> None:
 
 
 GPUS = {
-    "A100-40GB-SXM": "a100-40gb-sxm", "A100-80GB-SXM": "a100-80gb-sxm", "H100-80GB": "h100-sxm",
-    "H100-80GB-SXM": "h100-sxm", "H100-64GB-SXM(MareNostrum5)": "h100-64gb-sxm", "GH200-96GB": "gh200",
-    "H200-141GB-SXM": "h200-sxm", "B200-180GB-SXM": "b200-sxm", "B300-SXM": "b300-sxm", "MI300X": "mi300x",
-    "RTX-4090-24GB": "rtx-4090", "RTX-5090-32GB": "rtx-5090", "RTX-PRO-6000-Blackwell": "rtx-pro-6000",
-    "L40S-48GB": "l40s", "RTX-3090-24GB": "rtx-3090", "A10G-24GB": "a10g",
-}  # fmt: skip
+    "A100-40GB-SXM": "a100-40gb-sxm",
+    "A100-80GB-SXM": "a100-80gb-sxm",
+    "H100-80GB": "h100-sxm",
+    "H100-80GB-SXM": "h100-sxm",
+    "H100-64GB-SXM(MareNostrum5)": "h100-64gb-sxm",
+    "GH200-96GB": "gh200",
+    "H200-141GB-SXM": "h200-sxm",
+    "B200-180GB-SXM": "b200-sxm",
+    "B300-SXM": "b300-sxm",
+    "MI300X": "mi300x",
+    "RTX-4090-24GB": "rtx-4090",
+    "RTX-5090-32GB": "rtx-5090",
+    "RTX-PRO-6000-Blackwell": "rtx-pro-6000",
+    "L40S-48GB": "l40s",
+    "RTX-3090-24GB": "rtx-3090",
+    "A10G-24GB": "a10g",
+}
 
 MODELS = {
     "meta-llama/Meta-Llama-3-8B": "meta-llama/Llama-3.1-8B-Instruct",
@@ -314,33 +338,52 @@ MODELS = {
     "QuantTrio/Qwen3-Coder-480B-A35B-Instruct-AWQ": "Qwen/Qwen3-Coder-480B-A35B-Instruct",
     "nvidia/Kimi-K2.5-NVFP4": "moonshotai/Kimi-K2.5",
 }
-"""Models of other names whose shapes equal those of a shipped architecture (vocabularies within 1 %). Llama 405B FP8
-is not among them: its attention is not quantised."""
+"""Models of other names whose shapes equal those of a shipped architecture (vocabularies within 1 %). Llama
+405B FP8 is not among them: its attention is not quantised."""
 
 QUANTIZATIONS = {
-    "": "none", "fp16": "none", "bf16": "none", "bfloat16": "none", "fp16/bf16": "none", "bf16 (vLLM default)": "none",
-    "fp8": "fp8", "mxfp4": "mxfp4", "fp4": "nvfp4", "nvfp4": "nvfp4", "int4": "int4", "awq": "int4",
-    "awq-int4": "int4", "gptq-int4": "int4",
-}  # fmt: skip
+    "": "none",
+    "fp16": "none",
+    "bf16": "none",
+    "bfloat16": "none",
+    "fp16/bf16": "none",
+    "bf16 (vLLM default)": "none",
+    "fp8": "fp8",
+    "mxfp4": "mxfp4",
+    "fp4": "nvfp4",
+    "nvfp4": "nvfp4",
+    "int4": "int4",
+    "awq": "int4",
+    "awq-int4": "int4",
+    "gptq-int4": "int4",
+}
 
 ASSUMED_INPUT = {"chat": 250, "code": 180, "lm-arena-chat": 150, "gpqa": 250, "sourcegraph-fim": 500}
 """Mean prompt tokens of the ML.ENERGY workloads, which its files do not state: ours, after the datasets."""
 
 
 UNSTEADY = 1.3
-"""Where the 90 % quantile of the time between tokens exceeds so many medians, the engine waits for its host: on
-ML.ENERGY's single B200s an 8B model takes longer than a 32B one, while the H100 rows have ratios below 1.2."""
+"""Where the 90 % quantile of the time between tokens exceeds so many medians, the engine waits for its
+host: on ML.ENERGY's single B200s an 8B model takes longer than a 32B one, while the H100 rows have ratios
+below 1.2."""
 
 
 def serving(folder: Path, known: set[str], out: Tables) -> None:
-    """Serving points as (model, load) -> seconds. ``measure``: "batch" whole static batch from submission to last
-    token; "itl" median time between tokens; "tpot" mean time per output token of requests under load."""
+    """Serving points as (model, load) -> seconds. ``measure``: "batch" whole static batch from submission
+    to last token; "itl" median time between tokens; "tpot" mean time per output token of requests under
+    load."""
     dropped: Counter[str] = Counter()
     readers = {
-        "argonne_llm_inference_bench": static_batch, "qwen_speed_benchmark": static_batch, "mlenergy_v3": energy,
-        "mlenergy_v2": energy, "aiconfigurator_silicon": loaded, "cloudrift": loaded, "gpullm_h100_64gb": loaded,
-        "backprop_3090": loaded, "philschmid_a10g": loaded,
-    }  # fmt: skip
+        "argonne_llm_inference_bench": static_batch,
+        "qwen_speed_benchmark": static_batch,
+        "mlenergy_v3": energy,
+        "mlenergy_v2": energy,
+        "aiconfigurator_silicon": loaded,
+        "cloudrift": loaded,
+        "gpullm_h100_64gb": loaded,
+        "backprop_3090": loaded,
+        "philschmid_a10g": loaded,
+    }
     for name, reader in readers.items():
         for row in rows(folder / f"{name}.csv"):
             model = MODELS.get(row["model"], row["model"])
@@ -348,11 +391,14 @@ def serving(folder: Path, known: set[str], out: Tables) -> None:
             if name == "aiconfigurator_silicon" and "gpt-oss" in model:
                 quantization = "mxfp4"
             reason = (
-                f"GPU {row['gpu']}" if gpu is None
-                else f"format {row['dtype']}" if quantization is None
-                else f"model {row['model'] or 'not stated'}" if model not in known
+                f"GPU {row['gpu']}"
+                if gpu is None
+                else f"format {row['dtype']}"
+                if quantization is None
+                else f"model {row['model'] or 'not stated'}"
+                if model not in known
                 else None
-            )  # fmt: skip
+            )
             if reason:
                 dropped[f"{name}: {reason}"] += 1
                 continue
@@ -361,9 +407,14 @@ def serving(folder: Path, known: set[str], out: Tables) -> None:
                 dropped[f"{name}: {point}"] += 1
                 continue
             out.add(
-                "serving", gpu=gpu, source=name, engine=row["engine_version"] or "not stated", model=model,
-                quantization=quantization, **point,
-            )  # fmt: skip
+                "serving",
+                gpu=gpu,
+                source=name,
+                engine=row["engine_version"] or "not stated",
+                model=model,
+                quantization=quantization,
+                **point,
+            )
     for reason, count in sorted(dropped.items()):
         print(f"left out {count:5d}  {reason}")
 
@@ -377,9 +428,7 @@ def static_batch(row: Row) -> dict[str, object] | str:
     milliseconds = row["e2e_ms"] or row["ttft_ms"]
     if not milliseconds:
         return "no time"
-    return point(
-        "batch", int(float(row["tp"])), row["input_len"], row["output_len"], row["concurrency"], milliseconds
-    )
+    return point("batch", int(float(row["tp"])), row["input_len"], row["output_len"], row["concurrency"], milliseconds)
 
 
 def energy(row: Row) -> dict[str, object] | str:
@@ -409,11 +458,7 @@ def loaded(row: Row) -> dict[str, object] | str:
     notes = row["notes"]
     if not row["tpot_ms"] or not float(row["tpot_ms"]):
         return "no time"
-    if (
-        "disagg" in notes
-        or note(row, r"attention_dp_size=(\d+)", "1") != "1"
-        or note(row, r"pp=(\d+)", "1") != "1"
-    ):
+    if "disagg" in notes or note(row, r"attention_dp_size=(\d+)", "1") != "1" or note(row, r"pp=(\d+)", "1") != "1":
         return "disaggregated, data or pipeline parallel"
     if "LoRA=on" in notes:
         return "adapters loaded"
@@ -447,13 +492,9 @@ def point(
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True, help="folder that holds data/measured")
-    measured = (
-        parser.parse_args(list(arguments) if arguments is not None else None).shared / "data" / "measured"
-    )
+    measured = parser.parse_args(list(arguments) if arguments is not None else None).shared / "data" / "measured"
     out = Tables()
     kernels = measured / "kernels"
     aiconfigurator(kernels / "aiconfigurator_vllm", out)

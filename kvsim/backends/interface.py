@@ -31,7 +31,14 @@ class Priced:
 def empty_columns(rows: int) -> PriceColumns:
     """Room for the prices of so many turns."""
     return PriceColumns(
-        *(np.empty(rows, np.int64) for _ in range(6)), np.empty(rows, np.float64), np.empty(rows, np.int8)
+        release_ns=np.empty(rows, np.int64),
+        fresh_ns=np.empty(rows, np.int64),
+        recompute_ns=np.empty(rows, np.int64),
+        decode_ns=np.empty(rows, np.int64),
+        cached_tokens=np.empty(rows, np.int64),
+        recomputed_tokens=np.empty(rows, np.int64),
+        held_block_ns=np.empty(rows, np.float64),
+        status=np.empty(rows, np.int8),
     )
 
 

@@ -10,16 +10,18 @@ Times called ``time`` are fixed-point (2^-fraction_bits ns); names ending in ``_
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+F = TypeVar("F", bound=Callable[..., object])
 
 if TYPE_CHECKING or "jit" not in globals():
 
-    def jit(function: Any) -> Any:
+    def jit(function: F) -> F:
         """Leaves the function as it is: the reference is uncompiled Python."""
         return function
 
@@ -80,7 +82,7 @@ def to_ns(rates: Rates, time: int) -> int:
 @jit
 def sum_capped(start: int, stride: int, count: int, cap: int) -> int:
     """Sum over k = 1..count of min(start + k * stride, cap), for start >= 0 and stride >= 1."""
-    below = 0 if start >= cap else min((cap - start) // stride, count)
+    below: int = 0 if start >= cap else min((cap - start) // stride, count)
     return below * start + stride * (below * (below + 1) // 2) + (count - below) * cap
 
 
@@ -108,7 +110,7 @@ def prefill_time(rates: Rates, step: Ints, cached: int, count: int) -> int:
     if count > rates.chunk:
         whole = (count - 1) // rates.chunk
         last = count - whole * rates.chunk
-    time = step[last] + rates.prefill_step + whole * rates.chunk_step
+    time: int = step[last] + rates.prefill_step + whole * rates.chunk_step
     time += rates.full.pair * (count * cached + count * (count + 1) // 2)
     time += rates.full.context * (whole * cached + rates.chunk * (whole * (whole + 1) // 2) + prompt)
     beside = rates.mean_context if rates.mean_context >= 0 else prompt

@@ -30,7 +30,7 @@ from ..calibration import (
 from ..hardware import Gpu, gpu, gpus
 from ..law import device_of
 from .kernels import Findings, kernel_findings
-from .measurements import Measurements, Table
+from .measurements import Column, Measurements, Table
 from .relatives import TRANSFERS, chain
 from .render import to_toml
 from .robust import Accuracy, Array
@@ -74,9 +74,7 @@ class Study:
         out: dict[str, Coefficient] = {}
         for source in (name, *(chain(name) if stand_ins is None else stand_ins)):
             for key, value in self.kernels(source).coefficients.items():
-                out.setdefault(
-                    key, value if source == name else inherited(value, f"{source}: {value.source}")
-                )
+                out.setdefault(key, value if source == name else inherited(value, f"{source}: {value.source}"))
         for part in ("compute", "memory"):  # no table times packed dense products
             plain = out[f"gemm_bf16_{part}"]
             out.setdefault(f"gemm_packed_{part}", inherited(plain, f"as gemm_bf16_{part}; {plain.source}"))
@@ -109,14 +107,14 @@ class Study:
                         device_of(card),
                         engine,
                         near=self.near(name, engine),
-                        scaled=not self.kernels(name).coefficients
-                        and not same_silicon(card, gpu(chain(name)[0])),
+                        scaled=not self.kernels(name).coefficients and not same_silicon(card, gpu(chain(name)[0])),
                     )
             self._overheads[name] = found
         return self._overheads[name]
 
     def near(self, name: str, engine: str) -> Mapping[str, float]:
-        """The overheads that a GPU's fit is held near: the best measured GPU's, whose own are held near typical ones."""
+        """The overheads that a GPU's fit is held near: the best measured GPU's, whose own are held near
+        typical ones."""
         donor = {} if name == OVERHEAD_DONOR else self.overheads(OVERHEAD_DONOR)
         if engine not in donor:
             return TYPICAL
@@ -169,8 +167,7 @@ def widened(name: str, part: Coefficient, width: float) -> Coefficient:
 
 def calibrate(study: Study, name: str) -> Calibration:
     """The calibration of one GPU from everything that bears on it."""
-    card, kernels, serving = gpu(name), study.kernels(name), study.overheads(name)
-    relative = chain(name)[0] if name not in LAST_RESORTS else ""
+    kernels, serving = study.kernels(name), study.overheads(name)
     measured = bool(kernels.coefficients or serving)
     coefficients = study.coefficients(name)
     overheads, note = _overheads(study, name)
@@ -180,7 +177,7 @@ def calibrate(study: Study, name: str) -> Calibration:
     return Calibration(
         gpu=name,
         kind="measured" if measured else "inherited",
-        relative="" if kernels.coefficients and serving else relative,
+        relative=next((one for one in chain(name) if one != name), "") if not measured else "",
         date=DATE,
         engine=ENGINE,
         note=note,
@@ -191,14 +188,9 @@ def calibrate(study: Study, name: str) -> Calibration:
         },
         coefficients={key: widened(key, coefficients[key], width) for key in QUANTITIES},
         overheads={
-            engine: {key: widened(key, table[key], width) for key in OVERHEADS}
-            for engine, table in overheads.items()
+            engine: {key: widened(key, table[key], width) for key in OVERHEADS} for engine, table in overheads.items()
         },
     )
-
-
-LAST_RESORTS = ("h100-sxm",)
-"""GPUs that have evidence of every kind."""
 
 
 def _overheads(study: Study, name: str) -> tuple[dict[str, dict[str, Coefficient]], str]:
@@ -208,8 +200,7 @@ def _overheads(study: Study, name: str) -> tuple[dict[str, dict[str, Coefficient
         points = fitted.result
         sources = ", ".join(sorted(set(study.serving(name, engine)["source"].tolist())))
         out[engine] = {
-            key: _overhead(key, points.values[key], points.intervals[key], sources, fitted.points)
-            for key in OVERHEADS
+            key: _overhead(key, points.values[key], points.intervals[key], sources, fitted.points) for key in OVERHEADS
         }
     if ENGINE in out:
         return out, ""
@@ -226,9 +217,7 @@ def _overheads(study: Study, name: str) -> tuple[dict[str, dict[str, Coefficient
 
 def _overhead(name: str, value: float, low_high: tuple[float, float], source: str, n: int) -> Coefficient:
     least, most = OVERHEADS[name].bounds
-    low, middle, high = (
-        min(most, max(least, float(f"{part:.5g}"))) for part in (low_high[0], value, low_high[1])
-    )
+    low, middle, high = (min(most, max(least, float(f"{part:.5g}"))) for part in (low_high[0], value, low_high[1]))
     return Coefficient(middle, min(low, middle), max(high, middle), "fitted", source, n)
 
 
@@ -249,8 +238,8 @@ def _scaled(coefficients: Mapping[str, Coefficient], fitted: ServingFit) -> dict
 
 
 def _residual(study: Study, name: str, regime: Regime) -> Residual:
-    """Quantiles of log(measured / predicted): of held-out serving points for decoding, of held-out kernels for
-    prefill; without any, those of the measured GPUs, widened by what inheriting costs."""
+    """Quantiles of log(measured / predicted): of held-out serving points for decoding, of held-out kernels
+    for prefill; without any, those of the measured GPUs, widened by what inheriting costs."""
     own = study.kernels(name).regimes[regime]
     if regime == "decode":
         points = [fitted.result.held_out for fitted in study.overheads(name).values()]
@@ -264,49 +253,43 @@ def _residual(study: Study, name: str, regime: Regime) -> Residual:
     if inherited_rates:
         width = study.widening(regime)
         q05, q95 = q50 - float(np.hypot(q50 - q05, width)), q50 + float(np.hypot(q95 - q50, width))
-    return Residual(
-        0 if inherited_rates else len(errors), *(float(f"{value:.4g}") for value in (q05, q50, q95))
-    )
+    return Residual(0 if inherited_rates else len(errors), *(float(f"{value:.4g}") for value in (q05, q50, q95)))
 
 
 def _evidence(study: Study, name: str) -> Evidence:
-    """The ranges and kinds of a GPU's own evidence; its stand-in's where it has none."""
-    source = name
-    if not study.kernels(name).coefficients and not len(study.serving(name)):
-        source = next(one for one in chain(name) if study.kernels(one).coefficients)
-    table = study.measurements.table
-    gemm, experts = table("gemm", source), table("experts", source)
-    prefill, decode = table("prefill_attention", source), table("decode_attention", source)
-    serving, latent = study.serving(source), table("latent_decode", source)
+    """The ranges and kinds of what a GPU's coefficients rest on, each table its own or its nearest
+    stand-in's."""
 
-    def span(*columns: Array) -> tuple[int, int]:
-        together = np.concatenate([column for column in columns if len(column)] or [np.zeros(1)])
-        return int(together.min()), int(together.max())
+    def rows(table: str) -> Table:
+        found = (study.measurements.table(table, one) for one in (name, *chain(name)))
+        return next(part for part in found if len(part))
 
-    def words(*columns: np.ndarray[tuple[int], np.dtype[np.str_]]) -> set[str]:
-        return set(np.concatenate([column.astype(str) for column in columns]).tolist())
-
+    gemm, experts, latent = rows("gemm"), rows("experts"), rows("latent_decode")
+    prefill, decode, serving = rows("prefill_attention"), rows("decode_attention"), study.serving(name)
     formats = {"none": "bf16", "fp8": "fp8", "nvfp4": "fp4", "mxfp4": "mxfp4", "int4": "packed"}
-    weights = words(gemm["format"], experts["format"]) | {
-        formats[one] for one in words(serving["quantization"])
-    }
-    ranks = {int(one) for one in table("all_reduce", source)["ranks"]} | {
-        int(one) for one in serving["tensor_parallel"]
-    }
-    families = [
-        family for family, rows in (("dense", gemm), ("experts", experts), ("latent", latent)) if len(rows)
-    ]
+    weights = _words(gemm["format"], experts["format"]) | {formats[one] for one in _words(serving["quantization"])}
+    ranks = {int(one) for one in np.concatenate([rows("all_reduce")["ranks"], serving["tensor_parallel"]])}
+    caches = _words(prefill["cache"], decode["cache"])
     tables = (gemm, experts, prefill, decode, latent, serving)
     return Evidence(
-        step_tokens=span(gemm["tokens"]),
-        sequences=span(decode["sequences"], serving["concurrency"]),
-        context_tokens=span(decode["context"], prefill["new"] + prefill["cached"], serving["prompt_tokens"]),
+        step_tokens=_span(gemm["tokens"]),
+        sequences=_span(decode["sequences"], serving["concurrency"]),
+        context_tokens=_span(decode["context"], prefill["new"] + prefill["cached"], serving["prompt_tokens"]),
         tensor_parallel=(1, *(one for one in TENSOR_PARALLEL if one in ranks)),
         weight_formats=tuple(one for one in WEIGHT_FORMATS if one in weights),
-        cache_formats=tuple(one for one in CACHE_FORMATS if one in words(prefill["cache"], decode["cache"])),
-        families=tuple(families or ["dense"]),
-        sources=tuple(sorted(words(*(rows["source"] for rows in tables if len(rows))))),
+        cache_formats=tuple(one for one in CACHE_FORMATS if one in caches),
+        families=("dense", "experts", "latent"),
+        sources=tuple(sorted(_words(*(part["source"] for part in tables)))),
     )
+
+
+def _span(*columns: Column) -> tuple[int, int]:
+    together = np.concatenate([column.astype(float) for column in columns])
+    return max(1, int(together.min())), int(together.max())
+
+
+def _words(*columns: Column) -> set[str]:
+    return {str(word) for column in columns for word in column.tolist()}
 
 
 def report(study: Study, names: Sequence[str]) -> str:
@@ -316,8 +299,7 @@ def report(study: Study, names: Sequence[str]) -> str:
         kernels = study.kernels(name)
         parts = [(table, kernels.fitted[table], kernels.held_out[table]) for table in kernels.fitted]
         parts += [
-            (engine, fitted.result.fitted, fitted.result.held_out)
-            for engine, fitted in study.overheads(name).items()
+            (engine, fitted.result.fitted, fitted.result.held_out) for engine, fitted in study.overheads(name).items()
         ]
         for table, fitted, held_out in parts:
             lines.append(f"{name:<16}{table:<18}{_accuracy(fitted)}  {_accuracy(held_out)}")
@@ -355,16 +337,10 @@ def differences(made: Calibration, shipped: Calibration) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m kvsim.calibrate.fit", description="Fit the shipped calibrations."
-    )
+    parser = argparse.ArgumentParser(prog="python -m kvsim.calibrate.fit", description="Fit the shipped calibrations.")
     parser.add_argument("gpus", nargs="*", metavar="GPU", help="GPU ids; all by default")
-    parser.add_argument(
-        "--check", action="store_true", help="compare with the shipped files instead of writing"
-    )
-    parser.add_argument(
-        "--measurements", type=Path, default=PROFILES / "measurements", help="folder of tables"
-    )
+    parser.add_argument("--check", action="store_true", help="compare with the shipped files instead of writing")
+    parser.add_argument("--measurements", type=Path, default=PROFILES / "measurements", help="folder of tables")
     parser.add_argument("--output", type=Path, default=PROFILES / "calibrations", help="folder to write to")
     options = parser.parse_args(arguments)
 

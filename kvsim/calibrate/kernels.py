@@ -1,7 +1,7 @@
 """Kernel coefficients of one GPU from its kernel tables, one function a table.
 
-Each returns the coefficients it could fit and the errors of what it predicts; a table without rows for the GPU
-gives nothing. The forms are those of ``kvsim.terms``.
+Each returns the coefficients it could fit and the errors of what it predicts; a table without rows for the
+GPU gives nothing. The forms are those of ``kvsim.terms``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ memory: in an engine every layer's are different. Such rows are left out unless 
 STARTS = {"compute": 0.5, "memory": 0.8, "tile": 8.0}
 
 FLOOR = Parameter(5e-6, 0.0, 2e-4)
-"""Starting and draining one kernel as the tables launched it: fitted along, not kept (see ``kvsim.terms``)."""
+"""Starting and draining one kernel as the tables launched it: fitted along, not kept (see kvsim.terms)."""
 
 
 @dataclass
@@ -55,9 +55,7 @@ class Findings:
         for name, value in result.values.items():
             full = f"{prefix}{name}"
             if full in QUANTITIES:
-                self.coefficients[full] = coefficient(
-                    full, value, result.intervals[name], source, len(result.fitted)
-                )
+                self.coefficients[full] = coefficient(full, value, result.intervals[name], source, len(result.fitted))
         self.fitted[table] = result.fitted
         self.held_out[table] = result.held_out
 
@@ -65,9 +63,7 @@ class Findings:
 def coefficient(name: str, value: float, low_high: tuple[float, float], source: str, n: int) -> Coefficient:
     """A fitted coefficient, cut to the digits its interval deserves and to its bounds."""
     least, most = QUANTITIES[name].bounds
-    low, value, high = (
-        min(most, max(least, float(f"{number:.5g}"))) for number in (low_high[0], value, low_high[1])
-    )
+    low, value, high = (min(most, max(least, float(f"{number:.5g}"))) for number in (low_high[0], value, low_high[1]))
     return Coefficient(value, min(low, value), max(high, value), "fitted", source, n)
 
 
@@ -181,9 +177,7 @@ def _decode(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
 
     def model(values: Mapping[str, float], rows: Rows) -> Array:
         rates = _attention(gpu, values)
-        token_s = rates.decode_s(
-            sequences[rows], heads[rows], kv_heads[rows], 2 * dim[rows], token_bytes[rows]
-        )
+        token_s = rates.decode_s(sequences[rows], heads[rows], kv_heads[rows], 2 * dim[rows], token_bytes[rows])
         own = values["floor_s"] + sequences[rows] * values["sequence_s"]
         return np.asarray(own + sequences[rows] * context[rows] * token_s)
 
@@ -248,9 +242,7 @@ def _prefill(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
     def model(values: Mapping[str, float], rows: Rows) -> Array:
         rates = _attention(gpu, {**shared, **values})
         own_s = values["floor_s"] + pairs[rows] * rates.pair_s(heads[rows], 2 * dim[rows])
-        return np.asarray(
-            own_s + context[rows] * rates.walk_s(2 * dim[rows]) + reading[rows] / rates.decode_memory
-        )
+        return np.asarray(own_s + context[rows] * rates.walk_s(2 * dim[rows]) + reading[rows] / rates.decode_memory)
 
     parameters = {
         "compute": parameter(f"prefill_{fmt}_compute", 0.6),
@@ -276,7 +268,8 @@ def _prefill(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
 
 
 def _mixed(gpu: Gpu, table: Table, found: Findings) -> None:
-    """Attention of steps that prefill a chunk over a cached prefix and decode beside it: never fitted, all held out."""
+    """Attention of steps that prefill a chunk over a cached prefix and decode beside it: never fitted, all
+    held out."""
     if not len(table):
         return
     names = {
@@ -285,9 +278,7 @@ def _mixed(gpu: Gpu, table: Table, found: Findings) -> None:
         "spread": "decode_bf16_spread",
     }
     names |= {name: f"prefill_{name}" for name in ("softmax_dims", "tile_rows")}
-    known = {
-        short: found.coefficients[name].value for short, name in names.items() if name in found.coefficients
-    }
+    known = {short: found.coefficients[name].value for short, name in names.items() if name in found.coefficients}
     rates = _attention(gpu, known)
     new, cached, sequences, context = (table[name] for name in ("new", "cached", "sequences", "context"))
     heads, kv_heads, dims = table["heads"], table["kv_heads"], 2 * table["dim"]
@@ -302,8 +293,8 @@ def _mixed(gpu: Gpu, table: Table, found: Findings) -> None:
 
 
 def _latent(gpu: Gpu, table: Table, found: Findings) -> None:
-    """Arithmetic of latent attention, from the growth of its time with context where all heads are on one rank
-    (the tables time a whole module, whose products do not grow with context)."""
+    """Arithmetic of latent attention, from the growth of its time with context where all heads are on one
+    rank (the tables time a whole module, whose products do not grow with context)."""
     slopes = []
     for _, rows in table.where((table["heads"] == 128) & (table["sequences"] >= 16)).split("sequences"):
         order = np.argsort(rows["context"], kind="stable")
@@ -333,9 +324,7 @@ def _all_reduce(table: Table, ranks: int, found: Findings) -> None:
         "latency_s": parameter(f"{name}_latency_s", 1e-5),
         "bytes_per_s": parameter(f"{name}_bytes_per_s", 1e11),
     }
-    found.add(
-        f"{name}_", fit(model, table["us"] / 1e6, table.keys("bytes"), parameters), sources(table), name
-    )
+    found.add(f"{name}_", fit(model, table["us"] / 1e6, table.keys("bytes"), parameters), sources(table), name)
 
 
 def _elementwise(gpu: Gpu, table: Table, found: Findings) -> None:
@@ -344,9 +333,7 @@ def _elementwise(gpu: Gpu, table: Table, found: Findings) -> None:
         return
 
     def model(values: Mapping[str, float], rows: Rows) -> Array:
-        return np.asarray(
-            table["bytes"][rows] / (values["elementwise_memory"] * gpu.memory_bandwidth_byte_per_s)
-        )
+        return np.asarray(table["bytes"][rows] / (values["elementwise_memory"] * gpu.memory_bandwidth_byte_per_s))
 
     parameters = {"elementwise_memory": parameter("elementwise_memory", 0.8)}
     result = fit(model, table["us"] / 1e6, table.keys("bytes"), parameters)
@@ -370,9 +357,7 @@ def _sampler(gpu: Gpu, table: Table, found: Findings) -> None:
     found.add("", fit(model, table["us"] / 1e6, groups, parameters), sources(table), "sampler")
 
 
-def _by_regime(
-    found: Findings, result: Fit, long: npt.NDArray[np.bool_] | None, groups: npt.NDArray[Any]
-) -> None:
+def _by_regime(found: Findings, result: Fit, long: npt.NDArray[np.bool_] | None, groups: npt.NDArray[Any]) -> None:
     """Keep held-out errors for the intervals of whole steps: of long chunks for prefill, else for decode."""
     held = held_out_groups(groups)
     prefill = np.zeros(len(groups), dtype=bool) if long is None else long

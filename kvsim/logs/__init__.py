@@ -1,17 +1,24 @@
-"""Reading logs of every known format into a batch: :func:`read`."""
+"""Reading logs of every known format into a batch: :func:`read`.
+
+What a program holds in its hands rather than in files goes through :func:`from_messages` (chat messages) and
+:func:`from_token_masks` (rollouts). A new format is one file with a ``FORMAT``, and its name in
+:mod:`kvsim.logs.registry`.
+"""
 
 from __future__ import annotations
 
 import os
 
 from kvsim.errors import InputError, UnknownNameError
+from kvsim.logs.masks import from_token_masks
+from kvsim.logs.messages import from_messages
 from kvsim.logs.reading import Reader, Reading
 from kvsim.logs.registry import FORMATS, choose
 from kvsim.logs.source import Paths, Progress, Source, find
 from kvsim.tokens import token_counter
 from kvsim.trajectory import Batch
 
-__all__ = ["FORMATS", "read"]
+__all__ = ["FORMATS", "from_messages", "from_token_masks", "read"]
 
 
 def read(

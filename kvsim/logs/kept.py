@@ -26,8 +26,8 @@ def by_blocks(shared: int, block_size: int, prompt: int, parent_prompt: int, par
     """Kept tokens where the prompts were logged as hashes of blocks, ``shared`` leading ones of which are equal.
 
     Output is not in the hashes: where all full blocks of the parent's prompt are shared, the prompt is taken to extend
-    the parent's prompt + output; else the shared blocks are kept. A parent without a full block proves nothing.
+    the parent's prompt + output; else the shared blocks are kept.
     """
-    if 0 < parent_prompt // block_size <= shared:
+    if parent_prompt // block_size <= shared:
         return min(prompt, parent_prompt + parent_output)
     return min(shared * block_size, prompt, parent_prompt + parent_output)

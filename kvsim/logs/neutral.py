@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, NamedTuple
 
@@ -29,8 +29,9 @@ from msgspec import UNSET, Meta, UnsetType
 
 from kvsim.errors import InputError
 from kvsim.logs.reading import REMEDY, Format, Reading, decode
-from kvsim.logs.source import Source
+from kvsim.logs.source import Source, Text
 from kvsim.logs.times import canonical_seconds, exact_ns
+from kvsim.tokens import token_counter
 from kvsim.trajectory import SEGMENT_KINDS, Batch
 
 Tokens = Annotated[int, Meta(ge=0, le=1 << 30)]
@@ -87,9 +88,13 @@ class _Reader:
         self._decoder = msgspec.json.Decoder(_Trajectory)
 
     def read(self, source: Source) -> None:
+        self.read_texts(self._reading.texts(source), source)
+
+    def read_texts(self, texts: Iterable[Text], source: Source) -> None:
+        """Read lines that refer to each other only; ``source`` is named in errors."""
         first_rows: dict[str, tuple[int, int]] = {}
         pending: list[_Pending] = []
-        for text in self._reading.texts(source):
+        for text in texts:
             with self._reading.attempt():
                 found = decode(self._decoder, text, source)
                 if found.id in first_rows:
@@ -199,6 +204,24 @@ class _Reader:
             lost.setdefault(reference.trajectory, error)
         if lost:
             self._reading.drop_trajectories(lost)
+
+
+def from_objects(trajectories: Iterable[Mapping[str, Any]]) -> Batch:
+    """A batch of trajectories given as mappings with the keys of the neutral file (:meth:`Batch.from_trajectories`)."""
+    reading = Reading(lenient=False, count=token_counter(None))
+    source = Source("trajectories")
+
+    def texts() -> Iterator[Text]:
+        for number, trajectory in enumerate(trajectories):
+            try:
+                yield Text(number, json.dumps(trajectory, allow_nan=False).encode())
+            except (TypeError, ValueError) as error:
+                raise InputError(
+                    str(error), file=source.name, line=number, remedy="Give plain, finite JSON values"
+                ) from None
+
+    _Reader(reading).read_texts(texts(), source)
+    return reading.build()
 
 
 def _rounded(value: Decimal) -> str:

@@ -8,7 +8,7 @@ session and extends nothing starts a trajectory of its own (a second sample of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kvsim._ingest import PrefixIndex
@@ -82,6 +82,8 @@ class Requests:
         self._reading = reading
         self._requests: list[Request] = []
         self._indexes: dict[str | None, PrefixIndex] = {}
+        self._ends: dict[int, _Placed] = {}
+        """Whole requests, with and without their answers, by a hash of all they hold."""
         self._placed: list[_Placed] = []
         self._last: dict[str, _Placed] = {}
 
@@ -100,11 +102,16 @@ class Requests:
     def _place(self, request: Request, first_ns: int) -> None:
         index = self._indexes.setdefault(request.session, PrefixIndex())
         owner, shared = index.longest(request.keys)
-        match = self._placed[owner] if shared else None
+        whole, match = self._whole(request)
+        if whole < shared:
+            match = self._placed[owner]
+        if request.session is None and not 0 < whole < len(request.keys):
+            match = None  # it only begins alike, or is another sample of the same prompt
         before = self._last.get(request.session) if request.session is not None else None
-        context, counts, estimated = self._context(request, match, shared, before)
+        context, counts, estimated = self._context(request, match, shared)
         parent = context.parent
-        after = parent if parent is not None and context.new_from > len(parent.request.facts) else before
+        extends = parent is not None and context.new_from > len(parent.request.facts)
+        after = parent if extends or before is None else before
         report, builder = self._reading.report, self._reading.builder
         pause_ns = arrival_ns = 0
         if after is None:
@@ -142,17 +149,27 @@ class Requests:
         if after is not None:
             self._reading.grow(trajectory)
         placed = _Placed(row, trajectory, request, counts)
-        index.add([*request.keys, request.answer.key] if request.answer else request.keys, len(self._placed))
+        said = [*request.keys, request.answer.key] if request.answer else request.keys
+        index.add(said, len(self._placed))
         self._placed.append(placed)
+        for length, end in enumerate(_hashes(request.session, said), start=1):
+            if length >= len(request.keys):
+                self._ends[end] = placed
         if request.session is not None:
             self._last[request.session] = placed
 
-    def _context(
-        self, request: Request, match: _Placed | None, shared: int, before: _Placed | None
-    ) -> tuple[_Context, Counts, int]:
+    def _whole(self, request: Request) -> tuple[int, _Placed | None]:
+        """How many keys of the longest earlier request (or it and its answer) this one begins with, and which."""
+        found: tuple[int, _Placed | None] = 0, None
+        for length, end in enumerate(_hashes(request.session, request.keys), start=1):
+            if end in self._ends:
+                found = length, self._ends[end]
+        return found
+
+    def _context(self, request: Request, match: _Placed | None, shared: int) -> tuple[_Context, Counts, int]:
         """What the request extends, its counts, and how many of its tokens are estimated."""
         answer = request.answer.tokens if request.answer else 0
-        if match is None or not self._belongs(request, match, shared):
+        if match is None or not shared:
             return self._counted(request, _Context(None), request.text_tokens(), answer)
         sent, whole = len(match.request.keys), match.counts.prompt + match.counts.output
         if shared > sent:
@@ -183,9 +200,10 @@ class Requests:
         self._reading.report.flag(remark or REWRITTEN)
         return _Context(parent, min(kept, context.kept), context.new_from, context.own), counts, 0
 
-    @staticmethod
-    def _belongs(request: Request, match: _Placed, shared: int) -> bool:
-        """Whether the request goes on from the one it shares most with, rather than only beginning alike."""
-        if request.session is not None:
-            return True
-        return shared >= len(match.request.keys) and len(request.keys) > len(match.request.keys)
+
+def _hashes(session: str | None, keys: Sequence[int]) -> Iterator[int]:
+    """A hash of each beginning of a list of keys."""
+    chained = hash(session)
+    for key in keys:
+        chained = hash((chained, key))
+        yield chained

@@ -95,7 +95,8 @@ class Estimate:
     @property
     def priced(self) -> npt.NDArray[np.bool_]:
         """Whether all turns of the trajectory could be priced, shape (trajectories,)."""
-        return self._total("unpriced_turns") == 0
+        priced: npt.NDArray[np.bool_] = self._total("unpriced_turns") == 0
+        return priced
 
     @property
     def latency_s(self) -> Floats:
