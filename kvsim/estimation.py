@@ -135,9 +135,15 @@ class Estimate:
         return seconds(self._held_block_ns * self.pricing.kv_bytes_per_block, self._unpriced)
 
     @property
+    def usd_per_hour(self) -> float:
+        """The price of one GPU: the one given, else the marketplace's, NaN where there is none."""
+        price = self._usd_per_hour if self._usd_per_hour is not None else self.pricing.gpu.usd_per_hour
+        return float("nan") if price is None else price
+
+    @property
     def usd(self) -> Floats:
         """``gpu_s`` at the marketplace price of the GPU, NaN where there is none."""
-        return self.gpu_s * (self._price_per_hour / 3600)
+        return self.gpu_s * (self.usd_per_hour / 3600)
 
     @property
     def joules(self) -> Floats:
@@ -241,8 +247,3 @@ class Estimate:
     @property
     def _gpus_per_sequence(self) -> float:
         return self.pricing.engine.tensor_parallel_size / self.pricing.load.concurrent
-
-    @property
-    def _price_per_hour(self) -> float:
-        price = self._usd_per_hour if self._usd_per_hour is not None else self.pricing.gpu.usd_per_hour
-        return float("nan") if price is None else price
