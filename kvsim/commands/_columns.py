@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvsim.estimate import Estimate
+from kvsim.estimation import Estimate
 
 Columns = dict[str, Any]
 """Lists or arrays of one length."""

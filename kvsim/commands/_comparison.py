@@ -12,7 +12,7 @@ from kvsim.commands._console import print_facts, table
 from kvsim.commands._format import count, duration, money, plain
 from kvsim.commands._one_gpu import GIB_HOURS
 from kvsim.commands._outlook import Outlook
-from kvsim.estimate import Estimate
+from kvsim.estimation import Estimate
 
 Row = tuple[str, Callable[[Estimate, dict[str, float]], str]]
 

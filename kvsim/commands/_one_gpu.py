@@ -14,7 +14,7 @@ from kvsim.commands._columns import Columns, trajectory_columns, turn_columns
 from kvsim.commands._console import indented, print_facts, table
 from kvsim.commands._format import count, duration, money, narrow, percent, plain, shorten
 from kvsim.commands._outlook import Outlook
-from kvsim.estimate import Estimate
+from kvsim.estimation import Estimate
 
 Column = tuple[str, str, Callable[[float], str]]
 """Heading, name in the columns, and how a value is shown."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kvsim.estimate import Estimate
+    from kvsim.estimation import Estimate
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from kvsim.commands._columns import trajectory_columns
 from kvsim.commands._format import count, percent
-from kvsim.estimate import Estimate
+from kvsim.estimation import Estimate
 
 if TYPE_CHECKING:
     from kvsim.calibration import Calibration, Residual

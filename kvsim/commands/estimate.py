@@ -120,7 +120,7 @@ def price(batch: Batch, *, gpus: list[str], load: Load, **how: Any) -> list[Outl
     from dataclasses import replace
 
     from kvsim.commands._outlook import Outlook
-    from kvsim.estimate import estimate as ask
+    from kvsim.estimation import estimate as ask
 
     evicting = replace(load, kv="always")
     return [
