@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Estimate", "Load", "estimate"]
 
 Floats = npt.NDArray[np.float64]
+_COLUMN = {name: column for column, name in enumerate(TOTALS)}
 
 
 def estimate(
@@ -151,6 +152,11 @@ class Estimate:
         return self.gpu_s * self.pricing.gpu.tdp_w
 
     @property
+    def estimated_share(self) -> float:
+        """The share of new and output tokens that were estimated from text rather than logged, 0 to 1."""
+        return self.batch.estimated_share
+
+    @property
     def cached_tokens(self) -> Ints:
         """Prompt tokens found in the cache."""
         return self._total("cached_tokens").copy()
@@ -238,11 +244,11 @@ class Estimate:
     @cached_property
     def _unpriced(self) -> npt.NDArray[np.bool_] | None:
         """Which trajectories could not be priced; None where all could."""
-        unpriced = self._total("unpriced_turns") > 0
-        return unpriced if unpriced.any() else None
+        unpriced = self._total("unpriced_turns")
+        return unpriced > 0 if np.count_nonzero(unpriced) else None
 
     def _total(self, name: str) -> Ints:
-        return self._totals[:, TOTALS.index(name)]
+        return self._totals[:, _COLUMN[name]]
 
     @property
     def _gpus_per_sequence(self) -> float:

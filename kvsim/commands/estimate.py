@@ -62,7 +62,7 @@ def estimate(
     num_gpu_blocks_override: options.NumGpuBlocksOverride = None,
     max_num_batched_tokens: options.MaxNumBatchedTokens = None,
     max_num_seqs: options.MaxNumSeqs = None,
-    enable_prefix_caching: options.EnablePrefixCaching = None,
+    no_enable_prefix_caching: options.NoEnablePrefixCaching = False,
 ) -> None:
     """Say what trajectories cost on a GPU, and where the time goes.
 
@@ -91,7 +91,7 @@ def estimate(
         num_gpu_blocks_override=num_gpu_blocks_override,
         max_num_batched_tokens=max_num_batched_tokens,
         max_num_seqs=max_num_seqs,
-        enable_prefix_caching=enable_prefix_caching,
+        enable_prefix_caching=False if no_enable_prefix_caching else None,
     )
     declared = Load.parse(load)
     _resolve_early(model, gpu, engine, declared, calibration)
