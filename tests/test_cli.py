@@ -325,9 +325,8 @@ def test_durations(seconds, text):
 
 
 def test_other_numbers():
-    assert [money(x) for x in (0, 1e-6, 0.001234, 0.08864, 12.345, 1234.5)] == [
-        "$0", "<$0.0001", "$0.00123", "$0.0886", "$12.35", "$1,234",
-    ]  # fmt: skip
-    assert [plain(x) for x in (0, 1e-6, 0.01234, 1.234, 12.34, 1234)] == ["0", "<0.0001", "0.0123", "1.23", "12.3", "1,234"]
+    assert [money(x) for x in (0, 1e-6, 0.001234, 0.08864)] == ["$0", "<$0.0001", "$0.00123", "$0.0886"]
+    assert [money(x) for x in (12.34, 1234.4)] == ["$12.34", "$1,234"]
+    assert [plain(x) for x in (0, 1e-6, 0.01234, 1.234, 1234)] == ["0", "<0.0001", "0.0123", "1.23", "1,234"]
     assert (count(1, "turn"), count(1234, "turn")) == ("1 turn", "1,234 turns")
     assert shorten("trajectory", 8) == "tra…tory"

@@ -17,7 +17,7 @@ def basis(calibration: Calibration) -> str:
     if calibration.kind == "inherited":
         return f"datasheet, as {calibration.relative}"
     kernels = any(coefficient.kind == "fitted" for coefficient in calibration.coefficients.values())
-    return "measured" if kernels else f"partly, as {calibration.relative}"
+    return "measured" if kernels else "partly measured"
 
 
 def evidence_facts(calibration: Calibration) -> list[str]:
@@ -26,7 +26,7 @@ def evidence_facts(calibration: Calibration) -> list[str]:
     if short == "measured":
         lines = [f"measured on this GPU; {fitted}"]
     elif calibration.kind == "measured":
-        lines = [f"partly measured: a few serving points; kernels as on {calibration.relative}; {fitted}"]
+        lines = [f"partly measured: serving only, rates of kernels taken over; {fitted}"]
     else:
         lines = [f"datasheet only: never measured, efficiencies are those of {calibration.relative}"]
     if calibration.kind == "measured" and calibration.note:

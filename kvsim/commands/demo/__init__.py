@@ -16,11 +16,11 @@ LOG = "openhands.jsonl"
 
 def demo() -> None:
     """Price a real coding agent's log on an H100 and an RTX 4090: runs offline, needs no GPU."""
-    from kvsim.commands.estimate import price
+    from kvsim.commands._outlook import look_out
     from kvsim.load import Load
 
     batch = example()
-    _print(price(batch, gpus=list(GPUS), load=Load(kv="never"), model=MODEL))
+    _print(look_out(batch, gpus=list(GPUS), load=Load(kv="never"), model=MODEL))
 
 
 def example() -> Batch:
