@@ -256,4 +256,5 @@ def _bound(calibration: Calibration, sums: dict[str, float], bound: str) -> floa
 
 def priced_by_all(estimates: Sequence[Estimate]) -> Mask:
     """The trajectories that every one of the estimates could price."""
-    return np.logical_and.reduce([estimate.priced for estimate in estimates])
+    mask: Mask = np.logical_and.reduce([estimate.priced for estimate in estimates])
+    return mask

@@ -144,8 +144,12 @@ def _resolve_early(
 
 def _as_json(outlooks: list[Outlook], *, turns: bool) -> None:
     from kvsim import __version__
-    from kvsim.commands import _columns, _json, _summary
+    from kvsim.commands import _columns, _json
     from kvsim.commands._console import warn
+    from kvsim.commands._evidence import beyond_evidence
+    from kvsim.commands._pricing_facts import pricing_object
+    from kvsim.commands._reading_facts import input_object
+    from kvsim.commands._totals import totals
 
     batch = outlooks[0].estimate.batch
     warnings = _warnings(outlooks)
@@ -153,10 +157,10 @@ def _as_json(outlooks: list[Outlook], *, turns: bool) -> None:
     for outlook in outlooks:
         found = outlook.estimate
         entry: dict[str, Any] = {
-            "pricing": _summary.pricing_object(found),
-            "beyond_evidence": _summary.beyond_evidence(found),
-            "totals": _summary.totals(found),
-            "totals_if_evicted_at_every_pause": _summary.totals(outlook.evicted),
+            "pricing": pricing_object(found),
+            "beyond_evidence": beyond_evidence(found),
+            "totals": totals(found),
+            "totals_if_evicted_at_every_pause": totals(outlook.evicted),
             "status_counts": found.status_counts,
             "trajectories": _columns.records(_columns.trajectory_columns(found)),
         }
@@ -167,7 +171,7 @@ def _as_json(outlooks: list[Outlook], *, turns: bool) -> None:
         {
             "schema": "kvsim.estimate/1",
             "kvsim": __version__,
-            "input": _summary.input_object(batch),
+            "input": input_object(batch),
             "estimates": estimates,
             "warnings": warnings,
         }
@@ -207,7 +211,8 @@ def _as_text(outlooks: list[Outlook], *, turns: bool, top: int) -> None:
 
 
 def _warnings(outlooks: list[Outlook]) -> list[str]:
-    from kvsim.commands._summary import price_warnings, read_warnings
+    from kvsim.commands._pricing_facts import price_warnings
+    from kvsim.commands._reading_facts import read_warnings
 
     found = read_warnings(outlooks[0].estimate.batch)
     for outlook in outlooks:

@@ -56,7 +56,7 @@ def list_profiles(json: Json = False) -> None:
     console.print(shown)
     console.print()
     shown = table()
-    for heading in ("model", "params B", "active B", "weights GiB", "KV KiB/token", "max length"):
+    for heading in ("model", "params\nB", "active\nB", "weights\nGiB", "KV KiB\na token", "longest\ncontext"):
         shown.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
     for it in architectures:
         shown.add_row(
@@ -110,7 +110,8 @@ def _find(name: str) -> Gpu | Architecture:
     except UnknownNameError as error:
         if "ambiguous" in str(error):
             raise
-        raise UnknownNameError("GPU or model", name, [*gpus(), *models()]) from None
+        remedy = "'kvsim profiles list' shows all."
+        raise UnknownNameError("GPU or model", name, [*gpus(), *models()], remedy=remedy) from None
 
 
 def _gpu_object(card: Gpu) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def _print_gpu(card: Gpu) -> None:
 
     from kvsim.calibration import shipped_calibration
     from kvsim.commands._console import print_facts, results, table
-    from kvsim.commands._summary import evidence_facts
+    from kvsim.commands._evidence import evidence_facts
     from kvsim.errors import UnknownNameError
 
     console = results()
@@ -173,13 +174,16 @@ def _print_gpu(card: Gpu) -> None:
     console.print(
         f"{card.id}: {card.name}, {card.architecture}, compute capability {card.compute_capability}, {half}\n"
     )
+    sources = list(dict.fromkeys(fact.source for _, fact in card.facts))
     shown = table()
-    for heading in ("number", "value", "kind", "date", "source"):
+    for heading in ("number", "value", "kind", "checked", "source"):
         shown.add_column(heading, justify="right" if heading == "value" else "left", no_wrap=heading != "source")
     for name, fact in card.facts:
-        source = fact.source + (f" ({fact.note})" if fact.note else "")
-        shown.add_row(name, _si(name, getattr(card, name)), fact.kind, str(fact.date), Text(source))
+        source = f"[{1 + sources.index(fact.source)}]" + (f" {fact.note}" if fact.note else "")
+        shown.add_row(name, _with_unit(name, getattr(card, name)), fact.kind, str(fact.date), Text(source))
     console.print(shown)
+    console.print()
+    print_facts(console, [(f"[{number}]", [source]) for number, source in enumerate(sources, 1)])
     try:
         lines = evidence_facts(shipped_calibration(card.id))
     except UnknownNameError:
@@ -191,14 +195,15 @@ def _print_gpu(card: Gpu) -> None:
 _UNITS = {
     "flop_per_s": (1e12, "TFLOP/s"),
     "byte_per_s": (1e9, "GB/s"),
-    "memory_bytes": (GIB, "GiB"),
+    "device_memory_bytes": (GIB, "GiB"),
+    "memory_bytes": (1e9, "GB"),
     "l2_bytes": (2**20, "MiB"),
     "_w": (1, "W"),
     "usd_per_hour": (1, "USD/h"),
 }
 
 
-def _si(name: str, value: float) -> str:
+def _with_unit(name: str, value: float) -> str:
     for suffix, (unit, label) in _UNITS.items():
         if name.endswith(suffix):
             return f"{value / unit:,.5g} {label}"
