@@ -53,6 +53,12 @@ struct PriceColumns {
   std::int8_t* status = nullptr;
 };
 
+// Whether the common, simplest case is at hand.
+KVSIM_HD bool is_plain(const Rates& rates, const Turns& turns) {
+  return turns.order == nullptr && turns.waits_offsets == nullptr && turns.shared == nullptr && rates.window == 0 &&
+         rates.block_shift >= 0;
+}
+
 // How many of the hittable tokens are still cached; adds to `held` the blocks x nanoseconds that the pause held.
 template <i64 kSurvival>
 KVSIM_HD i64 surviving_tokens(const Rates& rates, const Reuse& reuse, i64 prompt, double& held) {
@@ -114,16 +120,75 @@ KVSIM_HD Price price_turn(const Rates& rates, const i64* step, i64 prompt, i64 o
   return price;
 }
 
+// Sums of the trajectory at hand, in registers while it stays the same.
+class RunningTotals {
+ public:
+  RunningTotals(Totals* totals, double* held_block_ns, i64 trajectories)
+      : totals_(totals), held_(held_block_ns), trajectories_(trajectories) {}
+
+  KVSIM_HD void add(i64 trajectory, i64 release, i64 finish, const Price& price) {
+    if (trajectory != owner_) switch_to(trajectory);
+    total_.first_release_ns = min_of(total_.first_release_ns, release);
+    total_.last_finish_ns = max_of(total_.last_finish_ns, finish);
+    total_.fresh_ns += price.fresh_ns;
+    total_.recompute_ns += price.recompute_ns;
+    total_.decode_ns += price.decode_ns;
+    total_.cached_tokens += price.cached_tokens;
+    total_.recomputed_tokens += price.recomputed_tokens;
+    total_.unpriced_turns += price.status != kOk;
+    total_held_ += price.held_block_ns;
+  }
+
+  KVSIM_HD void finish() {
+    if (owner_ >= 0) store();
+    clear_up_to(trajectories_);
+  }
+
+ private:
+  KVSIM_HD void switch_to(i64 trajectory) {
+    if (owner_ >= 0) store();
+    owner_ = trajectory;
+    if (trajectory >= seen_) {  // nothing was stored there yet, so there is nothing to load
+      clear_up_to(trajectory);
+      seen_ = trajectory + 1;
+      total_ = Totals{};
+      total_held_ = 0.0;
+    } else {
+      total_ = totals_[trajectory];
+      total_held_ = held_[trajectory];
+    }
+  }
+
+  KVSIM_HD void store() {
+    totals_[owner_] = total_;
+    held_[owner_] = total_held_;
+  }
+
+  KVSIM_HD void clear_up_to(i64 end) {
+    for (; seen_ < end; ++seen_) {
+      totals_[seen_] = Totals{};
+      held_[seen_] = 0.0;
+    }
+  }
+
+  Totals* totals_;
+  double* held_;
+  i64 trajectories_;
+  i64 owner_ = -1;
+  i64 seen_ = 0;  // trajectories below have a row in memory, or are the owner
+  Totals total_;
+  double total_held_ = 0.0;
+};
+
 // Prices every row in dependency order. `finish_ns` [rows] is scratch; `totals` and `held_block_ns` [trajectories].
-template <i64 kSurvival, bool kWithTurns>
-void estimate(const Rates& given, const i64* step, const Turns& turns, i64* finish_ns, Totals* totals,
+// `kPlain` promises rows in order, no joins, shared prefixes or windows, and blocks of a power of two.
+template <i64 kSurvival, bool kWithTurns, bool kPlain>
+void estimate(const Rates& given, const i64* step, const Turns& columns, i64* finish_ns, Totals* totals,
               double* held_block_ns, const PriceColumns& out) {
-  const Rates rates = given;  // a copy that nothing else can point to stays in registers
-  for (i64 t = 0; t < turns.trajectories; ++t) totals[t] = Totals{};
-  for (i64 t = 0; t < turns.trajectories; ++t) held_block_ns[t] = 0.0;
-  Totals total;
-  double held = 0.0;
-  i64 owner = -1;
+  const Rates rates = given;  // copies that nothing else can point to stay in registers
+  const Turns turns = columns;
+  if (kPlain && !is_plain(rates, turns)) KVSIM_UNREACHABLE();
+  RunningTotals running(totals, held_block_ns, turns.trajectories);
   for (i64 i = 0; i < turns.rows; ++i) {
     const i64 row = turns.order != nullptr ? turns.order[i] : i;
     const i64 parent = turns.parent[row];
@@ -135,7 +200,9 @@ void estimate(const Rates& given, const i64* step, const Turns& turns, i64* fini
       const i64 computed = turns.prompt[parent] + max_of(turns.output[parent], 1) - 1;
       shared = min_of(turns.kept[row], computed);
       reuse.reusable = full_blocks(rates, computed);
-      reuse.gap_ns = max_of(release - finish_ns[parent], 0);
+      // Where only the parent is waited for, the gap is the pause: no need to wait for its finish to be known.
+      const bool only_parent = turns.after[row] == parent && turns.waits_offsets == nullptr;
+      reuse.gap_ns = only_parent ? turns.pause_ns[row] : max_of(release - finish_ns[parent], 0);
     } else if (turns.shared != nullptr) {
       shared = turns.shared[row];
     }
@@ -146,22 +213,7 @@ void estimate(const Rates& given, const i64* step, const Turns& turns, i64* fini
     const Price price = price_turn<kSurvival>(rates, step, prompt, max_of(turns.output[row], 1), reuse);
     const i64 finish = release + price.fresh_ns + price.recompute_ns + price.decode_ns;
     finish_ns[row] = finish;
-
-    if (turns.trajectory[row] != owner) {  // sums live in registers while the trajectory stays the same
-      if (owner >= 0) totals[owner] = total, held_block_ns[owner] = held;
-      owner = turns.trajectory[row];
-      total = totals[owner];
-      held = held_block_ns[owner];
-    }
-    total.first_release_ns = min_of(total.first_release_ns, release);
-    total.last_finish_ns = max_of(total.last_finish_ns, finish);
-    total.fresh_ns += price.fresh_ns;
-    total.recompute_ns += price.recompute_ns;
-    total.decode_ns += price.decode_ns;
-    total.cached_tokens += price.cached_tokens;
-    total.recomputed_tokens += price.recomputed_tokens;
-    total.unpriced_turns += price.status != kOk;
-    held += price.held_block_ns;
+    running.add(turns.trajectory[row], release, finish, price);
     if (kWithTurns) {
       out.release_ns[row] = release;
       out.fresh_ns[row] = price.fresh_ns;
@@ -173,7 +225,7 @@ void estimate(const Rates& given, const i64* step, const Turns& turns, i64* fini
       out.status[row] = price.status;
     }
   }
-  if (owner >= 0) totals[owner] = total, held_block_ns[owner] = held;
+  running.finish();
 }
 
 }  // namespace kvsim

@@ -11,6 +11,7 @@
 #else
 #define KVSIM_HD inline __attribute__((always_inline))
 #endif
+#define KVSIM_UNREACHABLE() __builtin_unreachable()
 
 namespace kvsim {
 

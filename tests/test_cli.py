@@ -278,25 +278,27 @@ def test_an_interrupt_ends_quietly(ask, monkeypatch):
 # as a program
 
 
-def test_version_and_help():
+def test_version_and_help(tmp_path):
     def shown(*arguments):
         command = [sys.executable, "-m", "kvsim", *arguments]
-        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True, env=os.environ | RUN).stdout
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", check=True, env=os.environ | RUN, cwd=tmp_path
+        ).stdout
 
     assert shown("--version").strip() == f"kvsim {kvsim.__version__}"
     assert "estimate" in shown("--help")
     assert "--no-enable-prefix-caching" in shown("estimate", "--help")
 
 
-def test_help_imports_nothing_that_computes():
+def test_help_imports_nothing_that_computes(tmp_path):
     code = "import sys, kvsim.commands; print([name for name in ('numpy', 'msgspec') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == "[]"
 
 
-def test_a_reader_that_goes_away_is_no_error(log):
+def test_a_reader_that_goes_away_is_no_error(log, tmp_path):
     command = f"{sys.executable} -m kvsim estimate {log} -m {MODEL} -g h100 --json --turns | head -c 100"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert len(done.stdout) == 100
     assert "Traceback" not in done.stderr
     assert "Broken pipe" not in done.stderr

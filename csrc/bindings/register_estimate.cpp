@@ -39,21 +39,26 @@ class Scratch {
 
 using Kernel = void (*)(const Rates&, const i64*, const Turns&, i64*, Totals*, double*, const PriceColumns&);
 
-template <bool kWithTurns>
-Kernel kernel_for(i64 survival) {
+template <i64 kSurvival>
+Kernel kernel_of(bool with_turns, bool plain) {
+  if (with_turns) return plain ? &estimate<kSurvival, true, true> : &estimate<kSurvival, true, false>;
+  return plain ? &estimate<kSurvival, false, true> : &estimate<kSurvival, false, false>;
+}
+
+Kernel kernel_for(i64 survival, bool with_turns, bool plain) {
   switch (survival) {
     case kNever:
-      return &estimate<kNever, kWithTurns>;
+      return kernel_of<kNever>(with_turns, plain);
     case kAlways:
-      return &estimate<kAlways, kWithTurns>;
+      return kernel_of<kAlways>(with_turns, plain);
     case kTtl:
-      return &estimate<kTtl, kWithTurns>;
+      return kernel_of<kTtl>(with_turns, plain);
     case kLru:
-      return &estimate<kLru, kWithTurns>;
+      return kernel_of<kLru>(with_turns, plain);
     case kLogged:
-      return &estimate<kLogged, kWithTurns>;
+      return kernel_of<kLogged>(with_turns, plain);
     case kNoCache:
-      return &estimate<kNoCache, kWithTurns>;
+      return kernel_of<kNoCache>(with_turns, plain);
   }
   throw std::invalid_argument("unknown survival " + std::to_string(survival));
 }
@@ -82,7 +87,7 @@ py::tuple run_estimate(const Rates& rates, const IntArray& step, const HeldTurns
   py::array_t<i64> totals({static_cast<py::ssize_t>(turns.trajectories), py::ssize_t{8}});
   py::array_t<double> held_block_ns(turns.trajectories);
   const PriceColumns out = columns ? price_columns(*columns, turns.rows) : PriceColumns{};
-  const Kernel kernel = columns ? kernel_for<true>(rates.survival) : kernel_for<false>(rates.survival);
+  const Kernel kernel = kernel_for(rates.survival, columns.has_value(), is_plain(rates, turns));
   auto* total_rows = reinterpret_cast<Totals*>(totals.mutable_data());
   double* held_data = held_block_ns.mutable_data();
   {

@@ -91,7 +91,7 @@ struct Dag {
   Turns turns;
 };
 
-Dag draw_dag(Random& random, i64 rows, i64 trajectories) {
+Dag draw_dag(Random& random, i64 rows, i64 trajectories, bool plain) {
   Dag dag;
   for (auto* column :
        {&dag.parent, &dag.after, &dag.kept, &dag.prompt, &dag.output, &dag.pause, &dag.arrival, &dag.trajectory}) {
@@ -99,7 +99,7 @@ Dag draw_dag(Random& random, i64 rows, i64 trajectories) {
   }
   std::vector<i64> place(rows);
   for (i64 i = 0; i < rows; ++i) place[i] = i;
-  std::shuffle(place.begin(), place.end(), random);
+  if (!plain) std::shuffle(place.begin(), place.end(), random);
   std::vector<std::vector<i64>> waits(rows);
   for (i64 i = 0; i < rows; ++i) {
     const i64 row = place[i];
@@ -112,7 +112,7 @@ Dag draw_dag(Random& random, i64 rows, i64 trajectories) {
     dag.pause[row] = draw(random, 0, 1'000'000'000);
     dag.arrival[row] = draw(random, 0, 1'000'000'000);
     dag.trajectory[row] = i < trajectories ? i : draw(random, 0, trajectories - 1);
-    if (i > 0 && draw(random, 0, 4) == 0) waits[row].push_back(place[draw(random, 0, i - 1)]);
+    if (!plain && i > 0 && draw(random, 0, 4) == 0) waits[row].push_back(place[draw(random, 0, i - 1)]);
   }
   dag.waits_offsets.push_back(0);
   for (const auto& rows_waited : waits) {
@@ -130,6 +130,7 @@ Dag draw_dag(Random& random, i64 rows, i64 trajectories) {
   turns.pause_ns = dag.pause.data();
   turns.arrival_ns = dag.arrival.data();
   turns.trajectory = dag.trajectory.data();
+  if (plain) return dag;
   turns.waits_offsets = dag.waits_offsets.data();
   turns.waits_rows = dag.waits_rows.data();
   dag.order = topological_order(turns);
@@ -137,18 +138,23 @@ Dag draw_dag(Random& random, i64 rows, i64 trajectories) {
   return dag;
 }
 
-template <i64 kSurvival>
+template <i64 kSurvival, bool kPlain>
 void dags_are_priced_consistently() {
   Random random(2 + kSurvival);
   for (int round = 0; round < 60; ++round) {
     Rates rates = draw_rates(random);
-    rates.block_shift = -1;
     rates.survival = kSurvival;
+    if (kPlain) {
+      rates.window = 0;
+      rates.block_size = 16;
+      rates.block_shift = 4;
+    }
     std::vector<i64> step(rates.chunk + 1);
     for (i64& time : step) time = draw(random, 0, i64{1} << 36);
     const i64 rows = draw(random, 1, 60), trajectories = draw(random, 1, rows);
-    const Dag dag = draw_dag(random, rows, trajectories);
-    CHECK_EQUAL(static_cast<i64>(dag.order.size()), rows);
+    const Dag dag = draw_dag(random, rows, trajectories, kPlain);
+    CHECK_EQUAL(is_plain(rates, dag.turns), kPlain);
+    CHECK_EQUAL(kPlain || static_cast<i64>(dag.order.size()) == rows, true);
 
     std::vector<i64> finish(rows), release(rows), fresh(rows), recompute(rows), decode(rows), cached(rows), lost(rows);
     std::vector<double> held(rows), held_total(trajectories);
@@ -156,8 +162,10 @@ void dags_are_priced_consistently() {
     std::vector<Totals> totals(trajectories), without(trajectories);
     const PriceColumns out{release.data(), fresh.data(), recompute.data(), decode.data(),
                            cached.data(),  lost.data(),  held.data(),      status.data()};
-    estimate<kSurvival, true>(rates, step.data(), dag.turns, finish.data(), totals.data(), held_total.data(), out);
-    estimate<kSurvival, false>(rates, step.data(), dag.turns, finish.data(), without.data(), held_total.data(), {});
+    estimate<kSurvival, true, false>(rates, step.data(), dag.turns, finish.data(), totals.data(), held_total.data(),
+                                     out);
+    estimate<kSurvival, false, kPlain>(rates, step.data(), dag.turns, finish.data(), without.data(), held_total.data(),
+                                       {});
 
     std::vector<Totals> summed(trajectories);
     for (i64 row = 0; row < rows; ++row) {
@@ -192,7 +200,7 @@ void dags_are_priced_consistently() {
 
 void cycles_are_left_out_of_the_order() {
   Random random(3);
-  Dag dag = draw_dag(random, 20, 2);
+  Dag dag = draw_dag(random, 20, 2, false);
   dag.parent[dag.order[0]] = dag.order[19];
   dag.parent[dag.order[19]] = dag.order[0];
   CHECK_EQUAL(topological_order(dag.turns).size() < 20, true);
@@ -202,11 +210,16 @@ void cycles_are_left_out_of_the_order() {
 
 int main() {
   closed_forms_equal_stepping();
-  dags_are_priced_consistently<kNever>();
-  dags_are_priced_consistently<kAlways>();
-  dags_are_priced_consistently<kTtl>();
-  dags_are_priced_consistently<kLru>();
-  dags_are_priced_consistently<kNoCache>();
+  dags_are_priced_consistently<kNever, false>();
+  dags_are_priced_consistently<kNever, true>();
+  dags_are_priced_consistently<kAlways, false>();
+  dags_are_priced_consistently<kAlways, true>();
+  dags_are_priced_consistently<kTtl, false>();
+  dags_are_priced_consistently<kTtl, true>();
+  dags_are_priced_consistently<kLru, false>();
+  dags_are_priced_consistently<kLru, true>();
+  dags_are_priced_consistently<kNoCache, false>();
+  dags_are_priced_consistently<kNoCache, true>();
   cycles_are_left_out_of_the_order();
   std::puts("C++ tests passed");
 }
