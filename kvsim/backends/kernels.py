@@ -267,7 +267,9 @@ def estimate(
             computed = prompts[parent] + max(outputs[parent], 1) - 1
             shared = min(kepts[row], computed)
             reusable = full_blocks(rates, computed)
-            gap_ns = max(release - finish_ns[parent], 0)
+            # Where only the parent is waited for, the gap is the pause: no need to wait for its finish to be known.
+            only_parent = after == parent and len(waits) == 0
+            gap_ns = pauses[row] if only_parent else max(release - finish_ns[parent], 0)
         elif len(shares) > 0:
             shared = shares[row]
         hittable = full_blocks(rates, min(shared, prompt - 1)) * rates.block_size
