@@ -33,5 +33,6 @@ struct HeldTurns {
 void register_rates(py::module_& module);
 void register_turns(py::module_& module);
 void register_estimate(py::module_& module);
+void register_scheduler(py::module_& module);
 
 }  // namespace kvsim::bindings
