@@ -56,7 +56,7 @@ inline Chains::Chains(const Contexts& contexts, i64 block_size) : of_row(context
     if (shared > 0 && parent >= 0) {
       chain = of_row[parent];
       while (shapes[chain].start >= shared) chain = shapes[chain].above;
-      const i64 parent_blocks = (contexts.prompt[parent] + contexts.output[parent] - 1) / block_size;
+      const i64 parent_blocks = (contexts.prompt[parent] + contexts.output[parent]) / block_size;
       if (chain == of_row[parent] && last_row[chain] == parent && shared >= parent_blocks) {
         last_row[chain] = row;
         of_row[row] = chain;
