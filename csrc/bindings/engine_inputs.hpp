@@ -1,7 +1,7 @@
 // The engine's inputs: the named tuples of kvsim/backends/engine_kernels.py, read field by field.
 #pragma once
 
-#include "../scheduler.hpp"
+#include "../simulate.hpp"
 #include "arrays.hpp"
 
 namespace kvsim::bindings {
@@ -55,6 +55,48 @@ struct HeldContexts {
     KVSIM_COLUMN(own_from);
     KVSIM_COLUMN(prefix_key);
     KVSIM_COLUMN(hittable);
+#undef KVSIM_COLUMN
+  }
+};
+
+struct HeldLaw {
+  HeldArrays own, full, windowed;
+  StepLaw law;
+
+  HeldLaw(const py::handle& given, const Settings& settings)
+      : own(given), full(given.attr("full")), windowed(given.attr("windowed")) {
+    law.fraction_bits = given.attr("fraction_bits").cast<i64>();
+    law.window = given.attr("window").cast<i64>();
+    law.step = own.take("step", settings.max_num_batched_tokens + 1);
+    law.sequences = own.take("sequences", settings.max_num_seqs + 1);
+    law.full = group(given.attr("full"), full, settings);
+    law.windowed = group(given.attr("windowed"), windowed, settings);
+  }
+
+ private:
+  static GroupLaw group(const py::handle& given, HeldArrays& arrays, const Settings& settings) {
+    return {given.attr("pair").cast<i64>(), given.attr("context").cast<i64>(),
+            arrays.take("decode", settings.max_num_seqs + 1)};
+  }
+};
+
+struct HeldWorkload {
+  HeldArrays arrays;
+  Workload columns;
+
+  HeldWorkload(const py::handle& given, i64 rows) : arrays(given) {
+    columns.trajectories = arrays.length_of("start_ns");
+    columns.start_ns = arrays.take("start_ns", columns.trajectories);
+    columns.roots_start = arrays.take("roots_start", columns.trajectories + 1);
+    columns.roots = arrays.take("roots", columns.roots_start[columns.trajectories]);
+    columns.dependants_start = arrays.take("dependants_start", rows + 1);
+    columns.dependants = arrays.take("dependants", columns.dependants_start[rows]);
+#define KVSIM_COLUMN(name) columns.name = arrays.take(#name, rows)
+    KVSIM_COLUMN(trajectory);
+    KVSIM_COLUMN(offset_ns);
+    KVSIM_COLUMN(pause_ns);
+    KVSIM_COLUMN(needs);
+    KVSIM_COLUMN(refused);
 #undef KVSIM_COLUMN
   }
 };

@@ -459,3 +459,274 @@ def update(settings: Settings, contexts: Contexts, engine: Engine) -> None:
             engine.running[kept] = row
             kept += 1
     counts[RUNNING] = kept
+
+
+# ---- Time ----
+
+
+class Workload(NamedTuple):
+    """When turns come: a row's pause begins when the last of what it needs is there."""
+
+    start_ns: Ints  # by trajectory, END: it starts when another one ends
+    trajectory: Ints
+    offset_ns: Ints  # of roots: from their trajectory's start
+    pause_ns: Ints
+    needs: Ints  # how many finishes, and for roots that wait for others their trajectory's start; 0: no pause
+    dependants: Ints  # the rows that wait for row r: dependants[dependants_start[r] : dependants_start[r + 1]]
+    dependants_start: Ints
+    roots: Ints  # likewise by trajectory: the rows that come at their own time
+    roots_start: Ints
+    refused: Ints  # 1: the turn is not served, and ends where it begins
+
+
+class Served(NamedTuple):
+    """What became of each row, all END where it was refused but for ``release_ns`` and ``finish_ns``."""
+
+    release_ns: Ints
+    scheduled_ns: Ints
+    first_token_ns: Ints
+    finish_ns: Ints
+    recompute_ns: Ints
+    gpu_ns: Ints
+    cached_tokens: Ints
+    preemptions: Ints
+
+
+#: The columns of an engine's totals.
+ENGINE_TOTALS = ("steps", "busy_ns", "end_ns", "evicted_blocks", "preemptions", "peak_blocks", "unserved")
+
+
+@jit
+def capped_sum(start: int, count: int, cap: int) -> int:
+    """Sum over k = 1..count of min(start + k, cap)."""
+    below = 0 if start >= cap else min(cap - start, count)
+    return below * start + below * (below + 1) // 2 + (count - below) * cap
+
+
+@jit
+def chunk_units(law: StepLaw, before: int, count: int) -> int:
+    """Attention of ``count`` prompt tokens after ``before`` ones: pairs and context read, each capped at the window."""
+    units = law.full.pair * (count * before + count * (count + 1) // 2) + law.full.context * (before + count)
+    if law.window > 0:
+        units += law.windowed.pair * capped_sum(before, count, law.window)
+        units += law.windowed.context * min(before + count, law.window + count)
+    return units
+
+
+@jit
+def step_units(law: StepLaw, contexts: Contexts, engine: Engine) -> tuple[int, int, int]:
+    """Time of the scheduled step, its tokens, and how many sequences decode in it.
+
+    A sequence decodes if the one token computed of it was generated.
+    """
+    count = engine.counts[SCHEDULED]
+    units = 0
+    tokens = 0
+    decoding = 0
+    seen = 0
+    seen_in_window = 0
+    for place in range(count):
+        before = engine.before[place]
+        new = engine.tokens[place]
+        tokens += new
+        if new == 1 and before >= contexts.prompt[engine.scheduled[place]]:
+            decoding += 1
+            seen += before + 1
+            seen_in_window += min(before + 1, law.window)
+        else:
+            units += chunk_units(law, before, new)
+    units += law.step[tokens] + law.sequences[count]
+    units += law.full.decode[decoding] * seen + law.windowed.decode[decoding] * seen_in_window
+    return units, tokens, decoding
+
+
+@jit
+def recompute_units(law: StepLaw, before: int, count: int, hittable: int, tokens: int, sequences: int) -> int:
+    """How much shorter a step would be without the part of a chunk that was in the cache once."""
+    again = min(before + count, hittable) - before
+    if again <= 0:
+        return 0
+    units = law.step[tokens] - law.step[tokens - again] + chunk_units(law, before, count)
+    if again < count:
+        units -= chunk_units(law, before + again, count - again)
+    else:
+        units += law.sequences[sequences] - law.sequences[sequences - 1]
+    return max(units, 0)
+
+
+@jit
+def share_out(gpu_ns: Ints, rows: Ints, count: int, duration_ns: int) -> None:
+    """Shares a time equally; the first gets what is left over."""
+    if count > 0:
+        for place in range(count):
+            gpu_ns[rows[place]] += duration_ns // count
+        gpu_ns[rows[0]] += duration_ns % count
+
+
+@jit
+def meet_need(workload: Workload, needs: Ints, ready: Ints, events: Any, row: int, now_ns: int) -> None:
+    """One of the things that the row waits for is there; after the last one its pause begins."""
+    needs[row] -= 1
+    ready[row] = max(ready[row], now_ns)
+    if needs[row] == 0:
+        heapq.heappush(events, (ready[row] + workload.pause_ns[row], row))
+
+
+@jit
+def start(workload: Workload, needs: Ints, ready: Ints, events: Any, trajectory: int, now_ns: int) -> None:
+    """The trajectory begins."""
+    for at in range(workload.roots_start[trajectory], workload.roots_start[trajectory + 1]):
+        row = workload.roots[at]
+        due_ns = now_ns + workload.offset_ns[row]
+        if needs[row] == 0:
+            heapq.heappush(events, (due_ns, row))
+        else:
+            meet_need(workload, needs, ready, events, row, due_ns)
+
+
+@jit
+def start_next(workload: Workload, needs: Ints, ready: Ints, left: Ints, events: Any, now_ns: int) -> bool:
+    """Starts the first trajectory that waits for another one's end; says whether there was one."""
+    trajectories = len(workload.start_ns)
+    following = left[trajectories]
+    while following < trajectories and workload.start_ns[following] != END:
+        following += 1
+    left[trajectories] = following + 1
+    if following >= trajectories:
+        return False
+    start(workload, needs, ready, events, following, now_ns)
+    return True
+
+
+@jit
+def finish(workload: Workload, needs: Ints, ready: Ints, left: Ints, events: Any, row: int, now_ns: int) -> None:
+    """Releases what waited for the row, and starts the next trajectory if this was the last row of its own.
+
+    ``left[t]`` counts unfinished rows of trajectory t; the last entry is the next trajectory to start.
+    """
+    for at in range(workload.dependants_start[row], workload.dependants_start[row + 1]):
+        meet_need(workload, needs, ready, events, workload.dependants[at], now_ns)
+    left[workload.trajectory[row]] -= 1
+    if left[workload.trajectory[row]] == 0:
+        start_next(workload, needs, ready, left, events, now_ns)
+
+
+@jit
+def simulate(
+    settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload, served: Served, totals: Ints
+) -> None:
+    """Serves all rows on one engine, step by step.
+
+    The clock runs in units; a timestamp is its whole nanoseconds. A step's time is shared among its requests by
+    tokens. Consecutive steps that decode one token of the same requests are shared as one.
+    """
+    engine = new_engine(settings, contexts)
+    counts = engine.counts
+    rows = len(contexts.prompt)
+    trajectories = len(workload.start_ns)
+    needs = workload.needs.copy()
+    ready = np.zeros(rows, np.int64)
+    again_units = np.zeros(rows, np.int64)
+    left = np.zeros(trajectories + 1, np.int64)
+    for row in range(rows):
+        left[workload.trajectory[row]] += 1
+    events = [(workload.start_ns[0], workload.roots[0])]
+    events.pop()
+    for trajectory in range(trajectories):
+        if workload.start_ns[trajectory] != END:
+            start(workload, needs, ready, events, trajectory, workload.start_ns[trajectory])
+    for column in served:
+        column[:] = END
+    served.gpu_ns[:] = 0
+
+    unit = 1 << law.fraction_bits
+    now_ns = 0
+    fraction = 0  # of a nanosecond, in units
+    sharers = np.zeros(rows, np.int64)
+    sharing = 0
+    shared_ns = 0
+    steps = 0
+    busy_ns = 0
+    peak = 0
+    while True:
+        while len(events) > 0 and events[0][0] <= now_ns:
+            due_ns, row = heapq.heappop(events)
+            served.release_ns[row] = due_ns
+            if workload.refused[row]:
+                served.finish_ns[row] = due_ns
+                finish(workload, needs, ready, left, events, row, due_ns)
+            else:
+                arrive(settings, contexts, engine, row)
+        if counts[RUNNING] + counts[WAITING] == 0:
+            if len(events) > 0:
+                now_ns = events[0][0]
+                fraction = 0
+            elif not start_next(workload, needs, ready, left, events, now_ns):
+                break
+            continue
+
+        schedule(settings, contexts, engine)
+        count = counts[SCHEDULED]
+        if count == 0:
+            break
+        units, tokens, decoding = step_units(law, contexts, engine)
+        started_ns = now_ns
+        fraction += units
+        now_ns += fraction >> law.fraction_bits
+        fraction &= unit - 1
+        duration_ns = now_ns - started_ns
+        steps += 1
+        busy_ns += duration_ns
+        peak = max(peak, settings.num_gpu_blocks - 1 - counts[FREE])
+
+        same = decoding == count and count == sharing
+        for place in range(count):
+            same = same and sharers[place] == engine.scheduled[place]
+        if not same:
+            share_out(served.gpu_ns, sharers, sharing, shared_ns)
+            sharing = 0
+            shared_ns = 0
+        if decoding == count:
+            sharing = count
+            sharers[:count] = engine.scheduled[:count]
+            shared_ns += duration_ns
+        else:
+            rest_ns = duration_ns
+            for place in range(count):
+                share_ns = duration_ns * engine.tokens[place] // tokens
+                served.gpu_ns[engine.scheduled[place]] += share_ns
+                rest_ns -= share_ns
+            served.gpu_ns[engine.scheduled[0]] += rest_ns
+
+        for place in range(count):
+            row = engine.scheduled[place]
+            if served.scheduled_ns[row] == END:
+                served.scheduled_ns[row] = started_ns
+            if engine.generated[row] == 0:
+                again_units[row] += recompute_units(
+                    law, engine.before[place], engine.tokens[place], contexts.hittable[row], tokens, count
+                )
+        update(settings, contexts, engine)
+        for place in range(count):
+            row = engine.scheduled[place]
+            if engine.generated[row] > 0 and served.first_token_ns[row] == END:
+                served.first_token_ns[row] = now_ns
+                prefill_ns = now_ns - served.scheduled_ns[row]
+                served.recompute_ns[row] = min((again_units[row] + unit // 2) >> law.fraction_bits, prefill_ns)
+        for place in range(counts[FINISHED]):
+            row = engine.finished[place]
+            served.finish_ns[row] = now_ns
+            served.cached_tokens[row] = engine.cached[row]
+            served.preemptions[row] = engine.preemptions[row]
+            finish(workload, needs, ready, left, events, row, now_ns)
+    share_out(served.gpu_ns, sharers, sharing, shared_ns)
+    unserved = 0
+    for row in range(rows):
+        unserved += served.finish_ns[row] == END
+    totals[0] = steps
+    totals[1] = busy_ns
+    totals[2] = now_ns
+    totals[3] = counts[EVICTED]
+    totals[4] = np.sum(engine.preemptions)
+    totals[5] = peak
+    totals[6] = unserved
