@@ -169,9 +169,12 @@ class Simulation {
         continue;
       }
       scheduler_.schedule();
-      if (scheduler_.work().empty()) break;
       totals_.preemptions += static_cast<i64>(scheduler_.preempted().size());
-      step();
+      if (!scheduler_.work().empty()) {
+        step();
+      } else if (scheduler_.preempted().empty()) {
+        break;
+      }  // else the only one that could run preempted itself: no time passes
     }
     totals_.end_ns = clock_.ns();
     totals_.evicted_blocks = scheduler_.pool().evicted();

@@ -668,7 +668,9 @@ def simulate(
         schedule(settings, contexts, engine)
         count = counts[SCHEDULED]
         if count == 0:
-            break
+            if counts[PREEMPTED] == 0:
+                break
+            continue  # the only one that could run preempted itself: no time passes
         units, tokens, decoding = step_units(law, contexts, engine)
         started_ns = now_ns
         fraction += units
