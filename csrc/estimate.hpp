@@ -63,7 +63,7 @@ KVSIM_HD i64 surviving_tokens(const Rates& rates, const Reuse& reuse, i64 prompt
     held = reusable * (alive ? gap : static_cast<double>(rates.ttl_ns));
     return alive ? reuse.hittable : 0;
   }
-  if (kSurvival == kLru && rates.churn_ns > 0) {
+  if (kSurvival == kLru) {
     // The parent's blocks joined the free queue at its back: whatever stands before them goes first.
     const i64 context = rates.mean_context >= 0 ? rates.mean_context : prompt;
     const i64 before = max_of(rates.usable_blocks - rates.others * blocks_for(rates, context) - reuse.reusable, 0);

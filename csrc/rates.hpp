@@ -48,7 +48,7 @@ struct Rates {
   i64 max_model_len = 0;  //
   i64 survival = kNever;  //
   i64 ttl_ns = 0;         //
-  i64 churn_ns = 0;       // the other traffic takes one block in this time; 0: never
+  i64 churn_ns = 0;       // kLru: the other traffic takes one block in this time
 };
 
 // Rounds a fixed-point time to whole nanoseconds, half up.

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from kvsim.calibration import load_calibration
     from kvsim.engine import EngineConfig
     from kvsim.errors import InputError, KvsimError
-    from kvsim.estimate import Estimate, Load, estimate
+    from kvsim.estimation import Estimate, estimate
     from kvsim.hardware import gpus
+    from kvsim.load import Load
     from kvsim.logs import read
     from kvsim.metrics.pte import pte
     from kvsim.step import step_time
@@ -25,11 +26,11 @@ __version__ = "0.1.0"
 _HOME = {
     "Batch": "trajectory",
     "EngineConfig": "engine",
-    "Estimate": "estimate",
+    "Estimate": "estimation",
     "InputError": "errors",
     "KvsimError": "errors",
-    "Load": "estimate",
-    "estimate": "estimate",
+    "Load": "load",
+    "estimate": "estimation",
     "gpus": "hardware",
     "load_calibration": "calibration",
     "models": "architecture",
@@ -38,7 +39,22 @@ _HOME = {
     "step_time": "step",
 }
 
-__all__ = [*sorted(_HOME), "__version__"]
+__all__ = [
+    "Batch",
+    "EngineConfig",
+    "Estimate",
+    "InputError",
+    "KvsimError",
+    "Load",
+    "__version__",
+    "estimate",
+    "gpus",
+    "load_calibration",
+    "models",
+    "pte",
+    "read",
+    "step_time",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -64,7 +64,9 @@ def _refuse(batch: Batch, origin: Origin, row: int, name: str, problem: str) -> 
     if 0 <= trajectory < len(batch.ids) and batch.named:
         turn = int(np.count_nonzero(batch.trajectory[:row] == trajectory))
         who = f"turn {turn} of trajectory {batch.ids[trajectory]!r}"
-    raise InputError(f"{who}: {problem}", file=file, line=line, field=name, remedy=REMEDIES[name])
+    error = InputError(f"{who}: {problem}", file=file, line=line, field=name, remedy=REMEDIES[name])
+    error.trajectory = trajectory
+    raise error
 
 
 def _check_values(batch: Batch, origin: Origin) -> None:

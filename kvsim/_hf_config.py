@@ -151,9 +151,7 @@ def layers(config: Config) -> tuple[Layers, ...]:
     count = config.integer("num_hidden_layers")
     kinds = _layer_kinds(config, name, count)
     with_experts = _expert_layers(config, name, count)
-    counted = Counter(
-        (_attention(config, name, kinds[i]), _mlp(config, name, with_experts[i])) for i in range(count)
-    )
+    counted = Counter((_attention(config, name, kinds[i]), _mlp(config, name, with_experts[i])) for i in range(count))
     return tuple(Layers(number, attention, mlp) for (attention, mlp), number in counted.items())
 
 
@@ -288,9 +286,7 @@ def _expert_layers(config: Config, name: str, count: int) -> tuple[bool, ...]:
     frequency = config.integer("moe_layer_freq", 1)
     step = config.integer("decoder_sparse_step", 1)
     dense = config.fields.get("mlp_only_layers") or ()
-    return tuple(
-        i >= first and i % frequency == 0 and (i + 1) % step == 0 and i not in dense for i in range(count)
-    )
+    return tuple(i >= first and i % frequency == 0 and (i + 1) % step == 0 and i not in dense for i in range(count))
 
 
 def _mlp(config: Config, name: str, with_experts: bool) -> Mlp:

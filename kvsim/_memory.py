@@ -80,8 +80,7 @@ def plan(
     return Memory(
         device_bytes=gpu.device_memory_bytes,
         requested_bytes=int(gpu.device_memory_bytes * utilization),
-        weight_bytes=architecture.weight_bytes(quantization, dtype, tp)
-        + architecture.absorbed_bytes(dtype, tp),
+        weight_bytes=architecture.weight_bytes(quantization, dtype, tp) + architecture.absorbed_bytes(dtype, tp),
         activation_bytes=activation_bytes(
             architecture,
             tp=tp,

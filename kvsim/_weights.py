@@ -132,9 +132,7 @@ def _compressed_tensors(quantization: Mapping[str, Any], *, file: str) -> Weight
     return _grouped_integers(bits, int(weights.get("group_size") or 0), scope, zero_points=zero_points)
 
 
-def _grouped_integers(
-    bits: int, group: int, scope: Literal["linear", "experts"], *, zero_points: bool
-) -> WeightFormat:
+def _grouped_integers(bits: int, group: int, scope: Literal["linear", "experts"], *, zero_points: bool) -> WeightFormat:
     """Weight-only integers; groups share a 16-bit scale and maybe a zero point (``group`` <= 0: none)."""
     overhead = (2 + (bits / 8 if zero_points else 0)) / group if group > 0 else 0.0
     return WeightFormat(f"int{bits}", bits / 8 + overhead, scope, "dtype")

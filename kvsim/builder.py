@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -121,6 +121,13 @@ class Builder:
         for name, value in values.items():
             self._columns[name][row] = value
 
+    def refer(self, row: int, name: str, place: int, target: int) -> None:
+        """Point ``parent``, ``after`` or the ``place``-th of ``waits_for`` of a row already added to a row."""
+        if name == "waits_for":
+            self._waits[row][place] = target
+        else:
+            self._columns[name][row] = target
+
     def get(self, row: int, name: str) -> int:
         """The value of a row's column."""
         return self._columns[name][row]
@@ -128,6 +135,10 @@ class Builder:
     def mark(self) -> tuple[int, int]:
         """A point to which :meth:`roll_back` can return."""
         return self.rows, len(self._ids)
+
+    def ids_since(self, mark: tuple[int, int]) -> list[str]:
+        """The ids of the trajectories opened since ``mark`` was taken."""
+        return self._ids[mark[1] :]
 
     def roll_back(self, mark: tuple[int, int]) -> None:
         """Forget every trajectory and turn added since ``mark`` was taken."""
@@ -139,9 +150,48 @@ class Builder:
                 del lists[row]
         del self._ids[trajectories:], self._origins[trajectories:]
 
+    def discard(self, trajectories: Iterable[int]) -> list[int]:
+        """Forget these trajectories and all that depend on them; returns the numbers of all forgotten.
+
+        What stays is renumbered; rows and marks handed out before lose their meaning.
+        """
+        columns = {name: np.array(column, np.int64) for name, column in self._columns.items()}
+        gone = np.zeros(len(self._ids), bool)
+        gone[list(trajectories)] = True
+        owner = columns["trajectory"]
+        while True:
+            lost = gone[owner]
+            depends = lost.copy()
+            for name in ("parent", "after"):
+                refers = (columns[name] >= 0) & (columns[name] < self.rows)
+                depends[refers] |= lost[columns[name][refers]]
+            for row, waits in self._waits.items():
+                depends[row] |= any(lost[other] for other in waits if other < self.rows)
+            if (depends == lost).all():
+                break
+            gone[owner[depends]] = True
+        new_row = np.where(lost, -1, np.cumsum(~lost) - 1)
+        new_owner = np.cumsum(~gone) - 1
+        for name in ("parent", "after"):
+            refers = (columns[name] >= 0) & (columns[name] < self.rows)
+            columns[name][refers] = new_row[columns[name][refers]]
+        columns["trajectory"] = new_owner[owner]
+        self._waits = {
+            int(new_row[row]): [int(new_row[other]) for other in waits]
+            for row, waits in self._waits.items()
+            if not lost[row]
+        }
+        self._segments = {int(new_row[row]): parts for row, parts in self._segments.items() if not lost[row]}
+        self._columns = {name: array("q", column[~lost].tobytes()) for name, column in columns.items()}
+        self._ids = [id for id, dropped in zip(self._ids, gone, strict=True) if not dropped]
+        self._origins = [origin for origin, dropped in zip(self._origins, gone, strict=True) if not dropped]
+        return [int(number) for number in np.flatnonzero(gone)]
+
     def build(self, *, report: ReadReport | None = None) -> Batch:
         """The batch; raises :class:`InputError` naming file and line where turns do not fit together."""
-        columns = {name: np.frombuffer(column, np.int64) for name, column in self._columns.items() if column}
+        columns: dict[str, Any] = {
+            name: np.frombuffer(column, np.int64) for name, column in self._columns.items() if column
+        }
         if not columns:
             columns = {name: np.zeros(0, np.int64) for name in self._columns}
         rows = self.rows

@@ -8,25 +8,24 @@ newer engine needs only those refitted. The files are ``profiles/calibrations/<g
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import resources
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ._profiles import check_fields, parse_toml, read_text, shipped
 from .errors import InputError, UnknownNameError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Kind = Literal["fitted", "datasheet", "inherited"]
 Regime = Literal["prefill", "decode"]
 
-WEIGHT_FORMATS = ("bf16", "fp8", "fp4", "packed")
-"""Packed weights are stored in fewer bits and expanded to 16 before the product (AWQ, GPTQ, mxfp4)."""
+WEIGHT_FORMATS = ("bf16", "fp8", "fp4", "packed", "mxfp4")
+"""Packed weights are stored in fewer bits and expanded to 16 before the product (AWQ, GPTQ); so are
+mxfp4's, which only experts have and which have kernels of their own."""
+
+KERNEL_FORMATS = {"gemm": WEIGHT_FORMATS[:4], "experts": WEIGHT_FORMATS}
+"""The formats that each product kernel has coefficients for."""
 
 CACHE_FORMATS = ("bf16", "fp8")
 TENSOR_PARALLEL = (2, 4, 8)
@@ -45,14 +44,15 @@ def _quantities() -> dict[str, Quantity]:
     """Every kernel coefficient a calibration holds, by name."""
     efficiency, time = (0.01, 1.05), (0.0, 2e-4)
     out: dict[str, Quantity] = {}
-    for fmt in WEIGHT_FORMATS:
-        for kernel, what in (("gemm", "dense matrix products"), ("experts", "fused routed experts")):
+    for kernel, what in (("gemm", "dense matrix products"), ("experts", "fused routed experts")):
+        for fmt in KERNEL_FORMATS[kernel]:
             out[f"{kernel}_{fmt}_compute"] = Quantity(
                 "of dense peak", efficiency, f"arithmetic of {what}, {fmt} weights"
             )
             out[f"{kernel}_{fmt}_memory"] = Quantity(
                 "of datasheet bandwidth", efficiency, f"weights and activations of {what}, {fmt} weights"
             )
+    for fmt in KERNEL_FORMATS["experts"]:
         out[f"experts_{fmt}_tile"] = Quantity(
             "tokens/expert", (0.0, 128.0), f"rows computed in vain for each expert touched, {fmt} weights"
         )
@@ -64,7 +64,9 @@ def _quantities() -> dict[str, Quantity]:
             "of datasheet bandwidth", efficiency, f"reading a {fmt} cache while decoding, at a wide batch"
         )
         out[f"decode_{fmt}_spread"] = Quantity(
-            "sequences x KV heads", (0.0, 32.0), f"parallelism at which a {fmt} cache is read at half that speed"
+            "sequences x KV heads",
+            (0.0, 32.0),
+            f"parallelism at which a {fmt} cache is read at half that speed",
         )
     out["prefill_softmax_dims"] = Quantity(
         "head dimensions", (0.0, 256.0), "exponentials of a pair, as dimensions of its product"
@@ -74,7 +76,9 @@ def _quantities() -> dict[str, Quantity]:
     )
     out["decode_sequence_s"] = Quantity("s/sequence/layer", (0.0, 1e-6), "a decoding sequence's own part of attention")
     out["decode_latent_compute"] = Quantity(
-        "of dense bf16 peak", efficiency, "arithmetic of decode attention where all heads share one latent key"
+        "of dense bf16 peak",
+        efficiency,
+        "arithmetic of decode attention where all heads share one latent key",
     )
     for tp in TENSOR_PARALLEL:
         out[f"all_reduce_{tp}_latency_s"] = Quantity("s", time, f"a small all-reduce among {tp} GPUs")
@@ -82,7 +86,9 @@ def _quantities() -> dict[str, Quantity]:
             "bytes/s", (1e8, 2e12), f"message bytes of a large all-reduce among {tp} GPUs"
         )
     out["elementwise_memory"] = Quantity(
-        "of datasheet bandwidth", efficiency, "norms, rotary embedding, activation: bytes moved between products"
+        "of datasheet bandwidth",
+        efficiency,
+        "norms, rotary embedding, activation: bytes moved between products",
     )
     out["sampler_passes"] = Quantity("passes", (0.5, 16.0), "times the sampler reads the fp32 logits")
     return out
@@ -94,6 +100,7 @@ OVERHEADS: Mapping[str, Quantity] = {
     "step_s": Quantity("s/step", (0.0, 2e-2), "scheduling, input preparation, output of a step"),
     "layer_s": Quantity("s/layer", (0.0, 2e-4), "start and end of a layer's kernels, gaps between them"),
     "experts_s": Quantity("s/layer", (0.0, 2e-4), "routing and sorting of tokens in a layer with routed experts"),
+    "ranks_s": Quantity("s/step", (0.0, 5e-3), "keeping ranks in step, for each doubling of their number"),
     "sequence_s": Quantity("s/sequence", (0.0, 2e-4), "the engine's work for each sequence of a step"),
 }
 
@@ -134,13 +141,13 @@ class Evidence:
     sources: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """All coefficients of the law for one GPU.
+    """All coefficients of the law for one GPU; hashed and compared by identity.
 
-    ``kind`` is "measured" or "inherited"; in the second case ``relative`` names the GPU whose efficiencies were
-    taken over. ``overheads`` maps an engine version to its step, layer and sequence overhead; ``engine`` names
-    the one in force.
+    ``kind`` is "measured" or "inherited"; in the second case ``relative`` names the GPU whose efficiencies
+    were taken over. ``overheads`` maps an engine version to its step, layer and sequence overhead;
+    ``engine`` names the one in force.
     """
 
     gpu: str
@@ -167,30 +174,21 @@ def load_calibration(path: str | Path) -> Calibration:
     Raises :class:`~kvsim.errors.InputError` for a file that cannot be read, an unknown or missing field, a
     wrong unit, or a value outside its physical bounds or its own interval.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read the calibration: {error.strerror}", file=str(path)) from None
-    return parse_calibration(text, str(path))
+    return parse_calibration(read_text(path), str(path))
 
 
+@cache
 def shipped_calibration(gpu: str) -> Calibration:
-    """The calibration that ships for a GPU id."""
-    folder = resources.files("kvsim.profiles") / "calibrations"
-    file = folder / f"{gpu}.toml"
-    if not file.is_file():
-        known = (entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-        raise UnknownNameError("calibration", gpu, known)
-    return parse_calibration(file.read_text(encoding="utf-8"), f"profiles/calibrations/{gpu}.toml")
+    """The calibration that ships for a GPU id; UnknownNameError if none does."""
+    texts = shipped("calibrations")
+    if gpu not in texts:
+        raise UnknownNameError("calibration", gpu, texts, remedy="Give your own file with load_calibration(path).")
+    return parse_calibration(texts[gpu], f"calibrations/{gpu}.toml")
 
 
 def parse_calibration(text: str, file: str) -> Calibration:
     """A calibration from its TOML text; ``file`` is named in errors."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"not valid TOML: {error}", file=file) from None
-    return _Reader(file).calibration(data)
+    return _Reader(file).calibration(parse_toml(text, file=file))
 
 
 class _Reader:
@@ -266,9 +264,7 @@ class _Reader:
             raise self.error("quantiles are not in order", field)
         return Residual(self.count(data["n"], f"{field}.n"), q05, q50, q95)
 
-    def coefficients(
-        self, value: object, quantities: Mapping[str, Quantity], field: str
-    ) -> dict[str, Coefficient]:
+    def coefficients(self, value: object, quantities: Mapping[str, Quantity], field: str) -> dict[str, Coefficient]:
         data = self.table(value, field)
         self.names(data, quantities, field)
         return {name: self.coefficient(data[name], quantities[name], f"{field}.{name}") for name in quantities}
@@ -304,13 +300,8 @@ class _Reader:
     def fields(self, data: Mapping[str, object], shape: type, field: str) -> None:
         self.names(data, shape.__dataclass_fields__, field)  # type: ignore[attr-defined]
 
-    def names(self, data: Mapping[str, object], wanted: Mapping[str, object] | tuple[str, ...], field: str) -> None:
-        for name in data:
-            if name not in wanted:
-                raise self.error("unknown field", f"{field}.{name}".lstrip("."))
-        for name in wanted:
-            if name not in data:
-                raise self.error("missing field", f"{field}.{name}".lstrip("."))
+    def names(self, data: Mapping[str, object], wanted: Iterable[str], field: str) -> None:
+        check_fields(data, file=self.file, required=wanted, under=field)
 
     def table(self, value: object, field: str) -> dict[str, Any]:
         if not isinstance(value, dict):

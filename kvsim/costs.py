@@ -7,12 +7,13 @@ measurements.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log2
 
 import numpy as np
 
 from ._weights import WeightFormat
 from .architecture import Architecture, AttentionGroup, kv_element_bytes
-from .terms import ACTIVATION_BYTES, LOGIT_BYTES, Array, Rates
+from .terms import ACTIVATION_BYTES, LOGIT_BYTES, Array, Product, Rates
 
 GROUPS = ("full", "window")
 """Attention that reads the whole context, and attention that reads at most a window of it."""
@@ -20,13 +21,16 @@ GROUPS = ("full", "window")
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """How a deployment keeps its numbers: bytes of a weight of quantised products and of routed experts, the
-    arithmetic that multiplies each ("dtype", "fp8", "int8", "fp4"), bytes of a cached element."""
+    """How a deployment keeps its numbers: the format of its weights ("bf16" unquantised, else as
+    ``kvsim._weights`` names it), bytes of a weight, and the arithmetic that multiplies it ("dtype", "fp8",
+    "int8", "fp4"); whether the format covers all products or the routed experts only; bytes of a cached
+    element.
+    """
 
-    linear_bytes: float = ACTIVATION_BYTES
-    linear_compute: str = "dtype"
-    experts_bytes: float = ACTIVATION_BYTES
-    experts_compute: str = "dtype"
+    weights: str = "bf16"
+    weight_bytes: float = ACTIVATION_BYTES
+    compute: str = "dtype"
+    experts_only: bool = False
     cache_bytes: float = ACTIVATION_BYTES
 
     @classmethod
@@ -35,9 +39,8 @@ class Storage:
         cache_bytes = kv_element_bytes(kv_cache_dtype)
         if weights is None:
             return cls(cache_bytes=cache_bytes)
-        packed = weights.bytes_per_weight, weights.compute
-        linear = packed if weights.scope == "linear" else (float(ACTIVATION_BYTES), "dtype")
-        return cls(*linear, *packed, cache_bytes)
+        only = weights.scope == "experts"
+        return cls(weights.name, weights.bytes_per_weight, weights.compute, only, cache_bytes)
 
     @property
     def cache_format(self) -> str:
@@ -64,6 +67,7 @@ class Costs:
         routed = self.architecture.experts(self.tensor_parallel)
         overhead = values["step_s"] + layers * values["layer_s"]
         overhead += routed.layers * values["experts_s"] if routed else 0.0
+        overhead += log2(self.tensor_parallel) * values["ranks_s"]
         return {
             "linear": self._linear_s(tokens),
             "experts": self._experts_s(tokens),
@@ -80,7 +84,7 @@ class Costs:
         """:meth:`sequences_s` by part."""
         values, tp = self.rates.values, self.tensor_parallel
         head = self.architecture.head(tp)
-        product = self.rates.product("gemm", "bf16", ACTIVATION_BYTES)
+        _, product = self.product("gemm", quantized=False)
         logits = sequences * (head.vocabulary * tp * LOGIT_BYTES)
         gather = self.rates.all_reduce_s(sequences * (head.vocabulary * ACTIVATION_BYTES), tp)
         state = sequences * (2 * self.architecture.recurrent_state_bytes(tp))
@@ -103,10 +107,10 @@ class Costs:
         )
 
     def context_s(self, group: str) -> float:
-        """Seconds of each context token that a prefill chunk reads, over a group's layers: the walk of a tile,
+        """Seconds of each context token that a prefill chunk reads, over a group's layers: walking a tile,
         reading the cache, and expanding latents (MLA)."""
         rates = self.rates.attention(self.storage.cache_format)
-        product = self.rates.product("gemm", "bf16", ACTIVATION_BYTES)
+        _, product = self.product("gemm", quantized=False)
         return float(
             sum(
                 part.layers
@@ -142,15 +146,18 @@ class Costs:
         """Bytes that a layer of the group reads per context token."""
         return part.bytes_per_token(self.storage.cache_bytes) / part.layers
 
+    def product(self, kernel: str, *, quantized: bool = True) -> tuple[str, Product]:
+        """Format and rates of a kernel's products, "gemm" or "experts"."""
+        storage = self.storage
+        if not quantized or (storage.experts_only and kernel != "experts"):
+            storage = Storage()
+        fmt = self.rates.weight_format(kernel, storage.weights, storage.compute)
+        return fmt, self.rates.product(kernel, fmt, storage.weight_bytes)
+
     def _linear_s(self, tokens: Array) -> Array:
-        storage, total = self.storage, np.zeros_like(tokens)
-        fmt = self.rates.weight_format(storage.linear_bytes, storage.linear_compute)
+        total = np.zeros_like(tokens)
         for gemm in self.architecture.gemms(self.tensor_parallel):
-            product = (
-                self.rates.product("gemm", fmt, storage.linear_bytes)
-                if gemm.quantized
-                else self.rates.product("gemm", "bf16", ACTIVATION_BYTES)
-            )
+            _, product = self.product("gemm", quantized=gemm.quantized)
             total += gemm.layers * product.dense_s(tokens, gemm.n, gemm.k, gemm.batch)
         return total
 
@@ -158,9 +165,7 @@ class Costs:
         routed = self.architecture.experts(self.tensor_parallel)
         if routed is None:
             return np.zeros_like(tokens)
-        storage = self.storage
-        fmt = self.rates.weight_format(storage.experts_bytes, storage.experts_compute)
-        product = self.rates.product("experts", fmt, storage.experts_bytes)
+        _, product = self.product("experts")
         return routed.layers * product.experts_s(
             tokens, routed.count, routed.per_token, routed.hidden, routed.intermediate
         )
@@ -181,4 +186,3 @@ class Costs:
     def _all_reduce_s(self, tokens: Array) -> Array:
         message = tokens * (self.architecture.hidden_size * ACTIVATION_BYTES)
         return self.architecture.all_reduces_per_step * self.rates.all_reduce_s(message, self.tensor_parallel)
-

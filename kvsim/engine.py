@@ -67,9 +67,7 @@ class EngineConfig:
             "scheduler_reserve_full_isl",
         ):
             if not isinstance(getattr(self, name), bool):
-                raise InputError(
-                    f"{getattr(self, name)!r} is not a bool", remedy="Use True or False.", field=name
-                )
+                raise InputError(f"{getattr(self, name)!r} is not a bool", remedy="Use True or False.", field=name)
         if self.scheduling_policy not in ("fcfs", "priority"):
             raise InputError(
                 f"{self.scheduling_policy!r} is no scheduling policy",
@@ -130,9 +128,7 @@ class Engine:
         return self.num_gpu_blocks * self.block_size
 
 
-def resolve(
-    config: EngineConfig, architecture: Architecture, gpu: Gpu, *, sampler: Sampler | None = None
-) -> Engine:
+def resolve(config: EngineConfig, architecture: Architecture, gpu: Gpu, *, sampler: Sampler | None = None) -> Engine:
     """What an engine's arguments come to for a model on a GPU.
 
     ``sampler`` overrides the one whose memory the profiling run is charged with (for other versions of vLLM).
@@ -267,9 +263,7 @@ def _does_not_fit(
 
 def _check_integer(field: str, value: object, *, minimum: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise InputError(
-            f"{value!r} is not a whole number of at least {minimum}", remedy="Correct it.", field=field
-        )
+        raise InputError(f"{value!r} is not a whole number of at least {minimum}", remedy="Correct it.", field=field)
 
 
 def _check_fraction(field: str, value: object, *, zero: bool) -> None:

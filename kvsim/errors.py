@@ -34,6 +34,8 @@ class InputError(KvsimError, ValueError):
         self.file = file
         self.line = line
         self.field = field
+        self.trajectory: int | None = None
+        """The number of the trajectory at fault, where a whole batch was checked."""
         place = ":".join(str(part) for part in (file, line) if part is not None)
         where = ", ".join(part for part in (place, f"field '{field}'" if field else "") if part)
         message = f"{where}: {problem}" if where else problem

@@ -210,9 +210,7 @@ def _number(entry: Any, sources: Mapping[str, str], *, file: str, field: str) ->
         or value < 0
         or (value == 0 and not lowest_is_fine)
     ):
-        raise InputError(
-            f"{value!r} is no positive number", remedy="Correct it.", file=file, field=f"{field}.value"
-        )
+        raise InputError(f"{value!r} is no positive number", remedy="Correct it.", file=file, field=f"{field}.value")
     if kind not in KINDS:
         raise InputError(
             f"{kind!r} is no kind of source",
@@ -221,9 +219,7 @@ def _number(entry: Any, sources: Mapping[str, str], *, file: str, field: str) ->
             field=f"{field}.kind",
         )
     if isinstance(date, datetime.datetime) or not isinstance(date, datetime.date):
-        raise InputError(
-            f"{date!r} is no date", remedy="Write 2026-01-31, unquoted.", file=file, field=f"{field}.date"
-        )
+        raise InputError(f"{date!r} is no date", remedy="Write 2026-01-31, unquoted.", file=file, field=f"{field}.date")
     source = str(entry["source"])
     note = str(entry.get("note", ""))
     return float(value), Fact(cast(Kind, kind), sources.get(source, source), date, note)

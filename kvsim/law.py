@@ -1,7 +1,8 @@
 """The law as integer tables: the only thing the pricing backends know about time.
 
-:func:`build_law` tabulates :class:`~kvsim.costs.Costs` once; from then on the time of a step is additions and
-multiplications of integers (docs/architecture.md gives the formula), so that every backend gets the same bits.
+:func:`build_law` tabulates :class:`~kvsim.costs.Costs` once; from then on the time of a step is additions
+and multiplications of integers (docs/architecture.md gives the formula), so that every backend gets the
+same bits.
 """
 
 from __future__ import annotations
@@ -56,21 +57,24 @@ class Law:
 
     def seconds(self, units: int) -> float:
         """A sum of table entries as seconds."""
-        return units / (1e9 * 2**self.fraction_bits)
+        return units / (1e9 * 2.0**self.fraction_bits)
 
 
-def build_law(architecture: Architecture, engine: Engine, gpu: Gpu, calibration: Calibration) -> Law:
+def build_law(
+    architecture: Architecture, engine: Engine, gpu: Gpu, calibration: Calibration, *, held_tokens: int = 0
+) -> Law:
     """The law of a model under an engine's settings on a GPU.
 
-    ``fraction_bits`` is the largest up to 20 with which no turn the engine can hold overflows
-    (:func:`check_horizon`). Raises InputError where not even whole nanoseconds would fit.
+    ``held_tokens`` is the most context that the sequences of one step hold together, where that is more than the KV
+    cache holds (a load declared by hand). ``fraction_bits`` is the largest up to 20 with which no turn the engine can
+    hold overflows (:func:`check_horizon`). Raises InputError where not even whole nanoseconds would fit.
     """
     return tabulate(
         costs_of(architecture, engine, gpu, calibration),
         tokens=engine.max_num_batched_tokens,
         sequences=engine.max_num_seqs,
         max_model_len=engine.max_model_len,
-        held_tokens=max(engine.kv_capacity_tokens, engine.max_model_len),
+        held_tokens=max(held_tokens, engine.kv_capacity_tokens, engine.max_model_len),
     )
 
 
@@ -94,8 +98,8 @@ def device_of(gpu: Gpu) -> Device:
 def tabulate(costs: Costs, *, tokens: int, sequences: int, max_model_len: int, held_tokens: int) -> Law:
     """Integer tables for up to ``tokens`` and ``sequences`` in a step.
 
-    ``max_model_len`` and ``held_tokens`` (context tokens that all sequences of a step hold together) bound the
-    horizon.
+    ``max_model_len`` and ``held_tokens`` (context tokens that all sequences of a step hold together) bound
+    the horizon.
     """
     counts = np.arange(1, sequences + 1, dtype=np.float64)
     step = costs.step_s(np.arange(1, tokens + 1, dtype=np.float64))

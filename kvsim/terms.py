@@ -1,9 +1,10 @@
 """How long one kernel takes: the physical forms of the law, in seconds, over arrays of counts.
 
 Every form is a roofline: arithmetic and memory traffic overlap (``hypot`` is their smooth maximum). What it
-takes to start and drain kernels depends on how the engine launches them (the tables time single launches, the
-engine replays CUDA graphs), so it is part of the engine's overhead of a layer, not of these forms. The same functions price a model (``law.py``) and fit the
-coefficients (``calibrate/``), so that what is fitted is what is used.
+takes to start and drain kernels depends on how the engine launches them (the tables time single launches,
+the engine replays CUDA graphs), so it is part of the engine's overhead of a layer, not of these forms. The
+same functions price a model (``law.py``) and fit the coefficients (``calibrate/``), so that what is fitted
+is what is used.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Rates of a matrix-product kernel: operations/s, bytes/s, bytes per weight, rows computed in vain a tile."""
+    """Rates of a matrix-product kernel: operations/s, bytes/s, bytes per weight, rows computed in vain a
+    tile."""
 
     compute: float
     memory: float
@@ -61,7 +63,7 @@ class Product:
     ) -> Array:
         """Seconds of one layer's fused routed experts (gate, up, down).
 
-        Experts touched: the expectation under even routing. Each touched expert computes ``tile`` rows in vain.
+        Experts touched: expected under even routing. Each touched expert computes ``tile`` rows in vain.
         """
         touched = experts_touched(tokens, count, per_token)
         weights = 3 * hidden * intermediate
@@ -107,7 +109,7 @@ class AttentionRates:
         dims: float | Array,
         token_bytes: float | Array,
     ) -> Array:
-        """Seconds per context token read while ``sequences`` decode: its bytes, slower where few readers share
+        """Seconds per context token read while ``sequences`` decode: its bytes, slower if few readers share
         the work, or its arithmetic."""
         reading = token_bytes / self.decode_memory * (1 + self.spread / (sequences * kv_heads))
         return np.asarray(np.maximum(reading, 2 * heads * dims / self.decode_compute))
@@ -124,21 +126,21 @@ class Rates:
     values: Mapping[str, float]
     device: Device
 
-    def weight_format(self, bytes_per_weight: float, compute: str) -> str:
-        """The format whose coefficients price weights of ``bytes_per_weight`` multiplied as ``compute``.
+    def weight_format(self, kernel: str, name: str, compute: str) -> str:
+        """The format whose coefficients price weights stored as ``name`` and multiplied as ``compute``.
 
         Weights are "packed" where they are expanded to 16 bits first: formats that compute in the model's
         dtype, and those whose arithmetic the device lacks (fp8 weights on Ampere).
         """
-        wanted = {"fp8": "fp8", "int8": "fp8", "fp4": "fp4"}.get(compute, "bf16")
-        if wanted in ("fp8", "fp4") and wanted in self.device.peak:
-            return wanted
-        return "bf16" if bytes_per_weight >= ACTIVATION_BYTES else "packed"
+        if name in ("bf16", "mxfp4"):
+            return name if kernel == "experts" else "bf16"
+        wanted = {"fp8": "fp8", "int8": "fp8", "fp4": "fp4"}.get(compute, "packed")
+        return wanted if wanted in self.device.peak else "packed"
 
     def product(self, kernel: str, fmt: str, weight_bytes: float) -> Product:
         """Rates of "gemm" or "experts" over weights of a format."""
         name = f"{kernel}_{fmt}"
-        peak = self.device.peak["bf16" if fmt == "packed" else fmt]
+        peak = self.device.peak.get(fmt, self.device.peak["bf16"])
         return Product(
             compute=self.values[f"{name}_compute"] * peak,
             memory=self.values[f"{name}_memory"] * self.device.bandwidth,

@@ -10,7 +10,7 @@ Everything is checked once, here at the door, so that the kernels need no checks
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from kvsim.errors import InputError
 if TYPE_CHECKING:
     import os
 
+    from kvsim.backends.interface import Backend
     from kvsim.logs.report import ReadReport
 
 Ints = npt.NDArray[np.int64]
@@ -131,6 +132,7 @@ class Batch:
     order: Ints | None = None
     """Rows in an order that puts every row after what it depends on; None where they already stand so."""
     report: ReadReport | None = field(default=None, repr=False)
+    _handles: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_columns(
@@ -180,7 +182,7 @@ class Batch:
             "e2e_ns": e2e_ns,
             "estimated_tokens": estimated_tokens,
         }
-        columns = {name: _column(name, values) for name, values in given.items() if values is not None}
+        columns: dict[str, Any] = {name: _column(name, values) for name, values in given.items() if values is not None}
         rows = len(columns["parent"])
         for name, column in columns.items():
             if len(column) != rows:
@@ -211,6 +213,21 @@ class Batch:
             prefix_names=prefix_names if prefix_names is not None else _names(columns.get("prefix"), None),
         )
         return checked(batch, lambda row: (None, None))
+
+    @classmethod
+    def from_trajectories(cls, trajectories: Iterable[Mapping[str, Any]]) -> Batch:
+        """A batch from Python objects: mappings with the keys of the neutral file, one a trajectory.
+
+            Batch.from_trajectories([{"id": "a", "turns": [
+                {"prompt_tokens": 900, "output_tokens": 120},
+                {"parent": 0, "kept_tokens": 1020, "prompt_tokens": 1500, "output_tokens": 80, "pause_s": 2.0},
+            ]}])
+
+        Raises :class:`InputError` naming the trajectory's place in the list, the field and the remedy.
+        """
+        from kvsim.logs.neutral import from_objects
+
+        return from_objects(trajectories)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -248,6 +265,12 @@ class Batch:
             shared[row] = min(kept, longest.get(name, 0))
             longest[name] = max(kept, longest.get(name, 0))
         return shared
+
+    def packed(self, backend: Backend) -> Any:
+        """The backend's handle for these columns, made on first use."""
+        if backend.name not in self._handles:
+            self._handles[backend.name] = backend.pack(self)
+        return self._handles[backend.name]
 
     @property
     def estimated_share(self) -> float:
@@ -299,7 +322,7 @@ class Batch:
                 self.segments.tokens[kept],
             )
         plain = ("prefix", "tool", "priority", "cached_tokens", "ttft_ns", "e2e_ns", "estimated_tokens")
-        columns = {name: getattr(self, name)[rows] for name in plain if getattr(self, name) is not None}
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in plain if getattr(self, name) is not None}
         batch = Batch(
             parent=parent,
             after=after,
@@ -359,7 +382,7 @@ def _column(name: str, values: npt.ArrayLike) -> Ints:
     if array.ndim != 1:
         raise InputError(f"has {array.ndim} dimensions", field=name, remedy="Give a one-dimensional array")
     if array.dtype == np.int64:
-        return np.ascontiguousarray(array)
+        return np.ascontiguousarray(array).view()  # a view of our own, which can be made read-only
     if not len(array):
         return np.zeros(0, np.int64)
     if array.dtype.kind == "f":

@@ -150,9 +150,7 @@ def test_windows_and_states_stretch_the_capacity() -> None:
     every_token = mistral.kv_bytes // Architecture.load("Mistral-7B-v0.1").kv_bytes_per_token()
     assert mistral.kv_capacity_tokens / every_token == pytest.approx(32768 / (4095 + 2048), rel=0.01)
     gemma = engine("gemma-3-27b", "h100-sxm")
-    assert (
-        gemma.kv_capacity_tokens > 4 * gemma.kv_bytes // Architecture.load("gemma-3-27b").kv_bytes_per_token()
-    )
+    assert gemma.kv_capacity_tokens > 4 * gemma.kv_bytes // Architecture.load("gemma-3-27b").kv_bytes_per_token()
 
 
 @pytest.mark.parametrize(
@@ -165,9 +163,7 @@ def test_windows_and_states_stretch_the_capacity() -> None:
         ("Kimi-K2", "t4", "No tensor_parallel_size up to 16"),
     ],
 )
-def test_a_model_that_does_not_fit_says_by_how_much_and_what_would(
-    model: str, card: str, remedy: str
-) -> None:
+def test_a_model_that_does_not_fit_says_by_how_much_and_what_would(model: str, card: str, remedy: str) -> None:
     with pytest.raises(DoesNotFitError, match=remedy) as caught:
         engine(model, card)
     (short,) = re.findall(r"([\d.]+) GiB short", str(caught.value))

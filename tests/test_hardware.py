@@ -74,9 +74,7 @@ def test_an_unknown_gpu_is_refused_with_a_hint() -> None:
         gpu("h100-smx")
 
 
-@pytest.mark.parametrize(
-    ("name", "has"), [("v100-sxm", False), ("v100-pcie", False), ("t4", False), ("a100", True)]
-)
+@pytest.mark.parametrize(("name", "has"), [("v100-sxm", False), ("v100-pcie", False), ("t4", False), ("a100", True)])
 def test_cards_without_bf16_are_flagged(name: str, has: bool) -> None:
     assert gpu(name).bf16 is has
 

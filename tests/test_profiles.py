@@ -10,9 +10,7 @@ from kvsim.errors import InputError, UnknownNameError
 NAMES = _profiles.Names("card", {"x1": ["Big Card", "card"], "x2": ["card", "x1-like"], "card-c": []})
 
 
-@pytest.mark.parametrize(
-    ("name", "found"), [("X1", "x1"), ("big-card", "x1"), ("BIG_CARD", "x1"), (" x1 like ", "x2")]
-)
+@pytest.mark.parametrize(("name", "found"), [("X1", "x1"), ("big-card", "x1"), ("BIG_CARD", "x1"), (" x1 like ", "x2")])
 def test_names_fold_case_spaces_and_underscores(name: str, found: str) -> None:
     assert NAMES.resolve(name) == found
 
@@ -28,9 +26,7 @@ def test_an_id_wins_over_an_alias() -> None:
 
 def test_fields_are_checked_with_their_path() -> None:
     with pytest.raises(InputError, match=r"f\.toml, field 'config\.typo': unknown field.*known here: a, b"):
-        _profiles.check_fields(
-            {"a": 1, "typo": 2}, file="f.toml", required=["a"], optional=["b"], under="config"
-        )
+        _profiles.check_fields({"a": 1, "typo": 2}, file="f.toml", required=["a"], optional=["b"], under="config")
     with pytest.raises(InputError, match=r"f\.toml, field 'a': missing"):
         _profiles.check_fields({}, file="f.toml", required=["a"])
 

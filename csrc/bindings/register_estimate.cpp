@@ -1,4 +1,9 @@
-#include <memory>
+#include <cstdlib>
+#include <new>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include "../estimate.hpp"
 #include "arrays.hpp"
@@ -7,16 +12,30 @@ namespace kvsim::bindings {
 
 namespace {
 
-// Finish times of all rows: reused between calls, since touching fresh pages costs more than the pricing.
-i64* finish_scratch(i64 rows) {
-  thread_local std::unique_ptr<i64[]> buffer;
-  thread_local i64 capacity = 0;
-  if (rows > capacity) {
-    buffer.reset(new i64[rows]);
-    capacity = rows;
+// Finish times of all rows: reused between calls, and in huge pages where the system has them, since touching fresh
+// pages costs more than the pricing.
+class Scratch {
+ public:
+  ~Scratch() { std::free(data_); }
+  i64* room_for(i64 rows) {
+    if (rows <= capacity_) return data_;
+    std::free(data_);
+    capacity_ = 0;
+    const std::size_t bytes = (static_cast<std::size_t>(rows) * sizeof(i64) + kHugePage - 1) / kHugePage * kHugePage;
+    data_ = static_cast<i64*>(std::aligned_alloc(kHugePage, bytes));
+    if (data_ == nullptr) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
+    capacity_ = rows;
+    return data_;
   }
-  return buffer.get();
-}
+
+ private:
+  static constexpr std::size_t kHugePage = std::size_t{1} << 21;
+  i64* data_ = nullptr;
+  i64 capacity_ = 0;
+};
 
 using Kernel = void (*)(const Rates&, const i64*, const Turns&, i64*, Totals*, double*, const PriceColumns&);
 
@@ -39,39 +58,46 @@ Kernel kernel_for(i64 survival) {
   throw std::invalid_argument("unknown survival " + std::to_string(survival));
 }
 
-py::tuple run_estimate(const Rates& rates, const IntArray& step, const HeldTurns& held, bool with_turns) {
+template <typename Value>
+Value* writable(const py::handle& column, i64 rows) {
+  auto array = py::array_t<Value, py::array::c_style>::ensure(column);
+  if (!array || array.ptr() != column.ptr() || array.size() != rows) {
+    throw std::invalid_argument("columns must be contiguous arrays of the right type and one value a turn");
+  }
+  return array.mutable_data();
+}
+
+PriceColumns price_columns(const py::tuple& columns, i64 rows) {
+  if (columns.size() != 8) throw std::invalid_argument("there are 8 columns of prices");
+  return {writable<i64>(columns[0], rows),    writable<i64>(columns[1], rows),        writable<i64>(columns[2], rows),
+          writable<i64>(columns[3], rows),    writable<i64>(columns[4], rows),        writable<i64>(columns[5], rows),
+          writable<double>(columns[6], rows), writable<std::int8_t>(columns[7], rows)};
+}
+
+py::tuple run_estimate(const Rates& rates, const IntArray& step, const HeldTurns& held,
+                       const std::optional<py::tuple>& columns) {
   static_assert(sizeof(Totals) == 8 * sizeof(i64), "Totals is a row of eight integers");
   require_length(step, rates.chunk + 1, "step");
   const Turns& turns = held.turns;
   py::array_t<i64> totals({static_cast<py::ssize_t>(turns.trajectories), py::ssize_t{8}});
   py::array_t<double> held_block_ns(turns.trajectories);
-  PriceColumns out;
-  py::tuple columns = py::tuple();
-  if (with_turns) {
-    auto column = [&] { return py::array_t<i64>(turns.rows); };
-    py::array_t<i64> release = column(), fresh = column(), recompute = column(), decode = column(), cached = column(),
-                     recomputed = column();
-    py::array_t<double> blocks(turns.rows);
-    py::array_t<std::int8_t> status(turns.rows);
-    out = {release.mutable_data(), fresh.mutable_data(),      recompute.mutable_data(), decode.mutable_data(),
-           cached.mutable_data(),  recomputed.mutable_data(), blocks.mutable_data(),    status.mutable_data()};
-    columns = py::make_tuple(release, fresh, recompute, decode, cached, recomputed, blocks, status);
-  }
-  const Kernel kernel = with_turns ? kernel_for<true>(rates.survival) : kernel_for<false>(rates.survival);
+  const PriceColumns out = columns ? price_columns(*columns, turns.rows) : PriceColumns{};
+  const Kernel kernel = columns ? kernel_for<true>(rates.survival) : kernel_for<false>(rates.survival);
   auto* total_rows = reinterpret_cast<Totals*>(totals.mutable_data());
   double* held_data = held_block_ns.mutable_data();
   {
     py::gil_scoped_release release;
-    kernel(rates, step.data(), turns, finish_scratch(turns.rows), total_rows, held_data, out);
+    thread_local Scratch scratch;
+    kernel(rates, step.data(), turns, scratch.room_for(turns.rows), total_rows, held_data, out);
   }
-  return py::make_tuple(totals, held_block_ns, columns);
+  return py::make_tuple(totals, held_block_ns);
 }
 
 }  // namespace
 
 void register_estimate(py::module_& module) {
-  module.def("estimate", &run_estimate, py::arg("rates"), py::arg("step"), py::arg("turns"), py::arg("with_turns"),
-             "Totals (trajectories, 8), held block nanoseconds (trajectories,), and the columns of turns or ().");
+  module.def("estimate", &run_estimate, py::arg("rates"), py::arg("step"), py::arg("turns"), py::arg("columns"),
+             "Totals (trajectories, 8) and held block nanoseconds (trajectories,); prices of turns into `columns`.");
 }
 
 }  // namespace kvsim::bindings

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kvsim.backends import kernels
-from kvsim.backends.interface import Ints, Priced
+from kvsim.backends.interface import Ints, Priced, empty_columns
 
 if TYPE_CHECKING:
     from kvsim.trajectory import Batch
 
 _NONE = np.zeros(0, np.int64)
-_NO_BLOCKS = np.zeros(0, np.float64)
-_NO_STATUS = np.zeros(0, np.int8)
 
 
 class ArrayBackend:
@@ -56,28 +54,27 @@ class ArrayBackend:
         )
         return turns, len(batch)
 
-    def estimate(self, prepared: Any, packed: Any, *, turns: bool) -> Priced:
+    def estimate(self, prepared: Any, packed: Any, columns: kernels.PriceColumns | None) -> Priced:
         """See :class:`kvsim.backends.interface.Backend`."""
         rates, step = prepared
-        columns, trajectories = packed
-        rows = len(columns.parent)
-        if len(self._finish_ns) < rows:
-            self._finish_ns = np.empty(rows, np.int64)
+        turns, trajectories = packed
+        if len(self._finish_ns) < len(turns.parent):
+            self._finish_ns = np.empty(len(turns.parent), np.int64)
         totals = np.empty((trajectories, len(kernels.TOTALS)), np.int64)
         held_block_ns = np.empty(trajectories, np.float64)
-        length = rows if turns else 0
-        out = self._kernels.PriceColumns(
-            *(np.empty(length, np.int64) for _ in range(6)), np.empty(length, np.float64), np.empty(length, np.int8)
-        )
-        self._kernels.estimate(rates, step, columns, self._finish_ns, totals, held_block_ns, out)
-        return Priced(totals, held_block_ns, kernels.PriceColumns(*out) if turns else None)
+        out = self._kernels.PriceColumns(*(columns if columns is not None else empty_columns(0)))
+        self._kernels.estimate(rates, step, turns, self._finish_ns, totals, held_block_ns, out)
+        return Priced(totals, held_block_ns)
 
     def topological_order(self, batch: Batch) -> Ints:
         """See :class:`kvsim.backends.interface.Backend`."""
-        waits = batch.waits_for
-        offsets, rows = (_NONE, _NONE) if waits is None else (waits.offsets, waits.values)
-        order: Ints = self._kernels.topological_order(batch.parent, batch.after, offsets, rows)
-        return order
+        rows, waits = batch.turns, batch.waits_for
+        offsets, waited = (_NONE, _NONE) if waits is None else (waits.offsets, waits.values)
+        order = np.empty(rows, np.int64)
+        dependants = np.empty(2 * rows + len(waited), np.int64)
+        scratch = np.zeros(rows, np.int64), np.zeros(rows + 2, np.int64), dependants
+        count = self._kernels.topological_order(batch.parent, batch.after, offsets, waited, *scratch, order)
+        return order[:count]
 
 
 def load() -> ArrayBackend:

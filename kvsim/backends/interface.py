@@ -21,12 +21,25 @@ class Priced:
     """What pricing a batch gives.
 
     ``totals`` (trajectories, 8) int64 has the columns :data:`kvsim.backends.kernels.TOTALS`; ``held_block_ns``
-    (trajectories,) float64; ``turns`` are the columns of turns, where asked for.
+    (trajectories,) float64.
     """
 
     totals: Ints
     held_block_ns: npt.NDArray[np.float64]
-    turns: PriceColumns | None
+
+
+def empty_columns(rows: int) -> PriceColumns:
+    """Room for the prices of so many turns."""
+    return PriceColumns(
+        release_ns=np.empty(rows, np.int64),
+        fresh_ns=np.empty(rows, np.int64),
+        recompute_ns=np.empty(rows, np.int64),
+        decode_ns=np.empty(rows, np.int64),
+        cached_tokens=np.empty(rows, np.int64),
+        recomputed_tokens=np.empty(rows, np.int64),
+        held_block_ns=np.empty(rows, np.float64),
+        status=np.empty(rows, np.int8),
+    )
 
 
 class Backend(Protocol):
@@ -42,8 +55,8 @@ class Backend(Protocol):
         """A handle for the batch's columns."""
         ...
 
-    def estimate(self, prepared: Any, packed: Any, *, turns: bool) -> Priced:
-        """Price every turn of the batch; ``turns`` asks for their columns as well as for totals."""
+    def estimate(self, prepared: Any, packed: Any, columns: PriceColumns | None) -> Priced:
+        """Price every turn of the batch; their own prices are written into ``columns``, where given."""
         ...
 
     def topological_order(self, batch: Batch) -> Ints:

@@ -10,16 +10,18 @@ Times called ``time`` are fixed-point (2^-fraction_bits ns); names ending in ``_
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+F = TypeVar("F", bound=Callable[..., object])
 
 if TYPE_CHECKING or "jit" not in globals():
 
-    def jit(function: Any) -> Any:
+    def jit(function: F) -> F:
         """Leaves the function as it is: the reference is uncompiled Python."""
         return function
 
@@ -52,7 +54,7 @@ class Rates(NamedTuple):
     max_model_len: int
     survival: int  # how KV survives a pause
     ttl_ns: int
-    churn_ns: int  # the other traffic takes one block in this time; 0: never
+    churn_ns: int  # LRU: the other traffic takes one block in this time
 
 
 NEVER, ALWAYS, TTL, LRU, LOGGED, NO_CACHE = range(6)
@@ -80,7 +82,7 @@ def to_ns(rates: Rates, time: int) -> int:
 @jit
 def sum_capped(start: int, stride: int, count: int, cap: int) -> int:
     """Sum over k = 1..count of min(start + k * stride, cap), for start >= 0 and stride >= 1."""
-    below = 0 if start >= cap else min((cap - start) // stride, count)
+    below: int = 0 if start >= cap else min((cap - start) // stride, count)
     return below * start + stride * (below * (below + 1) // 2) + (count - below) * cap
 
 
@@ -108,7 +110,7 @@ def prefill_time(rates: Rates, step: Ints, cached: int, count: int) -> int:
     if count > rates.chunk:
         whole = (count - 1) // rates.chunk
         last = count - whole * rates.chunk
-    time = step[last] + rates.prefill_step + whole * rates.chunk_step
+    time: int = step[last] + rates.prefill_step + whole * rates.chunk_step
     time += rates.full.pair * (count * cached + count * (count + 1) // 2)
     time += rates.full.context * (whole * cached + rates.chunk * (whole * (whole + 1) // 2) + prompt)
     beside = rates.mean_context if rates.mean_context >= 0 else prompt
@@ -147,7 +149,7 @@ def surviving_tokens(
         if gap_ns <= rates.ttl_ns:
             return hittable, float(reusable) * float(gap_ns)
         return 0, float(reusable) * float(rates.ttl_ns)
-    if rates.survival == LRU and rates.churn_ns > 0:
+    if rates.survival == LRU:
         # The parent's blocks joined the free queue at its back: whatever stands before them goes first.
         context = rates.mean_context if rates.mean_context >= 0 else prompt
         before = max(rates.usable_blocks - rates.others * blocks_for(rates, context) - reusable, 0)
@@ -298,43 +300,46 @@ def estimate(
 
 
 @jit
-def topological_order(parent: Ints, after: Ints, waits_offsets: Ints, waits_rows: Ints) -> Ints:
-    """Rows so that each stands after all it depends on, lowest ready row first come; rows on cycles are left out.
+def topological_order(
+    parents: Ints,
+    afters: Ints,
+    waits: Ints,
+    waited_rows: Ints,
+    missing: Ints,
+    starts: Ints,
+    dependants: Ints,
+    order: Ints,
+) -> int:
+    """Rows so that each stands after all it depends on, ready rows first come; returns how many could be ordered.
 
-    Kahn's algorithm; the result (at most rows,) is shorter than the input where there are cycles.
+    Kahn's algorithm; rows on cycles are left out. ``missing`` (rows,), ``starts`` (rows + 2,) and ``dependants``
+    (as many as there are dependencies) are scratch, the first two zeroed; ``order`` (rows,) is the result.
     """
-    rows = len(parent)
-    missing = np.zeros(rows, np.int64)
-    starts = np.zeros(rows + 1, np.int64)
+    rows = len(parents)
+    for row in range(rows):  # starts[d + 2] counts the dependants of row d
+        if parents[row] >= 0:
+            missing[row] += 1
+            starts[parents[row] + 2] += 1
+        if afters[row] >= 0:
+            missing[row] += 1
+            starts[afters[row] + 2] += 1
+        if len(waits) > 0:
+            for wait in range(waits[row], waits[row + 1]):
+                missing[row] += 1
+                starts[waited_rows[wait] + 2] += 1
     for row in range(rows):
-        needs = 0
-        if parent[row] >= 0:
-            needs += 1
-            starts[parent[row] + 1] += 1
-        if after[row] >= 0:
-            needs += 1
-            starts[after[row] + 1] += 1
-        if len(waits_offsets) > 0:
-            for wait in range(waits_offsets[row], waits_offsets[row + 1]):
-                needs += 1
-                starts[waits_rows[wait] + 1] += 1
-        missing[row] = needs
-    for row in range(rows):
-        starts[row + 1] += starts[row]
-    dependants = np.empty(starts[rows], np.int64)
-    fill = starts[:rows].copy()
-    for row in range(rows):
-        if parent[row] >= 0:
-            dependants[fill[parent[row]]] = row
-            fill[parent[row]] += 1
-        if after[row] >= 0:
-            dependants[fill[after[row]]] = row
-            fill[after[row]] += 1
-        if len(waits_offsets) > 0:
-            for wait in range(waits_offsets[row], waits_offsets[row + 1]):
-                dependants[fill[waits_rows[wait]]] = row
-                fill[waits_rows[wait]] += 1
-    order = np.empty(rows, np.int64)
+        starts[row + 2] += starts[row + 1]
+    for row in range(rows):  # filling moves starts[d + 1] from the start of d's dependants to their end
+        if parents[row] >= 0:
+            dependants[starts[parents[row] + 1]] = row
+            starts[parents[row] + 1] += 1
+        if afters[row] >= 0:
+            dependants[starts[afters[row] + 1]] = row
+            starts[afters[row] + 1] += 1
+        if len(waits) > 0:
+            for wait in range(waits[row], waits[row + 1]):
+                dependants[starts[waited_rows[wait] + 1]] = row
+                starts[waited_rows[wait] + 1] += 1
     count = 0
     for row in range(rows):
         if missing[row] == 0:
@@ -350,4 +355,4 @@ def topological_order(parent: Ints, after: Ints, waits_offsets: Ints, waits_rows
             if missing[dependant] == 0:
                 order[count] = dependant
                 count += 1
-    return order[:count]
+    return count

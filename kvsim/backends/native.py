@@ -47,11 +47,10 @@ class NativeBackend:
             logged_cached=batch.cached_tokens,
         )
 
-    def estimate(self, prepared: Any, packed: Any, *, turns: bool) -> Priced:
+    def estimate(self, prepared: Any, packed: Any, columns: PriceColumns | None) -> Priced:
         """See :class:`kvsim.backends.interface.Backend`."""
         rates, step = prepared
-        totals, held_block_ns, columns = self._core.estimate(rates, step, packed, turns)
-        return Priced(totals, held_block_ns, PriceColumns(*columns) if turns else None)
+        return Priced(*self._core.estimate(rates, step, packed, columns))
 
     def topological_order(self, batch: Batch) -> Ints:
         """See :class:`kvsim.backends.interface.Backend`."""

@@ -30,11 +30,11 @@ from ..calibration import (
 from ..hardware import Gpu, gpu, gpus
 from ..law import device_of
 from .kernels import Findings, kernel_findings
-from .measurements import Measurements, Table
+from .measurements import Column, Measurements, Table
 from .relatives import TRANSFERS, chain
 from .render import to_toml
 from .robust import Accuracy, Array
-from .serving import ServingFit, engine_of, fit_overheads
+from .serving import TYPICAL, ServingFit, engine_of, fit_overheads, fits_in_memory
 
 PROFILES = Path(__file__).resolve().parents[2] / "profiles"
 
@@ -46,6 +46,10 @@ ENGINE = "vllm-1"
 
 FEWEST_POINTS = 8
 """Serving points below which overheads are inherited."""
+
+OVERHEAD_DONOR = "h100-sxm"
+"""Whose engine overheads stand in where a GPU has too few serving points: they come from the host and the
+launches, and the steadiest points of most models were taken on it."""
 
 SAME = 0.02
 """Relative difference up to which --check takes a value for reproduced: solvers differ in the last digits."""
@@ -85,7 +89,8 @@ class Study:
             experts == 1 and generation in (engine or ENGINE, engine or "vllm-0-offline")
             for experts, generation in zip(table["expert_parallel"], engines(table), strict=True)
         ]
-        return table.where(np.array(keep))
+        table = table.where(np.array(keep))
+        return table.where(fits_in_memory(table, gpu(name).memory_bytes)) if len(table) else table
 
     def overheads(self, name: str) -> dict[str, ServingFit]:
         """Overheads fitted to a GPU's own serving points, by engine generation."""
@@ -96,10 +101,24 @@ class Study:
             for engine in sorted(set(engines(table))) if len(table) else ():
                 part = self.serving(name, engine)
                 if len(part) >= FEWEST_POINTS:
-                    scaled = not self.kernels(name).coefficients and not same_silicon(card, gpu(chain(name)[0]))
-                    found[engine] = fit_overheads(part, values, device_of(card), engine, scaled=scaled)
+                    found[engine] = fit_overheads(
+                        part,
+                        values,
+                        device_of(card),
+                        engine,
+                        near=self.near(name, engine),
+                        scaled=not self.kernels(name).coefficients and not same_silicon(card, gpu(chain(name)[0])),
+                    )
             self._overheads[name] = found
         return self._overheads[name]
+
+    def near(self, name: str, engine: str) -> Mapping[str, float]:
+        """The overheads that a GPU's fit is held near: the best measured GPU's, whose own are held near
+        typical ones."""
+        donor = {} if name == OVERHEAD_DONOR else self.overheads(OVERHEAD_DONOR)
+        if engine not in donor:
+            return TYPICAL
+        return {key: donor[engine].result.values[key] for key in TYPICAL}
 
     def transfer(self, regime: Regime) -> Array:
         """Log errors of measured GPUs' kernel coefficients against those of their stand-ins."""
@@ -148,8 +167,7 @@ def widened(name: str, part: Coefficient, width: float) -> Coefficient:
 
 def calibrate(study: Study, name: str) -> Calibration:
     """The calibration of one GPU from everything that bears on it."""
-    card, kernels, serving = gpu(name), study.kernels(name), study.overheads(name)
-    relative = chain(name)[0] if name not in LAST_RESORTS else ""
+    kernels, serving = study.kernels(name), study.overheads(name)
     measured = bool(kernels.coefficients or serving)
     coefficients = study.coefficients(name)
     overheads, note = _overheads(study, name)
@@ -159,7 +177,7 @@ def calibrate(study: Study, name: str) -> Calibration:
     return Calibration(
         gpu=name,
         kind="measured" if measured else "inherited",
-        relative="" if kernels.coefficients and serving else relative,
+        relative=next((one for one in chain(name) if one != name), "") if not measured else "",
         date=DATE,
         engine=ENGINE,
         note=note,
@@ -170,18 +188,9 @@ def calibrate(study: Study, name: str) -> Calibration:
         },
         coefficients={key: widened(key, coefficients[key], width) for key in QUANTITIES},
         overheads={
-            engine: {key: widened(key, table[key], width) for key in OVERHEADS}
-            for engine, table in overheads.items()
+            engine: {key: widened(key, table[key], width) for key in OVERHEADS} for engine, table in overheads.items()
         },
     )
-
-
-LAST_RESORTS = ("h100-sxm",)
-"""GPUs that have evidence of every kind."""
-
-OVERHEAD_DONOR = "h100-sxm"
-"""Whose engine overheads stand in where a GPU has too few serving points: they come from the host and the
-launches, and most points were taken on it."""
 
 
 def _overheads(study: Study, name: str) -> tuple[dict[str, dict[str, Coefficient]], str]:
@@ -198,7 +207,8 @@ def _overheads(study: Study, name: str) -> tuple[dict[str, dict[str, Coefficient
     donor = study.overheads(OVERHEAD_DONOR)[ENGINE].result
     out[ENGINE] = {
         key: inherited(
-            _overhead(key, donor.values[key], donor.intervals[key], "", 0), f"{OVERHEAD_DONOR}: serving points"
+            _overhead(key, donor.values[key], donor.intervals[key], "", 0),
+            f"{OVERHEAD_DONOR}: serving points",
         )
         for key in OVERHEADS
     }
@@ -228,8 +238,8 @@ def _scaled(coefficients: Mapping[str, Coefficient], fitted: ServingFit) -> dict
 
 
 def _residual(study: Study, name: str, regime: Regime) -> Residual:
-    """Quantiles of log(measured / predicted): of held-out serving points for decoding, of held-out kernels for
-    prefill; without any, those of the measured GPUs, widened by what inheriting costs."""
+    """Quantiles of log(measured / predicted): of held-out serving points for decoding, of held-out kernels
+    for prefill; without any, those of the measured GPUs, widened by what inheriting costs."""
     own = study.kernels(name).regimes[regime]
     if regime == "decode":
         points = [fitted.result.held_out for fitted in study.overheads(name).values()]
@@ -247,39 +257,39 @@ def _residual(study: Study, name: str, regime: Regime) -> Residual:
 
 
 def _evidence(study: Study, name: str) -> Evidence:
-    """The ranges and kinds of a GPU's own evidence; its stand-in's where it has none."""
-    source = name
-    if not study.kernels(name).coefficients and not len(study.serving(name)):
-        source = next(one for one in chain(name) if study.kernels(one).coefficients)
-    table = study.measurements.table
-    gemm, experts = table("gemm", source), table("experts", source)
-    prefill, decode = table("prefill_attention", source), table("decode_attention", source)
-    serving, latent = study.serving(source), table("latent_decode", source)
+    """The ranges and kinds of what a GPU's coefficients rest on, each table its own or its nearest
+    stand-in's."""
 
-    def span(*columns: Array) -> tuple[int, int]:
-        together = np.concatenate([column for column in columns if len(column)] or [np.zeros(1)])
-        return int(together.min()), int(together.max())
+    def rows(table: str) -> Table:
+        found = (study.measurements.table(table, one) for one in (name, *chain(name)))
+        return next(part for part in found if len(part))
 
-    def words(*columns: np.ndarray[tuple[int], np.dtype[np.str_]]) -> set[str]:
-        return set(np.concatenate([column.astype(str) for column in columns]).tolist())
-
-    formats = {"none": "bf16", "fp8": "fp8", "nvfp4": "fp4", "mxfp4": "packed", "int4": "packed"}
-    weights = words(gemm["format"], experts["format"]) | {formats[one] for one in words(serving["quantization"])}
-    ranks = {int(one) for one in table("all_reduce", source)["ranks"]} | {
-        int(one) for one in serving["tensor_parallel"]
-    }
-    families = [family for family, rows in (("dense", gemm), ("experts", experts), ("latent", latent)) if len(rows)]
+    gemm, experts, latent = rows("gemm"), rows("experts"), rows("latent_decode")
+    prefill, decode, serving = rows("prefill_attention"), rows("decode_attention"), study.serving(name)
+    formats = {"none": "bf16", "fp8": "fp8", "nvfp4": "fp4", "mxfp4": "mxfp4", "int4": "packed"}
+    weights = _words(gemm["format"], experts["format"]) | {formats[one] for one in _words(serving["quantization"])}
+    ranks = {int(one) for one in np.concatenate([rows("all_reduce")["ranks"], serving["tensor_parallel"]])}
+    caches = _words(prefill["cache"], decode["cache"])
     tables = (gemm, experts, prefill, decode, latent, serving)
     return Evidence(
-        step_tokens=span(gemm["tokens"]),
-        sequences=span(decode["sequences"], serving["concurrency"]),
-        context_tokens=span(decode["context"], prefill["new"] + prefill["cached"], serving["prompt_tokens"]),
+        step_tokens=_span(gemm["tokens"]),
+        sequences=_span(decode["sequences"], serving["concurrency"]),
+        context_tokens=_span(decode["context"], prefill["new"] + prefill["cached"], serving["prompt_tokens"]),
         tensor_parallel=(1, *(one for one in TENSOR_PARALLEL if one in ranks)),
         weight_formats=tuple(one for one in WEIGHT_FORMATS if one in weights),
-        cache_formats=tuple(one for one in CACHE_FORMATS if one in words(prefill["cache"], decode["cache"])),
-        families=tuple(families or ["dense"]),
-        sources=tuple(sorted(words(*(rows["source"] for rows in tables if len(rows))))),
+        cache_formats=tuple(one for one in CACHE_FORMATS if one in caches),
+        families=("dense", "experts", "latent"),
+        sources=tuple(sorted(_words(*(part["source"] for part in tables)))),
     )
+
+
+def _span(*columns: Column) -> tuple[int, int]:
+    together = np.concatenate([column.astype(float) for column in columns])
+    return max(1, int(together.min())), int(together.max())
+
+
+def _words(*columns: Column) -> set[str]:
+    return {str(word) for column in columns for word in column.tolist()}
 
 
 def report(study: Study, names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Kernel coefficients of one GPU from its kernel tables, one function a table.
 
-Each returns the coefficients it could fit and the errors of what it predicts; a table without rows for the GPU
-gives nothing. The forms are those of ``kvsim.terms``.
+Each returns the coefficients it could fit and the errors of what it predicts; a table without rows for the
+GPU gives nothing. The forms are those of ``kvsim.terms``.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..calibration import CACHE_FORMATS, QUANTITIES, TENSOR_PARALLEL, WEIGHT_FORMATS, Coefficient, Regime
+from ..calibration import CACHE_FORMATS, KERNEL_FORMATS, QUANTITIES, TENSOR_PARALLEL, Coefficient, Regime
 from ..hardware import Gpu
 from ..law import device_of
 from ..terms import AttentionRates, Product
 from .measurements import Measurements, Table
-from .robust import Array, Fit, Parameter, fit, interval
+from .robust import Array, Fit, Parameter, fit, held_out_groups, interval
 
 Rows = npt.NDArray[np.intp]
 
 MOST_ROWS = 4000
-WEIGHT_BYTES: Mapping[str, float] = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5625, "packed": 0.53}
-"""Bytes per weight in the tables, scales included (packed: mxfp4 and grouped int4)."""
+WEIGHT_BYTES: Mapping[str, float] = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5625, "packed": 0.52, "mxfp4": 0.53}
+"""Bytes per weight in the tables, scales included (packed: int4 in groups of 128)."""
 
 CACHE_BYTES: Mapping[str, float] = {"bf16": 2.0, "fp8": 1.0}
 LATENT_DIMS = 512 + 64, 512
@@ -37,7 +37,7 @@ memory: in an engine every layer's are different. Such rows are left out unless 
 STARTS = {"compute": 0.5, "memory": 0.8, "tile": 8.0}
 
 FLOOR = Parameter(5e-6, 0.0, 2e-4)
-"""Starting and draining one kernel as the tables launched it: fitted along, not kept (see ``kvsim.terms``)."""
+"""Starting and draining one kernel as the tables launched it: fitted along, not kept (see kvsim.terms)."""
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Findings:
     coefficients: dict[str, Coefficient] = field(default_factory=dict)
     fitted: dict[str, Array] = field(default_factory=dict)
     held_out: dict[str, Array] = field(default_factory=dict)
+    attention_floor_s: float = 0.0
     regimes: dict[Regime, list[Array]] = field(default_factory=lambda: {"prefill": [], "decode": []})
 
     def add(self, prefix: str, result: Fit, source: str, table: str) -> None:
@@ -54,9 +55,7 @@ class Findings:
         for name, value in result.values.items():
             full = f"{prefix}{name}"
             if full in QUANTITIES:
-                self.coefficients[full] = coefficient(
-                    full, value, result.intervals[name], source, len(result.fitted)
-                )
+                self.coefficients[full] = coefficient(full, value, result.intervals[name], source, len(result.fitted))
         self.fitted[table] = result.fitted
         self.held_out[table] = result.held_out
 
@@ -76,12 +75,14 @@ def parameter(name: str, start: float) -> Parameter:
 def kernel_findings(gpu: Gpu, measurements: Measurements) -> Findings:
     """Everything that the kernel tables say about a GPU."""
     found = Findings()
-    for fmt in WEIGHT_FORMATS:
+    for fmt in KERNEL_FORMATS["gemm"]:
         _gemm(gpu, measurements.table("gemm", gpu.id), fmt, found)
+    for fmt in KERNEL_FORMATS["experts"]:
         _experts(gpu, measurements.table("experts", gpu.id), fmt, found)
     for fmt in CACHE_FORMATS:
         _decode(gpu, measurements.table("decode_attention", gpu.id), fmt, found)
         _prefill(gpu, measurements.table("prefill_attention", gpu.id), fmt, found)
+    _mixed(gpu, measurements.table("mixed_attention", gpu.id), found)
     _latent(gpu, measurements.table("latent_decode", gpu.id), found)
     for ranks in TENSOR_PARALLEL:
         _all_reduce(measurements.table("all_reduce", gpu.id), ranks, found)
@@ -96,7 +97,7 @@ def sources(table: Table) -> str:
 
 
 def _peak(gpu: Gpu, fmt: str) -> float | None:
-    return device_of(gpu).peak.get("bf16" if fmt == "packed" else fmt)
+    return device_of(gpu).peak.get("bf16" if fmt in ("packed", "mxfp4") else fmt)
 
 
 def _gemm(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
@@ -193,8 +194,13 @@ def _decode(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
     if fmt == "bf16":
         name = "decode_sequence_s"
         found.coefficients[name] = coefficient(
-            name, result.values["sequence_s"], result.intervals["sequence_s"], sources(table), len(result.fitted)
+            name,
+            result.values["sequence_s"],
+            result.intervals["sequence_s"],
+            sources(table),
+            len(result.fitted),
         )
+        found.attention_floor_s = result.values["floor_s"]
         _by_regime(found, result, None, groups)
 
 
@@ -236,9 +242,7 @@ def _prefill(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
     def model(values: Mapping[str, float], rows: Rows) -> Array:
         rates = _attention(gpu, {**shared, **values})
         own_s = values["floor_s"] + pairs[rows] * rates.pair_s(heads[rows], 2 * dim[rows])
-        return np.asarray(
-            own_s + context[rows] * rates.walk_s(2 * dim[rows]) + reading[rows] / rates.decode_memory
-        )
+        return np.asarray(own_s + context[rows] * rates.walk_s(2 * dim[rows]) + reading[rows] / rates.decode_memory)
 
     parameters = {
         "compute": parameter(f"prefill_{fmt}_compute", 0.6),
@@ -263,9 +267,34 @@ def _prefill(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
         _by_regime(found, result, new >= 512, groups)
 
 
+def _mixed(gpu: Gpu, table: Table, found: Findings) -> None:
+    """Attention of steps that prefill a chunk over a cached prefix and decode beside it: never fitted, all
+    held out."""
+    if not len(table):
+        return
+    names = {
+        "compute": "prefill_bf16_compute",
+        "memory": "decode_bf16_memory",
+        "spread": "decode_bf16_spread",
+    }
+    names |= {name: f"prefill_{name}" for name in ("softmax_dims", "tile_rows")}
+    known = {short: found.coefficients[name].value for short, name in names.items() if name in found.coefficients}
+    rates = _attention(gpu, known)
+    new, cached, sequences, context = (table[name] for name in ("new", "cached", "sequences", "context"))
+    heads, kv_heads, dims = table["heads"], table["kv_heads"], 2 * table["dim"]
+    token_bytes = kv_heads * dims * CACHE_BYTES["bf16"]
+    pairs = new * cached + new * (new + 1) / 2
+    chunk = pairs * rates.pair_s(heads, dims)
+    chunk += (new + cached) * (rates.walk_s(dims) + token_bytes / rates.decode_memory)
+    decode = sequences * context * rates.decode_s(sequences, heads, kv_heads, dims, token_bytes)
+    own = found.attention_floor_s + sequences * found.coefficients["decode_sequence_s"].value
+    found.fitted["mixed_attention"] = np.array([])
+    found.held_out["mixed_attention"] = np.log(table["us"] / 1e6 / (own + chunk + decode))
+
+
 def _latent(gpu: Gpu, table: Table, found: Findings) -> None:
-    """Arithmetic of latent attention, from the growth of its time with context where all heads are on one rank
-    (the tables time a whole module, whose products do not grow with context)."""
+    """Arithmetic of latent attention, from the growth of its time with context where all heads are on one
+    rank (the tables time a whole module, whose products do not grow with context)."""
     slopes = []
     for _, rows in table.where((table["heads"] == 128) & (table["sequences"] >= 16)).split("sequences"):
         order = np.argsort(rows["context"], kind="stable")
@@ -328,12 +357,8 @@ def _sampler(gpu: Gpu, table: Table, found: Findings) -> None:
     found.add("", fit(model, table["us"] / 1e6, groups, parameters), sources(table), "sampler")
 
 
-def _by_regime(
-    found: Findings, result: Fit, long: npt.NDArray[np.bool_] | None, groups: npt.NDArray[Any]
-) -> None:
+def _by_regime(found: Findings, result: Fit, long: npt.NDArray[np.bool_] | None, groups: npt.NDArray[Any]) -> None:
     """Keep held-out errors for the intervals of whole steps: of long chunks for prefill, else for decode."""
-    from .robust import held_out_groups
-
     held = held_out_groups(groups)
     prefill = np.zeros(len(groups), dtype=bool) if long is None else long
     found.regimes["prefill"].append(result.held_out[prefill[held]])

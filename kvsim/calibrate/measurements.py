@@ -76,16 +76,13 @@ class Measurements:
             if not packed.exists() and not plain.exists():
                 raise InputError(
                     f"no measurements {name}.csv or {name}.csv.gz",
-                    remedy="Give the repository's profiles/measurements, which is not part of the installed package.",
+                    remedy="Give the repository's profiles/measurements; the installed package has none.",
                     file=str(self.folder),
                 )
-            opened = gzip.open(packed, "rt") if packed.exists() else plain.open()
-            with opened as file:
-                reader = csv.reader(file)
-                header = next(reader)
-                self._tables[name] = Table(
-                    {title: _column(values) for title, values in zip(header, zip(*reader, strict=True), strict=True)}
-                )
+            data = gzip.decompress(packed.read_bytes()) if packed.exists() else plain.read_bytes()
+            header, *rows = csv.reader(data.decode().splitlines())
+            columns = zip(header, zip(*rows, strict=True), strict=True)
+            self._tables[name] = Table({title: _column(values) for title, values in columns})
         return self._tables[name]
 
 

@@ -42,8 +42,8 @@ RELATIVES: Mapping[str, tuple[str, ...]] = {
 """By generation and kind of memory, nearest first."""
 
 LAST = ("rtx-pro-6000", "h100-sxm", "b200-sxm", "rtx-4090")
-"""Where none of a GPU's relatives has a coefficient: norms and sampling were timed on the RTX cards only, 4-bit
-arithmetic on Blackwell only."""
+"""Where none of a GPU's relatives has a coefficient: norms and sampling were timed on the RTX cards only,
+4-bit arithmetic on Blackwell only."""
 
 TRANSFERS = (
     ("h100-sxm", "a100-80gb-sxm"),

@@ -18,9 +18,8 @@ def to_toml(calibration: Calibration) -> str:
         lines.append(f"{name} = {json.dumps(list(getattr(evidence, name)), ensure_ascii=False)}")
     lines += ["", "# log(measured / predicted) on held-out points", "[residuals]"]
     for regime, part in calibration.residuals.items():
-        lines.append(
-            f"{regime} = {{ n = {part.n}, q05 = {number(part.q05)}, q50 = {number(part.q50)}, q95 = {number(part.q95)} }}"
-        )
+        quantiles = ", ".join(f"{name} = {number(getattr(part, name))}" for name in ("q05", "q50", "q95"))
+        lines.append(f"{regime} = {{ n = {part.n}, {quantiles} }}")
     lines += ["", "[coefficients]", *_coefficients(calibration.coefficients, QUANTITIES)]
     for engine, overheads in calibration.overheads.items():
         lines += ["", f"[overheads.{json.dumps(engine)}]", *_coefficients(overheads, OVERHEADS)]

@@ -21,23 +21,25 @@ SMALLEST = 1e-12
 SCALE = 0.1
 """Relative error beyond which a point's pull grows only linearly (soft L1)."""
 
-RESAMPLES = 6
+RESAMPLES = 16
 HELD_OUT = 5
 """Every fifth group is held out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter: where the search starts and its bounds."""
+    """One parameter: where the search starts, its bounds, and how many powers of e it may stray from its
+    start before that costs as much as one point off by ``SCALE`` (infinite: the start does not matter)."""
 
     start: float
     low: float
     high: float
+    leash: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Fitted values, their 90 % bootstrap intervals over groups, and log(measured / predicted) of both parts."""
+    """Fitted values, their 90 % bootstrap intervals over groups, log(measured / predicted) of both parts."""
 
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]]
@@ -64,10 +66,10 @@ class Accuracy:
         return cls(len(errors), float(np.median(size)), float(size.mean()), float(np.median(errors)))
 
 
-def held_out_groups(groups: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """True for the rows of every fifth group, in an order that does not depend on names' meaning."""
+def held_out_groups(groups: npt.NDArray[Any], turn: int = HELD_OUT - 1) -> npt.NDArray[np.bool_]:
+    """True for the rows of every fifth group, in an order that does not depend on what the names mean."""
     names = sorted(set(groups.tolist()), key=lambda name: crc32(str(name).encode()))
-    chosen = set(names[HELD_OUT - 1 :: HELD_OUT])
+    chosen = set(names[turn::HELD_OUT])
     return np.array([name in chosen for name in groups.tolist()], dtype=bool)
 
 
@@ -78,33 +80,46 @@ def fit(
     parameters: Mapping[str, Parameter],
     *,
     weights: Array | None = None,
-    resamples: int = RESAMPLES,
+    cross_validate: bool = False,
 ) -> Fit:
     """Fit ``model(values, rows)`` to ``measured[rows]`` by log error.
 
     Whole groups are held out and resampled, so that neither the held-out error nor an interval profits from
-    near copies of a row. ``weights`` count a row's squared error.
+    near copies of a row. Every fifth group is held out; or, to ``cross_validate`` few points, each fifth of
+    the groups in turn, and the values come from all. ``weights`` count a row's squared error.
     """
     everything = np.arange(len(measured))
-    held = held_out_groups(groups)
-    train, test = everything[~held], everything[held]
     weights = np.ones(len(measured)) if weights is None else weights
 
     def errors(values: Mapping[str, float], rows: npt.NDArray[np.intp]) -> Array:
         return np.asarray(np.log(measured[rows] / model(values, rows)))
 
-    best = _minimise(errors, train, weights, parameters)
+    if cross_validate:
+        train = everything
+        best = _minimise(errors, train, weights, parameters)
+        unseen = []
+        for turn in range(HELD_OUT):
+            held = held_out_groups(groups, turn)
+            if held.any() and not held.all():
+                apart = _minimise(errors, everything[~held], weights, parameters, best)
+                unseen.append(errors(apart, everything[held]))
+        held_out = np.concatenate(unseen) if unseen else np.array([])
+    else:
+        held = held_out_groups(groups)
+        train = everything[~held]
+        best = _minimise(errors, train, weights, parameters)
+        held_out = errors(best, everything[held])
+
     names = sorted(set(groups[train].tolist()))
     members = {name: train[groups[train] == name] for name in names}
     samples: dict[str, list[float]] = {name: [] for name in parameters}
     random = np.random.default_rng(len(measured))
-    for _ in range(resamples):
+    for _ in range(RESAMPLES):
         drawn = np.concatenate([members[names[i]] for i in random.integers(len(names), size=len(names))])
-        near = {name: Parameter(best[name], part.low, part.high) for name, part in parameters.items()}
-        for name, value in _minimise(errors, drawn, weights, near).items():
+        for name, value in _minimise(errors, drawn, weights, parameters, best).items():
             samples[name].append(value)
-    intervals = {name: interval(best[name], drawn) for name, drawn in samples.items()}
-    return Fit(best, intervals, errors(best, train), errors(best, test))
+    intervals = {name: interval(best[name], values) for name, values in samples.items()}
+    return Fit(best, intervals, errors(best, train), held_out)
 
 
 def interval(value: float, samples: Sequence[float]) -> tuple[float, float]:
@@ -120,6 +135,7 @@ def _minimise(
     rows: npt.NDArray[np.intp],
     weights: Array,
     parameters: Mapping[str, Parameter],
+    near: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     try:
         from scipy.optimize import least_squares
@@ -127,14 +143,18 @@ def _minimise(
         raise MissingExtraError("scipy", "fit", "fitting a calibration") from None
     low = np.log([max(part.low, SMALLEST) for part in parameters.values()])
     high = np.log([part.high for part in parameters.values()])
-    start = np.clip(np.log([max(part.start, SMALLEST) for part in parameters.values()]), low + 1e-6, high - 1e-6)
+    centre = np.log([max(part.start, SMALLEST) for part in parameters.values()])
+    begin = centre if near is None else np.log([near[name] for name in parameters])
+    leash = np.array([part.leash for part in parameters.values()])
     root = np.sqrt(weights[rows])
 
     def residuals(logs: Array) -> Array:
         values = dict(zip(parameters, np.exp(logs).tolist(), strict=True))
         # soft L1 by hand: its square root is what least squares needs, so that weights scale whole points
         error = errors(values, rows) / SCALE
-        return np.asarray(root * np.sign(error) * np.sqrt(2 * (np.sqrt(1 + error**2) - 1)))
+        pulls = root * np.sign(error) * np.sqrt(2 * (np.sqrt(1 + error**2) - 1))
+        return np.concatenate([pulls, (logs - centre) / leash])
 
-    found = least_squares(residuals, start, bounds=(low, high), xtol=1e-7, ftol=1e-7, max_nfev=200)
+    begin = np.clip(begin, low + 1e-6, high - 1e-6)
+    found = least_squares(residuals, begin, bounds=(low, high), xtol=1e-7, ftol=1e-7, max_nfev=200)
     return dict(zip(parameters, np.exp(found.x).tolist(), strict=True))

@@ -28,7 +28,19 @@ SCALES: Mapping[str, Parameter] = {
     "memory_scale": Parameter(1.0, 0.3, 1.3),
 }
 
-STARTS = {"step_s": 1e-3, "layer_s": 2e-5, "experts_s": 1e-5, "sequence_s": 1e-5}
+TYPICAL: Mapping[str, float] = {
+    "step_s": 1e-3,
+    "layer_s": 3e-5,
+    "experts_s": 2e-5,
+    "ranks_s": 1e-4,
+    "sequence_s": 1e-5,
+}
+"""Overheads by order of magnitude: a millisecond of scheduling, some ten kernels of about 3 us a layer.
+Points of few models cannot tell the overheads apart; then they stay near these (or near a better measured
+GPU's)."""
+
+LEASH = 0.7
+"""Powers of e that an overhead may stray from what it is held near, for the price of one point 10 % off."""
 
 
 def engine_of(source: str, version: str) -> str:
@@ -99,14 +111,17 @@ def seconds(load: Load, rates: Rates, pick: npt.NDArray[np.bool_] | None = None)
     extra = costs.step_s(sequences + prompt) - costs.step_s(sequences) + attention
     batch = prefill + (output - 1) * decode
     return np.select(
-        [measure == "batch", measure == "itl", measure == "tpot"], [batch, decode, decode + sequences / output * extra]
+        [measure == "batch", measure == "itl", measure == "tpot"],
+        [batch, decode, decode + sequences / output * extra],
     )
 
 
 def decode_step(costs: Costs, sequences: Array, context: Array) -> Array:
     """Seconds of a step that decodes ``sequences``, each over ``context`` tokens."""
     reading = sum(
-        costs.decode_s(group, sequences) * sequences * (np.minimum(context, costs.window()) if group == "window" else context)
+        costs.decode_s(group, sequences)
+        * sequences
+        * (np.minimum(context, costs.window()) if group == "window" else context)
         for group in GROUPS
     )
     return np.asarray(costs.step_s(sequences) + costs.sequences_s(sequences) + reading)
@@ -122,9 +137,21 @@ def chunk_attention(costs: Costs, new: Array) -> Array:
     return total
 
 
+def fits_in_memory(table: Table, memory_bytes: float) -> npt.NDArray[np.bool_]:
+    """Whether a point's sequences fit into the KV cache together (weights and a tenth of ``memory_bytes``
+    aside); where they do not, they ran in turns, which is the scheduler's doing and not the law's."""
+    fitting = np.zeros(len(table), dtype=bool)
+    for load in loads(table):
+        weights = load.architecture.weight_bytes(load.quantization, tp=load.tensor_parallel)
+        token = load.architecture.kv_bytes_per_token(tp=load.tensor_parallel)
+        held = load.concurrency * (load.prompt + np.where(load.measure == "batch", 1.0, 0.5) * load.output)
+        fitting[load.rows] = held * token <= 0.9 * memory_bytes - weights
+    return fitting
+
+
 @dataclass(frozen=True, slots=True)
 class ServingFit:
-    """Overheads of one engine generation on one GPU, and the scales of inherited rates (empty for own ones)."""
+    """Overheads of one engine generation on one GPU, and the scales of inherited rates, if any."""
 
     engine: str
     result: Fit
@@ -132,16 +159,23 @@ class ServingFit:
 
 
 def fit_overheads(
-    table: Table, values: Mapping[str, float], device: Device, engine: str, *, scaled: bool
+    table: Table,
+    values: Mapping[str, float],
+    device: Device,
+    engine: str,
+    *,
+    near: Mapping[str, float] = TYPICAL,
+    scaled: bool = False,
 ) -> ServingFit:
-    """Fit an engine generation's overheads to serving points; held out are whole models.
+    """Fit an engine generation's overheads to serving points; held out are whole models, in turn.
 
-    ``values`` are the kernel coefficients; ``scaled`` lets the points scale their arithmetic and memory.
+    ``values`` are the kernel coefficients; ``near`` the overheads that the fit is held near; ``scaled``
+    lets the points scale the coefficients' arithmetic and memory.
     """
     parts = loads(table)
     models = table["model"]
     parameters = {
-        name: Parameter(start, *OVERHEADS[name].bounds) for name, start in STARTS.items()
+        name: Parameter(max(value, 1e-7), *OVERHEADS[name].bounds, leash=LEASH) for name, value in near.items()
     }
     if scaled:
         parameters |= SCALES
@@ -159,7 +193,7 @@ def fit_overheads(
 
     count = {name: (models == name).sum() for name in set(models.tolist())}
     weights = np.array([1 / np.sqrt(count[name]) for name in models.tolist()])
-    result = fit(model, table["seconds"], models, parameters, weights=weights / weights.mean())
+    result = fit(model, table["seconds"], models, parameters, weights=weights / weights.mean(), cross_validate=True)
     return ServingFit(engine, result, len(table))
 
 

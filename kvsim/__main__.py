@@ -1,0 +1,5 @@
+"""``python -m kvsim``: the command line."""
+
+from kvsim.commands import main
+
+main()

@@ -1,0 +1,63 @@
+"""An estimate as columns by name, for JSON and CSV: docs/json.md says what each means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvsim.estimation import Estimate
+
+Columns = dict[str, Any]
+"""Lists or arrays of one length."""
+
+_TIMES = ("latency_s", "model_s", "fresh_prefill_s", "recompute_s", "decode_s")
+_COSTS = ("gpu_s", "kv_byte_s", "usd", "joules")
+
+
+def trajectory_columns(estimate: Estimate) -> Columns:
+    """One value a trajectory, in the batch's order."""
+    batch = estimate.batch
+    columns: Columns = {
+        "id": list(batch.ids),
+        "turns": _per_trajectory(estimate, np.ones(batch.turns, np.int64)),
+        "priced": estimate.priced,
+        "prompt_tokens": _per_trajectory(estimate, batch.prompt_tokens),
+        "new_tokens": _per_trajectory(estimate, batch.prompt_tokens - batch.kept_tokens),
+        "output_tokens": _per_trajectory(estimate, batch.output_tokens),
+        "cached_tokens": estimate.cached_tokens,
+        "recomputed_tokens": estimate.recomputed_tokens,
+    }
+    columns |= {name: getattr(estimate, name) for name in _TIMES}
+    columns["pause_s"] = _per_trajectory(estimate, batch.pause_ns) / 1e9
+    return columns | {name: getattr(estimate, name) for name in _COSTS}
+
+
+def turn_columns(estimate: Estimate) -> Columns:
+    """One value a turn, rows as in the batch."""
+    batch = estimate.batch
+    tool = batch.tool if batch.tool is not None else np.full(batch.turns, -1)
+    tools = [None, *batch.tool_names]
+    columns: Columns = {
+        "trajectory": [batch.ids[number] for number in batch.trajectory.tolist()],
+        "row": np.arange(batch.turns),
+        "parent": [row if row >= 0 else None for row in batch.parent.tolist()],
+        "tool": [tools[number + 1] for number in tool.tolist()],
+        "prompt_tokens": batch.prompt_tokens,
+        "kept_tokens": batch.kept_tokens,
+        "output_tokens": batch.output_tokens,
+    }
+    return columns | dict(estimate.turns)
+
+
+def records(columns: Columns) -> list[dict[str, Any]]:
+    """The rows as objects of plain Python values."""
+    plain = [values.tolist() if isinstance(values, np.ndarray) else values for values in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*plain, strict=True)]
+
+
+def _per_trajectory(estimate: Estimate, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    sums = np.zeros(len(estimate.batch), np.int64)
+    np.add.at(sums, estimate.batch.trajectory, values)
+    return sums

@@ -1,0 +1,97 @@
+"""Estimates side by side, as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from kvsim.commands import _summary
+from kvsim.commands._console import print_facts, table
+from kvsim.commands._format import count, duration, money, plain
+from kvsim.commands._one_gpu import GIB_HOURS
+from kvsim.commands._outlook import Outlook
+from kvsim.estimation import Estimate
+
+Row = tuple[str, Callable[[Estimate, dict[str, float]], str]]
+
+_TIMES: list[Row] = [
+    ("tool pauses", lambda _, sums: duration(sums["pause_s"])),
+    ("fresh prefill", lambda _, sums: duration(sums["fresh_prefill_s"])),
+    ("recompute", lambda _, sums: duration(sums["recompute_s"])),
+    ("decode", lambda _, sums: duration(sums["decode_s"])),
+]
+_COSTS: list[Row] = [
+    ("in the model", lambda _, sums: duration(sums["model_s"])),
+    ("end to end", lambda _, sums: duration(sums["latency_s"])),
+    ("GPU-seconds", lambda _, sums: plain(sums["gpu_s"])),
+    ("US dollars", lambda _, sums: money(sums["usd"])),
+    ("KV held, GiB·h", lambda _, sums: plain(sums["kv_byte_s"] / GIB_HOURS)),
+]
+
+
+def show(console: Console, outlooks: Sequence[Outlook]) -> None:
+    """Print what was read and priced, and each GPU in a column, over the trajectories that all can serve."""
+    estimates = [outlook.estimate for outlook in outlooks]
+    first = estimates[0]
+    print_facts(
+        console,
+        [
+            ("Read", _summary.read_facts(first.batch)),
+            ("Priced", [first.pricing.architecture.name]),
+            ("Load", [_summary.load_fact(first.pricing.load)]),
+        ],
+    )
+    among = _summary.priced_by_all(estimates)
+    number = int(among.sum())
+    whose = "all trajectories" if number == len(first.batch) else f"the {count(number)} that every GPU can serve"
+    console.print(f"\nTotals of {whose}", style="bold")
+    headings = [_heading(estimate) for estimate in estimates]
+    comparison = side_by_side(headings, estimates, among)
+    comparison.add_section()
+    worst = [_summary.totals(outlook.evicted, among) for outlook in outlooks]
+    comparison.add_row("if every pause evicted:")
+    comparison.add_row("  in the model", *(duration(sums["model_s"]) for sums in worst))
+    comparison.add_row("  US dollars", *(money(sums["usd"]) for sums in worst))
+    console.print(comparison)
+    console.print(
+        "\nEvidence, and how far measured times were off the estimate (90 % of held-out points)", style="bold"
+    )
+    console.print(evidence(headings, estimates))
+
+
+def _heading(estimate: Estimate) -> str:
+    ranks = estimate.pricing.engine.tensor_parallel_size
+    return estimate.pricing.gpu.id if ranks == 1 else f"{ranks} x {estimate.pricing.gpu.id}"
+
+
+def side_by_side(headings: Sequence[str], estimates: Sequence[Estimate], among: _summary.Mask) -> Table:
+    """A column an estimate, sums over the trajectories of ``among``; model times also relative to the first."""
+    comparison = _columns_of(headings)
+    sums = [_summary.totals(estimate, among) for estimate in estimates]
+    for rows in (_TIMES, _COSTS):
+        for label, cell in rows:
+            comparison.add_row(label, *(cell(estimate, found) for estimate, found in zip(estimates, sums, strict=True)))
+        comparison.add_section()
+    return comparison
+
+
+def evidence(headings: Sequence[str], estimates: Sequence[Estimate]) -> Table:
+    """What each column rests on."""
+    basis = _columns_of(headings)
+    calibrations = [estimate.pricing.calibration for estimate in estimates]
+    kinds = ["measured" if found.kind == "measured" else f"datasheet, as {found.relative}" for found in calibrations]
+    basis.add_row("basis", *kinds)
+    for regime in ("prefill", "decode"):
+        basis.add_row(regime, *(_summary.interval(found.residuals[regime]) for found in calibrations))
+    basis.add_row("KV cache, tokens", *(count(estimate.pricing.engine.kv_capacity_tokens) for estimate in estimates))
+    return basis
+
+
+def _columns_of(headings: Sequence[str]) -> Table:
+    columns = table()
+    columns.add_column("", no_wrap=True)
+    for heading in headings:
+        columns.add_column(heading, justify="right")
+    return columns

@@ -1,0 +1,183 @@
+"""An estimate on one GPU, as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kvsim.commands import _summary
+from kvsim.commands._columns import Columns, trajectory_columns, turn_columns
+from kvsim.commands._console import indented, print_facts, table
+from kvsim.commands._format import count, duration, money, narrow, percent, plain, shorten
+from kvsim.commands._outlook import Outlook
+from kvsim.estimation import Estimate
+
+Column = tuple[str, str, Callable[[float], str]]
+"""Heading, name in the columns, and how a value is shown."""
+
+GIB_HOURS = 2**30 * 3600
+BAR_WIDTH = 40
+WIDE = 96
+"""From this many columns on, a table has room for more."""
+
+
+def show(console: Console, outlook: Outlook, *, turns: bool, top: int) -> None:
+    """Print what was read, what it was priced with, the most expensive, where the time went, what eviction cost."""
+    estimate = outlook.estimate
+    pricing = estimate.pricing
+    sums = _summary.totals(estimate)
+    print_facts(
+        console,
+        [
+            ("Read", _summary.read_facts(estimate.batch)),
+            ("Priced", _summary.priced_facts(pricing, estimate.usd_per_hour)),
+            ("Load", [_summary.load_fact(pricing.load)]),
+            ("Evidence", _summary.evidence_facts(pricing.calibration)),
+        ],
+    )
+    if top and len(estimate.batch):
+        console.print()
+        _print_trajectories(console, estimate, top)
+        if turns:
+            console.print()
+            _print_turns(console, estimate, top)
+    if not sums["trajectories"]:
+        console.print("\nNone of the trajectories could be priced.")
+        return
+    console.print()
+    print_facts(console, [("Total", total_lines(estimate, sums)), ("Eviction", eviction_lines(outlook))])
+    console.print("\nWhere the time went", style="bold")
+    console.print(indented(time_bars(sums)))
+
+
+def total_lines(estimate: Estimate, sums: dict[str, float]) -> list[str]:
+    """The sums in words."""
+    among = f"{count(sums['trajectories'], 'trajectory', 'trajectories')}, {count(sums['turns'], 'turn')}"
+    if missing := len(estimate.batch) - int(sums["trajectories"]):
+        among += f" ({count(missing)} of {count(len(estimate.batch))} could not be priced)"
+    low, high = duration(sums["model_s_low"]), duration(sums["model_s_high"])
+    cost = (
+        f"{plain(sums['gpu_s'])} GPU-seconds, {money(sums['usd'])}, {plain(sums['kv_byte_s'] / GIB_HOURS)} GiB·h of KV"
+    )
+    return [
+        f"{among}: {duration(sums['latency_s'])} end to end",
+        f"{duration(sums['model_s'])} in the model ({low} to {high} at the held-out errors above)",
+        cost,
+    ]
+
+
+def eviction_lines(outlook: Outlook) -> list[str]:
+    """What eviction cost under this load, and what it would cost at every pause."""
+    sums, worst = _summary.totals(outlook.estimate), _summary.totals(outlook.evicted)
+    if sums["recompute_s"]:
+        share = percent(sums["recompute_s"] / sums["model_s"])
+        price = money(sums["usd"] * sums["recompute_s"] / sums["model_s"])
+        line = f"{duration(sums['recompute_s'])} of recompute, {share} of the time in the model, {price}"
+        tokens = f"{count(sums['recomputed_tokens'])} tokens prefilled again"
+        lines = [f"{line}: {tokens}"]
+    else:
+        lines = ["none under this load"]
+    extra = worst["model_s"] - sums["model_s"]
+    if extra > 0:
+        more = f"{duration(extra)} more in the model (+{100 * extra / sums['model_s']:.0f} %)"
+        lines.append(f"if every tool pause evicted: {more}, {money(worst['usd'] - sums['usd'])} more")
+    return lines
+
+
+def time_bars(sums: dict[str, float]) -> Table:
+    """Pauses, prefill, recompute and decode as shares of their sum."""
+    parts = {
+        "tool pauses": sums["pause_s"],
+        "fresh prefill": sums["fresh_prefill_s"],
+        "recompute": sums["recompute_s"],
+        "decode": sums["decode_s"],
+    }
+    whole = sum(parts.values())
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column()
+    grid.add_column(justify="right")
+    grid.add_column(justify="right")
+    grid.add_column()
+    for name, seconds in parts.items():
+        share = seconds / whole if whole else 0.0
+        bar = "█" * round(share * BAR_WIDTH) or ("▏" if seconds else "")
+        grid.add_row(name, duration(seconds), percent(share), Text(bar, style=_COLOURS[name]))
+    return grid
+
+
+_COLOURS = {"tool pauses": "bright_black", "fresh prefill": "cyan", "recompute": "red", "decode": "blue"}
+
+
+def _print_trajectories(console: Console, estimate: Estimate, top: int) -> None:
+    columns = trajectory_columns(estimate)
+    rows = _most_expensive(columns["gpu_s"], top)
+    shown: list[Column] = [
+        ("turns", "turns", count),
+        ("latency", "latency_s", narrow),
+        ("pauses", "pause_s", narrow),
+        ("prefill", "fresh_prefill_s", narrow),
+        ("recompute", "recompute_s", narrow),
+        ("decode", "decode_s", narrow),
+        ("GPU-s", "gpu_s", plain),
+        ("USD", "usd", money),
+        ("KV\nGiB·h", "kv_byte_s", lambda value: plain(value / GIB_HOURS)),
+    ]
+    if console.width < WIDE and np.allclose(estimate.gpu_s, estimate.model_s, equal_nan=True):
+        shown = [column for column in shown if column[1] != "gpu_s"]
+    heading = f"Most expensive trajectories ({len(rows)} of {count(len(estimate.batch))})"
+    _print_ranking(console, heading, "trajectory", columns["id"], columns, rows, shown)
+
+
+def _print_turns(console: Console, estimate: Estimate, top: int) -> None:
+    columns = turn_columns(estimate)
+    columns["tool"] = [tool or "" for tool in columns["tool"]]
+    rows = _most_expensive(columns["gpu_s"], top)
+    shown: list[Column] = [
+        ("row", "row", count),
+        ("after tool", "tool", lambda name: shorten(str(name), 14)),
+        ("prompt", "prompt_tokens", count),
+        ("cached", "cached_tokens", count),
+        ("output", "output_tokens", count),
+        ("pause", "pause_s", narrow),
+        ("TTFT", "ttft_s", narrow),
+        ("E2E", "e2e_s", narrow),
+        ("USD", "usd", money),
+    ]
+    columns["usd"] = columns["gpu_s"] * estimate.usd_per_hour / 3600
+    heading = f"Most expensive turns ({len(rows)} of {count(estimate.batch.turns)})"
+    _print_ranking(console, heading, "trajectory", columns["trajectory"], columns, rows, shown)
+
+
+def _print_ranking(
+    console: Console,
+    heading: str,
+    label: str,
+    names: list[str],
+    columns: Columns,
+    rows: list[int],
+    shown: list[Column],
+) -> None:
+    cells = [[render(columns[name][row]) for _, name, render in shown] for row in rows]
+    widths = [
+        max(map(len, [*title.split("\n"), *(line[number] for line in cells)]))
+        for number, (title, _, _) in enumerate(shown)
+    ]
+    room = max(8, console.width - sum(widths) - len(widths))
+    ranking = table(gap=1)
+    ranking.add_column(label, no_wrap=True)
+    for title, _, _ in shown:
+        ranking.add_column(title, justify="right", no_wrap=True)
+    for row, line in zip(rows, cells, strict=True):
+        ranking.add_row(Text(shorten(names[row], room)), *line)
+    console.print(heading, style="bold")
+    console.print(ranking)
+
+
+def _most_expensive(cost: np.ndarray, top: int) -> list[int]:
+    """Rows by falling cost, the unpriced last."""
+    order = np.argsort(-np.nan_to_num(cost, nan=-1.0), kind="stable")
+    return [int(row) for row in order[:top]]

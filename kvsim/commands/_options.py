@@ -1,0 +1,67 @@
+"""Options that several commands share, and their way into kvsim's objects. Engine options go by vLLM's names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from kvsim.engine import EngineConfig
+
+_ENGINE = "Engine (vLLM's names and defaults)"
+
+Files = Annotated[list[str], typer.Argument(metavar="FILES...", help="Log files, globs or folders, plain or gzipped.")]
+Format = Annotated[
+    str, typer.Option("--format", metavar="NAME", help="Log format; 'auto' recognises each file by its content.")
+]
+Lenient = Annotated[bool, typer.Option("--lenient", help="Leave broken records out, counted, instead of stopping.")]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="What counts text that has no logged counts: qwen3, llama3, o200k, cl100k, auto, or a tokenizer.json. "
+        "Without it: characters / 3.5.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout (docs/json.md), nothing else.")]
+
+TensorParallelSize = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="GPUs that share one model.", rich_help_panel=_ENGINE)
+]
+Dtype = Annotated[str | None, typer.Option(metavar="NAME", help="Of weights and arithmetic.", rich_help_panel=_ENGINE)]
+Quantization = Annotated[
+    str | None, typer.Option(metavar="NAME", help="fp8, awq, gptq, mxfp4, ...", rich_help_panel=_ENGINE)
+]
+KvCacheDtype = Annotated[str | None, typer.Option(metavar="NAME", help="auto, fp8, ...", rich_help_panel=_ENGINE)]
+GpuMemoryUtilization = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Of the GPU's memory, 0 to 1.", rich_help_panel=_ENGINE)
+]
+MaxModelLen = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Longest context in tokens.", rich_help_panel=_ENGINE)
+]
+BlockSize = Annotated[int | None, typer.Option(min=1, metavar="N", help="Tokens a block.", rich_help_panel=_ENGINE)]
+NumGpuBlocksOverride = Annotated[
+    int | None, typer.Option(min=2, metavar="N", help="KV blocks, as your server logs.", rich_help_panel=_ENGINE)
+]
+MaxNumBatchedTokens = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Most tokens in a step.", rich_help_panel=_ENGINE)
+]
+MaxNumSeqs = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Most sequences in a step.", rich_help_panel=_ENGINE)
+]
+EnablePrefixCaching = Annotated[
+    bool | None,
+    typer.Option(
+        "--enable-prefix-caching/--no-enable-prefix-caching",
+        help="Whether a turn finds its predecessor's KV blocks.",
+        rich_help_panel=_ENGINE,
+    ),
+]
+
+
+def engine_config(**given: Any) -> EngineConfig:
+    """The engine of the options that were given; None leaves vLLM's default."""
+    from kvsim.engine import EngineConfig
+
+    return EngineConfig(**{name: value for name, value in given.items() if value is not None})

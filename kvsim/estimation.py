@@ -1,0 +1,255 @@
+"""``estimate``: what each trajectory costs alone under a declared load, in closed form per turn."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kvsim.backends import get
+from kvsim.backends.interface import empty_columns
+from kvsim.backends.kernels import OK, TOTALS, PriceColumns
+from kvsim.errors import InputError
+from kvsim.load import Load
+from kvsim.pricing import Pricing, resolve_pricing
+from kvsim.result import STATUSES, Table, seconds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kvsim.architecture import Architecture
+    from kvsim.backends.interface import Backend, Ints
+    from kvsim.calibration import Calibration
+    from kvsim.engine import EngineConfig
+    from kvsim.hardware import Gpu
+    from kvsim.trajectory import Batch
+
+__all__ = ["Estimate", "Load", "estimate"]
+
+Floats = npt.NDArray[np.float64]
+_COLUMN = {name: column for column, name in enumerate(TOTALS)}
+
+
+def estimate(
+    batch: Batch,
+    *,
+    model: str | Architecture,
+    gpu: str | Gpu,
+    load: Load | None = None,
+    engine: EngineConfig | None = None,
+    backend: str = "auto",
+    calibration: str | Path | Calibration | None = None,
+    usd_per_hour: float | None = None,
+    strict: bool = False,
+    reuse: Estimate | None = None,
+) -> Estimate:
+    """Price every turn of a batch on a GPU, each trajectory alone beside the declared load.
+
+    model: hub name, or path of a config.json. gpu: id such as ``"h100-sxm"``, or path of a TOML file.
+    load, engine: by default alone without churn, and vLLM's defaults for that GPU.
+    backend: ``"auto"``, ``"native"``, ``"numba"`` or ``"reference"``; all give the same bits.
+    calibration: a file or object in place of the one that ships for the GPU.
+    usd_per_hour: price of one GPU in place of the marketplace price.
+    strict: turns beyond the model's maximum or the card's capacity are an error instead of a status.
+    reuse: an earlier estimate of as many turns, no longer needed, whose buffers for columns of turns are taken over.
+
+    A turn's prompt tokens that nothing cached are prefilled in chunks, each chunk in a step with one decoding token
+    of every other sequence; its output tokens but the first take one decode step each, all sequences decoding.
+    Raises :class:`kvsim.errors.KvsimError` for unknown names and for a model that does not fit.
+    """
+    chosen = get(backend)
+    pricing = resolve_pricing(model, gpu, engine, load, calibration)
+    if usd_per_hour is not None and not 0 <= usd_per_hour < float("inf"):
+        raise InputError(f"{usd_per_hour!r} is no price", field="usd_per_hour", remedy="Give US dollars an hour")
+    result = Estimate(batch, pricing, chosen, usd_per_hour, reuse)
+    if strict:
+        result.require_priced()
+    return result
+
+
+class Estimate:
+    """Prices of a batch: one value a trajectory here, one a turn in :attr:`turns`.
+
+    Trajectories with a turn that could not be priced (see ``turns["status"]``) are NaN.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        pricing: Pricing,
+        backend: Backend,
+        usd_per_hour: float | None = None,
+        reuse: Estimate | None = None,
+    ) -> None:
+        self.batch = batch
+        self.pricing = pricing
+        self.backend = backend.name
+        self._backend = backend
+        self._usd_per_hour = usd_per_hour
+        self._buffers = reuse.release_buffers(batch.turns) if reuse is not None else None
+        priced = backend.estimate(pricing.handle(backend), batch.packed(backend), None)
+        self._totals = priced.totals
+        self._held_block_ns = priced.held_block_ns
+
+    @property
+    def priced(self) -> npt.NDArray[np.bool_]:
+        """Whether all turns of the trajectory could be priced, shape (trajectories,)."""
+        priced: npt.NDArray[np.bool_] = self._total("unpriced_turns") == 0
+        return priced
+
+    @property
+    def latency_s(self) -> Floats:
+        """Last finish minus first arrival, tool pauses included (over the DAG of turns)."""
+        return seconds(self._total("last_finish_ns") - self._total("first_release_ns"), self._unpriced)
+
+    @property
+    def model_s(self) -> Floats:
+        """Time in the model: the sum of the turns' ``e2e_s``."""
+        parts = self._total("fresh_ns") + self._total("recompute_ns") + self._total("decode_ns")
+        return seconds(parts, self._unpriced)
+
+    @property
+    def fresh_prefill_s(self) -> Floats:
+        """Prefill of tokens that were never in the cache."""
+        return seconds(self._total("fresh_ns"), self._unpriced)
+
+    @property
+    def recompute_s(self) -> Floats:
+        """Prefill of tokens that had been in the cache and were evicted."""
+        return seconds(self._total("recompute_ns"), self._unpriced)
+
+    @property
+    def decode_s(self) -> Floats:
+        """Decode steps after the first token."""
+        return seconds(self._total("decode_ns"), self._unpriced)
+
+    @property
+    def gpu_s(self) -> Floats:
+        """GPU-seconds: model time x tensor_parallel_size, divided by the load's concurrency."""
+        return self.model_s * self._gpus_per_sequence
+
+    @property
+    def kv_byte_s(self) -> Floats:
+        """KV-cache bytes held (all ranks) x seconds, pauses through which they stayed included."""
+        return seconds(self._held_block_ns * self.pricing.kv_bytes_per_block, self._unpriced)
+
+    @property
+    def usd_per_hour(self) -> float:
+        """The price of one GPU: the one given, else the marketplace's, NaN where there is none."""
+        price = self._usd_per_hour if self._usd_per_hour is not None else self.pricing.gpu.usd_per_hour
+        return float("nan") if price is None else price
+
+    @property
+    def usd(self) -> Floats:
+        """``gpu_s`` at the marketplace price of the GPU, NaN where there is none."""
+        return self.gpu_s * (self.usd_per_hour / 3600)
+
+    @property
+    def joules(self) -> Floats:
+        """``gpu_s`` x TDP: an upper bound of the GPU's energy, not a measurement."""
+        return self.gpu_s * self.pricing.gpu.tdp_w
+
+    @property
+    def estimated_share(self) -> float:
+        """The share of new and output tokens that were estimated from text rather than logged, 0 to 1."""
+        return self.batch.estimated_share
+
+    @property
+    def cached_tokens(self) -> Ints:
+        """Prompt tokens found in the cache."""
+        return self._total("cached_tokens").copy()
+
+    @property
+    def recomputed_tokens(self) -> Ints:
+        """Prompt tokens that had been in the cache and were evicted."""
+        return self._total("recomputed_tokens").copy()
+
+    @cached_property
+    def turns(self) -> Table:
+        """One value a turn, rows as in the batch. Columns:
+
+        ``ttft_s e2e_s queue_s fresh_prefill_s recompute_s decode_s pause_s release_s finish_s gpu_s kv_byte_s``
+        (NaN where not priced), ``cached_tokens recomputed_tokens preemptions`` (integers) and ``status`` (text:
+        ``ok``, ``over_max`` beyond max_model_len, ``over_capacity`` beyond the KV cache).
+        ``e2e_s`` is queue + fresh prefill + recompute + decode; ``queue_s`` is 0 in an estimate. ``release_s`` and
+        ``finish_s`` count from the batch's origin of time; ``pause_s`` precedes the turn.
+        """
+        column = self._columns
+        unknown = None if self._unpriced is None else column.status != OK
+        rows = self.batch.turns
+
+        def e2e() -> Floats:
+            return seconds(column.fresh_ns + column.recompute_ns + column.decode_ns, unknown)
+
+        return Table(
+            rows,
+            {
+                "ttft_s": lambda: seconds(column.fresh_ns + column.recompute_ns, unknown),
+                "e2e_s": e2e,
+                "queue_s": lambda: seconds(np.zeros(rows, np.int64), unknown),
+                "fresh_prefill_s": lambda: seconds(column.fresh_ns, unknown),
+                "recompute_s": lambda: seconds(column.recompute_ns, unknown),
+                "decode_s": lambda: seconds(column.decode_ns, unknown),
+                "pause_s": lambda: seconds(self.batch.pause_ns, None),
+                "release_s": lambda: seconds(column.release_ns, unknown),
+                "finish_s": lambda: seconds(
+                    column.release_ns + column.fresh_ns + column.recompute_ns + column.decode_ns, unknown
+                ),
+                "gpu_s": lambda: e2e() * self._gpus_per_sequence,
+                "kv_byte_s": lambda: seconds(column.held_block_ns * self.pricing.kv_bytes_per_block, unknown),
+                "cached_tokens": lambda: column.cached_tokens,
+                "recomputed_tokens": lambda: column.recomputed_tokens,
+                "preemptions": lambda: np.zeros(rows, np.int64),
+                "status": lambda: np.array(STATUSES)[column.status],
+            },
+        )
+
+    @cached_property
+    def status_counts(self) -> dict[str, int]:
+        """How many turns have each status, those with none left out."""
+        counts = np.bincount(self._columns.status, minlength=len(STATUSES))
+        return {name: int(count) for name, count in zip(STATUSES, counts, strict=True) if count}
+
+    def release_buffers(self, turns: int) -> PriceColumns | None:
+        """Give up the columns of turns, for another estimate to overwrite; None where they do not have that length."""
+        columns: PriceColumns | None = self.__dict__.pop("_columns", None)
+        self.__dict__.pop("turns", None)
+        return columns if columns is not None and len(columns.status) == turns else None
+
+    def require_priced(self) -> None:
+        """Raise :class:`InputError` naming the first turn that could not be priced, if there is one."""
+        if self._unpriced is None:
+            return
+        row = int(np.flatnonzero(self._columns.status != OK)[0])
+        batch, engine = self.batch, self.pricing.engine
+        tokens = int(batch.prompt_tokens[row] + batch.output_tokens[row])
+        limits = {"over_max": engine.max_model_len, "over_capacity": engine.kv_capacity_tokens - engine.block_size}
+        status = STATUSES[self._columns.status[row]]
+        raise InputError(
+            f"a turn of trajectory {batch.ids[batch.trajectory[row]]!r} (row {row}) has {tokens} tokens, "
+            f"{status.replace('_', ' ')} of {limits[status]}; so have {int(self._unpriced.sum())} trajectories",
+            field="prompt_tokens",
+            remedy="Choose a longer max_model_len, a model or GPU with more room, or leave out strict",
+        )
+
+    @cached_property
+    def _columns(self) -> PriceColumns:
+        handle, packed = self.pricing.handle(self._backend), self.batch.packed(self._backend)
+        columns = self._buffers if self._buffers is not None else empty_columns(self.batch.turns)
+        self._backend.estimate(handle, packed, columns)
+        return columns
+
+    @cached_property
+    def _unpriced(self) -> npt.NDArray[np.bool_] | None:
+        """Which trajectories could not be priced; None where all could."""
+        unpriced = self._total("unpriced_turns")
+        return unpriced > 0 if np.count_nonzero(unpriced) else None
+
+    def _total(self, name: str) -> Ints:
+        return self._totals[:, _COLUMN[name]]
+
+    @property
+    def _gpus_per_sequence(self) -> float:
+        return self.pricing.engine.tensor_parallel_size / self.pricing.load.concurrent

@@ -1,0 +1,95 @@
+"""Everything that a price rests on, resolved from names once and kept: model, GPU, engine, calibration, law, load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kvsim.architecture import Architecture
+from kvsim.backends.rates import rates
+from kvsim.calibration import Calibration, load_calibration, shipped_calibration
+from kvsim.engine import Engine, EngineConfig, resolve
+from kvsim.hardware import Gpu, gpu
+from kvsim.law import Law, build_law
+from kvsim.load import Load
+
+if TYPE_CHECKING:
+    from kvsim.backends.interface import Backend
+
+
+@dataclass(frozen=True, eq=False)
+class Pricing:
+    """One way to price: what was asked for, resolved, and the backends' handles for it."""
+
+    architecture: Architecture
+    gpu: Gpu
+    engine: Engine
+    calibration: Calibration
+    law: Law
+    load: Load
+    _handles: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def handle(self, backend: Backend) -> Any:
+        """The backend's handle for this pricing, made on first use."""
+        if backend.name not in self._handles:
+            self._handles[backend.name] = backend.prepare(*rates(self.law, self.engine, self.load))
+        return self._handles[backend.name]
+
+    @property
+    def kv_bytes_per_block(self) -> int:
+        """Cache bytes of one block on all ranks together."""
+        return self.engine.kv_bytes_per_block * self.engine.tensor_parallel_size
+
+
+def resolve_pricing(
+    model: str | Architecture,
+    gpu: str | Gpu,
+    engine: EngineConfig | None = None,
+    load: Load | None = None,
+    calibration: str | Path | Calibration | None = None,
+) -> Pricing:
+    """The pricing for names, files or objects.
+
+    Known names are resolved once in a process; files are read anew each time, since they may have changed.
+    Raises :class:`kvsim.errors.KvsimError` for what is unknown, contradictory or does not fit.
+    """
+    engine = engine if engine is not None else _DEFAULT_ENGINE
+    load = load if load is not None else _DEFAULT_LOAD
+    if isinstance(calibration, (str, Path)):
+        calibration = load_calibration(calibration)
+    elif type(model) is str and type(gpu) is str and not (_is_file(model) or _is_file(gpu)):
+        return _resolve_named(model, gpu, engine, load, calibration)
+    return _resolve(model, gpu, engine, load, calibration)
+
+
+_DEFAULT_ENGINE = EngineConfig()
+_DEFAULT_LOAD = Load()
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".json", ".toml")) or name.startswith((".", "/", "~"))
+
+
+@lru_cache(maxsize=256)
+def _resolve_named(model: str, gpu: str, engine: EngineConfig, load: Load, calibration: Calibration | None) -> Pricing:
+    return _resolve(model, gpu, engine, load, calibration)
+
+
+def _resolve(
+    model: str | Architecture, card: str | Gpu, config: EngineConfig, load: Load, calibration: Calibration | None
+) -> Pricing:
+    architecture = model if isinstance(model, Architecture) else Architecture.load(model)
+    found = card if isinstance(card, Gpu) else gpu(card)
+    engine = resolve(config, architecture, found)
+    if calibration is None:
+        calibration = shipped_calibration(found.id)
+    law = build_law(architecture, engine, found, calibration, held_tokens=_held_tokens(engine, load))
+    return Pricing(architecture, found, engine, calibration, law, load)
+
+
+def _held_tokens(engine: Engine, load: Load) -> int:
+    """The most context tokens that the sequences of one step are taken to hold together."""
+    context = engine.max_model_len if load.mean_context is None else load.mean_context
+    return max(engine.kv_capacity_tokens, engine.max_model_len + (load.concurrent - 1) * context)

@@ -1,0 +1,208 @@
+"""The time of one engine step, for people: from the same integer tables that the backends use, with an
+interval and a list of what lies outside the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import exp
+
+from .architecture import Architecture
+from .calibration import Calibration, Evidence, shipped_calibration
+from .costs import Costs
+from .engine import Engine, EngineConfig, resolve
+from .errors import InputError
+from .hardware import Gpu
+from .hardware import gpu as find_gpu
+from .law import AttentionTable, Law, build_law, costs_of
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Seconds of a step, its 90 % interval, its parts and what is extrapolated.
+
+    ``terms`` sum to ``seconds``: "layers" (products, experts, all-reduce, fixed overheads), "sequences"
+    (head, sampler, a sequence's own work), "prefill_attention", "decode_attention". ``extrapolated`` holds
+    one sentence for each way in which the step lies outside what the calibration rests on.
+    """
+
+    seconds: float
+    low: float
+    high: float
+    terms: dict[str, float]
+    extrapolated: tuple[str, ...]
+
+
+def step_time(
+    *,
+    model: str | Architecture,
+    gpu: str | Gpu,
+    engine: EngineConfig | None = None,
+    prefill_new: Sequence[int] = (),
+    prefill_cached: Sequence[int] = (),
+    decode_context: Sequence[int] = (),
+    calibration: Calibration | None = None,
+) -> StepTime:
+    """Time of one step that computes chunks of ``prefill_new`` tokens over ``prefill_cached`` ones already
+    in the KV cache and decodes one token for each ``decode_context`` (tokens in the cache, the new one
+    included).
+
+    The interval spans the 5 % to 95 % quantile of measured over predicted on held-out points. Raises
+    InputError for an empty step, lists that do not match, counts out of range or a step beyond the engine's
+    limits.
+    """
+    architecture = model if isinstance(model, Architecture) else Architecture.load(model)
+    card = gpu if isinstance(gpu, Gpu) else find_gpu(gpu)
+    fitted = calibration or shipped_calibration(card.id)
+    settled, law = _law(architecture, card, engine or EngineConfig(), fitted)
+    new, cached, contexts = _checked(settled, prefill_new, prefill_cached, decode_context)
+
+    decode_only = _units(law, [], [], contexts) if contexts else dict.fromkeys(_units(law, [], [], [1]), 0)
+    units = _units(law, new, cached, contexts)
+    total = sum(units.values())
+    prefill_share = 1 - sum(decode_only.values()) / total
+    prefill, decode = fitted.residuals["prefill"], fitted.residuals["decode"]
+    seconds = law.seconds(total)
+    return StepTime(
+        seconds=seconds,
+        low=seconds * exp(prefill_share * prefill.q05 + (1 - prefill_share) * decode.q05),
+        high=seconds * exp(prefill_share * prefill.q95 + (1 - prefill_share) * decode.q95),
+        terms={name: law.seconds(part) for name, part in units.items()},
+        extrapolated=extrapolated(
+            architecture,
+            settled,
+            card,
+            fitted,
+            step_tokens=sum(new) + len(contexts),
+            sequences=len(new) + len(contexts),
+            context_tokens=max([*map(sum, zip(new, cached, strict=True)), *contexts]),
+        ),
+    )
+
+
+def extrapolated(
+    architecture: Architecture,
+    engine: Engine,
+    gpu: Gpu,
+    calibration: Calibration,
+    *,
+    step_tokens: int,
+    sequences: int,
+    context_tokens: int,
+) -> tuple[str, ...]:
+    """One sentence for each way in which a step or a deployment lies outside a calibration's evidence."""
+    evidence, found = calibration.evidence, []
+    for what, value, (_, most) in (
+        ("tokens in a step", step_tokens, evidence.step_tokens),
+        ("sequences in a step", sequences, evidence.sequences),
+        ("tokens of context", context_tokens, evidence.context_tokens),
+    ):
+        if value > most:
+            found.append(f"{value} {what}: measured up to {most}.")
+    if engine.tensor_parallel_size not in evidence.tensor_parallel:
+        known = ", ".join(map(str, evidence.tensor_parallel))
+        found.append(f"tensor_parallel_size {engine.tensor_parallel_size}: measured with {known}.")
+    found += _formats(costs_of(architecture, engine, gpu, calibration), calibration)
+    found += _families(architecture, evidence)
+    return tuple(found)
+
+
+def _formats(costs: Costs, calibration: Calibration) -> list[str]:
+    """What of the deployment's kernels was never measured, or not on this GPU."""
+    evidence, cache = calibration.evidence, costs.storage.cache_format
+    used = {"dense products": ("gemm", costs.product("gemm")[0])}
+    if costs.architecture.experts():
+        used["routed experts"] = ("experts", costs.product("experts")[0])
+    found = [
+        f"{name} with {fmt} weights were not measured."
+        for name, (_, fmt) in used.items()
+        if fmt not in evidence.weight_formats
+    ]
+    if cache not in evidence.cache_formats:
+        found.append(f"a {cache} KV cache was not measured.")
+    parts = {name: f"{kernel}_{fmt}_compute" for name, (kernel, fmt) in used.items()}
+    parts |= {"prefill attention": f"prefill_{cache}_compute", "decode attention": f"decode_{cache}_memory"}
+    strange = {name: calibration.coefficients[key] for name, key in parts.items()}
+    found += [
+        f"{name} not measured on {calibration.gpu}: rates from {part.source}."
+        for name, part in strange.items()
+        if part.kind == "inherited"
+    ]
+    if calibration.overheads[calibration.engine]["step_s"].kind == "inherited":
+        found.append(f"engine overheads not measured on {calibration.gpu}.")
+    return found
+
+
+def _families(architecture: Architecture, evidence: Evidence) -> list[str]:
+    found = []
+    if architecture.experts() and "experts" not in evidence.families:
+        found.append("routed experts were not measured.")
+    latent = any(group.expand_flops_per_token for group in architecture.attention_groups())
+    if latent and "latent" not in evidence.families:
+        found.append("latent attention was not measured.")
+    if architecture.recurrent_state_bytes():
+        found.append("linear attention was not measured: its states are priced as memory traffic.")
+    return found
+
+
+@lru_cache(maxsize=16)
+def _law(architecture: Architecture, gpu: Gpu, config: EngineConfig, calibration: Calibration) -> tuple[Engine, Law]:
+    engine = resolve(config, architecture, gpu)
+    return engine, build_law(architecture, engine, gpu, calibration)
+
+
+def _checked(
+    engine: Engine, new: Sequence[int], cached: Sequence[int], contexts: Sequence[int]
+) -> tuple[list[int], list[int], list[int]]:
+    lists = {"prefill_new": (new, 1), "prefill_cached": (cached, 0), "decode_context": (contexts, 1)}
+    plain: list[list[int]] = []
+    for name, (values, least) in lists.items():
+        whole = [int(value) for value in values]
+        for value, given in zip(whole, values, strict=True):
+            if value != given or value < least:
+                raise InputError(f"{given!r} is no count of at least {least}", field=name)
+        plain.append(whole)
+    if not cached:
+        plain[1] = [0] * len(plain[0])
+    if len(plain[0]) != len(plain[1]):
+        raise InputError(
+            f"{len(plain[1])} values for {len(plain[0])} chunks",
+            remedy="Give one for each.",
+            field="prefill_cached",
+        )
+    tokens, sequences = sum(plain[0]) + len(plain[2]), len(plain[0]) + len(plain[2])
+    if not sequences:
+        raise InputError("a step needs at least one sequence", remedy="Give prefill_new or decode_context.")
+    for what, count, name, most in (
+        ("tokens", tokens, "max_num_batched_tokens", engine.max_num_batched_tokens),
+        ("sequences", sequences, "max_num_seqs", engine.max_num_seqs),
+    ):
+        if count > most:
+            raise InputError(f"{count} {what} in a step of at most {most}", remedy=f"Raise {name}.", field=name)
+    return plain[0], plain[1], plain[2]
+
+
+def _units(law: Law, new: list[int], cached: list[int], contexts: list[int]) -> dict[str, int]:
+    """The formula of docs/architecture.md, in the law's units."""
+    prefill = decode = 0
+    for group, window in ((law.full, 0), (law.windowed, law.window)):
+        prefill += sum(_chunk(group, window, n, c) for n, c in zip(new, cached, strict=True))
+        seen = sum(min(context, window) if window else context for context in contexts)
+        decode += int(group.decode[len(contexts)]) * seen
+    return {
+        "layers": int(law.step[sum(new) + len(contexts)]),
+        "sequences": int(law.sequences[len(new) + len(contexts)]),
+        "prefill_attention": prefill,
+        "decode_attention": decode,
+    }
+
+
+def _chunk(group: AttentionTable, window: int, new: int, cached: int) -> int:
+    """Attention of a chunk: pairs, each query limited to its window, and the context read."""
+    pairs, context = new * cached + new * (new + 1) // 2, cached + new
+    if window:
+        free = max(0, min(new, window - cached))  # queries that see everything before them
+        pairs = free * cached + free * (free + 1) // 2 + (new - free) * window
+        context = min(context, window + new)
+    return group.pair * pairs + group.context * context

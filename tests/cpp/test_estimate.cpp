@@ -1,0 +1,212 @@
+// Tests of the C++ core without Python, built with sanitizers: closed forms against stepping, order, pricing of DAGs.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include "../../csrc/estimate.hpp"
+#include "../../csrc/order.hpp"
+
+namespace {
+
+using namespace kvsim;
+
+#define CHECK_EQUAL(found, expected)                                                           \
+  do {                                                                                         \
+    const long long f = (found), e = (expected);                                               \
+    if (f != e) {                                                                              \
+      std::fprintf(stderr, "%s:%d: %s is %lld, not %lld\n", __FILE__, __LINE__, #found, f, e); \
+      std::exit(1);                                                                            \
+    }                                                                                          \
+  } while (false)
+
+using Random = std::mt19937_64;
+
+i64 draw(Random& random, i64 low, i64 high) { return std::uniform_int_distribution<i64>(low, high)(random); }
+
+Rates draw_rates(Random& random) {
+  Rates rates;
+  rates.fraction_bits = draw(random, 0, 20);
+  rates.chunk = draw(random, 1, 600);
+  rates.chunk_step = draw(random, 0, i64{1} << 36);
+  rates.prefill_step = draw(random, 0, 1 << 20);
+  rates.decode_step = draw(random, 0, i64{1} << 36);
+  auto group = [&] {
+    return GroupRates{draw(random, 0, 1 << 20), draw(random, 0, 1 << 20), draw(random, 0, 1 << 20),
+                      draw(random, 0, 1 << 20)};
+  };
+  rates.full = group();
+  rates.windowed = group();
+  rates.window = draw(random, 0, 1) * draw(random, 1, 900);
+  rates.others = draw(random, 0, 40);
+  rates.mean_context = draw(random, -1, 3000);
+  rates.block_size = draw(random, 1, 40);
+  rates.usable_blocks = draw(random, 1, 500);
+  rates.max_model_len = draw(random, 100, 5000);
+  rates.ttl_ns = draw(random, 0, 1'000'000'000);
+  rates.churn_ns = draw(random, 1, 10'000'000);
+  return rates;
+}
+
+void closed_forms_equal_stepping() {
+  Random random(1);
+  for (int round = 0; round < 300; ++round) {
+    const Rates rates = draw_rates(random);
+    std::vector<i64> step(rates.chunk + 1);
+    for (i64& time : step) time = draw(random, 0, i64{1} << 36);
+    const i64 cached = draw(random, 0, 1500), count = draw(random, 1, 1500), prompt = cached + count;
+    const i64 beside = rates.mean_context >= 0 ? rates.mean_context : prompt;
+    i64 time = 0;
+    for (i64 done = 0; done < count;) {
+      const i64 tokens = min_of(rates.chunk, count - done), start = cached + done;
+      time += done + tokens == count ? step[tokens] + rates.prefill_step : rates.chunk_step;
+      time += rates.full.beside * beside + rates.full.context * (start + tokens);
+      for (i64 i = 1; i <= tokens; ++i) time += rates.full.pair * (start + i);
+      if (rates.window > 0) {
+        time += rates.windowed.beside * min_of(beside, rates.window);
+        time += rates.windowed.context * min_of(start + tokens, rates.window + tokens);
+        for (i64 i = 1; i <= tokens; ++i) time += rates.windowed.pair * min_of(start + i, rates.window);
+      }
+      done += tokens;
+    }
+    CHECK_EQUAL(prefill_time(rates, step.data(), cached, count), time);
+
+    const i64 steps = draw(random, 0, 500);
+    time = 0;
+    for (i64 i = 1; i <= steps; ++i) {
+      const i64 own = prompt + i, other = rates.mean_context >= 0 ? rates.mean_context : own;
+      time += rates.decode_step + rates.full.decode * (own + rates.others * other);
+      if (rates.window > 0) {
+        time += rates.windowed.decode * (min_of(own, rates.window) + rates.others * min_of(other, rates.window));
+      }
+    }
+    CHECK_EQUAL(decode_time(rates, prompt, steps), time);
+  }
+}
+
+// A random DAG in random row order; returns its columns.
+struct Dag {
+  std::vector<i64> parent, after, kept, prompt, output, pause, arrival, trajectory, waits_offsets, waits_rows, order;
+  Turns turns;
+};
+
+Dag draw_dag(Random& random, i64 rows, i64 trajectories) {
+  Dag dag;
+  for (auto* column :
+       {&dag.parent, &dag.after, &dag.kept, &dag.prompt, &dag.output, &dag.pause, &dag.arrival, &dag.trajectory}) {
+    column->assign(rows, 0);
+  }
+  std::vector<i64> place(rows);
+  for (i64 i = 0; i < rows; ++i) place[i] = i;
+  std::shuffle(place.begin(), place.end(), random);
+  std::vector<std::vector<i64>> waits(rows);
+  for (i64 i = 0; i < rows; ++i) {
+    const i64 row = place[i];
+    dag.prompt[row] = draw(random, 1, 2000);
+    dag.output[row] = draw(random, 0, 300);
+    dag.parent[row] = i > 0 && draw(random, 0, 3) > 0 ? place[draw(random, 0, i - 1)] : -1;
+    dag.after[row] = draw(random, 0, 1) == 0 || i == 0 ? dag.parent[row] : place[draw(random, 0, i - 1)];
+    const i64 length = dag.parent[row] >= 0 ? dag.prompt[dag.parent[row]] + dag.output[dag.parent[row]] : 0;
+    dag.kept[row] = draw(random, 0, min_of(length, dag.prompt[row]));
+    dag.pause[row] = draw(random, 0, 1'000'000'000);
+    dag.arrival[row] = draw(random, 0, 1'000'000'000);
+    dag.trajectory[row] = i < trajectories ? i : draw(random, 0, trajectories - 1);
+    if (i > 0 && draw(random, 0, 4) == 0) waits[row].push_back(place[draw(random, 0, i - 1)]);
+  }
+  dag.waits_offsets.push_back(0);
+  for (const auto& rows_waited : waits) {
+    dag.waits_rows.insert(dag.waits_rows.end(), rows_waited.begin(), rows_waited.end());
+    dag.waits_offsets.push_back(static_cast<i64>(dag.waits_rows.size()));
+  }
+  Turns& turns = dag.turns;
+  turns.rows = rows;
+  turns.trajectories = trajectories;
+  turns.parent = dag.parent.data();
+  turns.after = dag.after.data();
+  turns.kept = dag.kept.data();
+  turns.prompt = dag.prompt.data();
+  turns.output = dag.output.data();
+  turns.pause_ns = dag.pause.data();
+  turns.arrival_ns = dag.arrival.data();
+  turns.trajectory = dag.trajectory.data();
+  turns.waits_offsets = dag.waits_offsets.data();
+  turns.waits_rows = dag.waits_rows.data();
+  dag.order = topological_order(turns);
+  turns.order = dag.order.data();
+  return dag;
+}
+
+template <i64 kSurvival>
+void dags_are_priced_consistently() {
+  Random random(2 + kSurvival);
+  for (int round = 0; round < 60; ++round) {
+    Rates rates = draw_rates(random);
+    rates.block_shift = -1;
+    rates.survival = kSurvival;
+    std::vector<i64> step(rates.chunk + 1);
+    for (i64& time : step) time = draw(random, 0, i64{1} << 36);
+    const i64 rows = draw(random, 1, 60), trajectories = draw(random, 1, rows);
+    const Dag dag = draw_dag(random, rows, trajectories);
+    CHECK_EQUAL(static_cast<i64>(dag.order.size()), rows);
+
+    std::vector<i64> finish(rows), release(rows), fresh(rows), recompute(rows), decode(rows), cached(rows), lost(rows);
+    std::vector<double> held(rows), held_total(trajectories);
+    std::vector<std::int8_t> status(rows);
+    std::vector<Totals> totals(trajectories), without(trajectories);
+    const PriceColumns out{release.data(), fresh.data(), recompute.data(), decode.data(),
+                           cached.data(),  lost.data(),  held.data(),      status.data()};
+    estimate<kSurvival, true>(rates, step.data(), dag.turns, finish.data(), totals.data(), held_total.data(), out);
+    estimate<kSurvival, false>(rates, step.data(), dag.turns, finish.data(), without.data(), held_total.data(), {});
+
+    std::vector<Totals> summed(trajectories);
+    for (i64 row = 0; row < rows; ++row) {
+      CHECK_EQUAL(finish[row], release[row] + fresh[row] + recompute[row] + decode[row]);
+      CHECK_EQUAL(fresh[row] >= 0 && recompute[row] >= 0 && decode[row] >= 0 && held[row] >= 0.0, true);
+      CHECK_EQUAL(cached[row] >= 0 && lost[row] >= 0 && cached[row] + lost[row] < dag.prompt[row], true);
+      if (dag.after[row] >= 0) CHECK_EQUAL(release[row] >= finish[dag.after[row]] + dag.pause[row], true);
+      Totals& sum = summed[dag.trajectory[row]];
+      sum.first_release_ns = min_of(sum.first_release_ns, release[row]);
+      sum.last_finish_ns = max_of(sum.last_finish_ns, finish[row]);
+      sum.fresh_ns += fresh[row];
+      sum.recompute_ns += recompute[row];
+      sum.decode_ns += decode[row];
+      sum.cached_tokens += cached[row];
+      sum.recomputed_tokens += lost[row];
+      sum.unpriced_turns += status[row] != kOk;
+    }
+    for (i64 t = 0; t < trajectories; ++t) {
+      for (const Totals& total : {totals[t], without[t]}) {
+        CHECK_EQUAL(total.first_release_ns, summed[t].first_release_ns);
+        CHECK_EQUAL(total.last_finish_ns, summed[t].last_finish_ns);
+        CHECK_EQUAL(total.fresh_ns, summed[t].fresh_ns);
+        CHECK_EQUAL(total.recompute_ns, summed[t].recompute_ns);
+        CHECK_EQUAL(total.decode_ns, summed[t].decode_ns);
+        CHECK_EQUAL(total.cached_tokens, summed[t].cached_tokens);
+        CHECK_EQUAL(total.recomputed_tokens, summed[t].recomputed_tokens);
+        CHECK_EQUAL(total.unpriced_turns, summed[t].unpriced_turns);
+      }
+    }
+  }
+}
+
+void cycles_are_left_out_of_the_order() {
+  Random random(3);
+  Dag dag = draw_dag(random, 20, 2);
+  dag.parent[dag.order[0]] = dag.order[19];
+  dag.parent[dag.order[19]] = dag.order[0];
+  CHECK_EQUAL(topological_order(dag.turns).size() < 20, true);
+}
+
+}  // namespace
+
+int main() {
+  closed_forms_equal_stepping();
+  dags_are_priced_consistently<kNever>();
+  dags_are_priced_consistently<kAlways>();
+  dags_are_priced_consistently<kTtl>();
+  dags_are_priced_consistently<kLru>();
+  dags_are_priced_consistently<kNoCache>();
+  cycles_are_left_out_of_the_order();
+  std::puts("C++ tests passed");
+}

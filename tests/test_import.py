@@ -1,0 +1,41 @@
+"""`import kvsim` is light, and every public name can be had."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import kvsim
+
+HEAVY = ("numba", "scipy", "plotly", "pandas", "torch")
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_import_loads_nothing_heavy():
+    assert run(f"import sys, kvsim; print([name for name in {HEAVY} if name in sys.modules])") == "[]"
+
+
+def test_an_estimate_loads_nothing_heavy():
+    code = f"""
+import sys, kvsim
+columns = dict(parent=[-1], kept_tokens=[0], prompt_tokens=[9], output_tokens=[9], pause_ns=[0], arrival_ns=[0])
+batch = kvsim.Batch.from_columns(**columns, trajectory=[0])
+kvsim.estimate(batch, model="Qwen/Qwen3-8B", gpu="h100-sxm").latency_s
+print([name for name in {HEAVY} if name in sys.modules])"""
+    assert run(code) == "[]"
+
+
+def test_every_public_name_is_there():
+    assert set(kvsim.__all__) <= set(dir(kvsim))
+    for name in kvsim.__all__:
+        assert getattr(kvsim, name) is not None
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = kvsim.nothing
