@@ -19,7 +19,7 @@ import numpy as np
 
 from kvsim.backends.contexts import contexts_of
 from kvsim.backends.engine_kernels import LRU, NO_CACHE, Settings
-from kvsim.backends.stepping import Step, Stepper, stepper
+from kvsim.backends.stepping import Step, stepper
 from kvsim.errors import InputError
 from kvsim.trajectory import Batch
 
@@ -137,7 +137,7 @@ def _run(
 ) -> _Run:
     """A session's turns extend each other; sessions share the beginning of their system prompt."""
     turns = sorted(turns, key=lambda turn: (turn["session"], turn["turn"]))
-    columns: dict[str, list[int]] = defaultdict(list)
+    columns: dict[str, Any] = defaultdict(list)
     for row, turn in enumerate(turns):
         root = turn["turn"] == 0
         before = turns[row - 1]
@@ -249,10 +249,6 @@ def _without_suffix(request: str) -> str:
 
 
 def _lines(path: Path) -> Iterator[Any]:
-    opened: TextIO = gzip.open(path, "rt") if path.suffix == ".gz" else open(path)  # type: ignore[assignment]
-    with opened as lines:
-        for line in lines:
-            yield json.loads(line)
-
-
-__all__ = ["Checked", "RunCheck", "Stepper", "report", "validate_steps"]
+    raw = path.read_bytes()
+    for line in (gzip.decompress(raw) if path.suffix == ".gz" else raw).splitlines():
+        yield json.loads(line)

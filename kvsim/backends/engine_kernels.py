@@ -1,6 +1,6 @@
 """vLLM V1's scheduler and KV-cache pool as readable text: one engine step at a time, blocks one by one.
 
-Loaded as it stands it is the oracle; with ``jit`` bound to Numba's it is the fallback (as :mod:`kvsim.backends.kernels`).
+Loaded as it stands it is the oracle; with ``jit`` bound to Numba's it is the fallback, as ``kernels.py`` is.
 ``csrc/pool.hpp``, ``scheduler.hpp`` and ``simulate.hpp`` are the fast text: other data structures, the same decisions
 and the same integers. The rules are vLLM 0.32's: ``Scheduler.schedule``, ``KVCacheManager.allocate_slots``,
 ``BlockPool``. All jitted code stands in this one file.
@@ -166,9 +166,9 @@ def key_of(contexts: Contexts, row: int, block: int) -> int:
     """The key of a full block of a row's context."""
     while block < contexts.own_from[row]:
         if contexts.above[row] < 0:
-            return contexts.prefix_key[row] + block
+            return int(contexts.prefix_key[row] + block)
         row = contexts.above[row]
-    return contexts.first_key[row] + block - contexts.own_from[row]
+    return int(contexts.first_key[row] + block - contexts.own_from[row])
 
 
 @jit
@@ -226,7 +226,7 @@ def hits(settings: Settings, contexts: Contexts, engine: Engine, row: int) -> in
     for block in range(most):
         if engine.first[key_of(contexts, row, block)] == END:
             return block
-    return most
+    return int(most)
 
 
 @jit
@@ -296,8 +296,8 @@ def release(settings: Settings, engine: Engine, row: int) -> None:
 def later_served(contexts: Contexts, engine: Engine, row: int, other: int) -> bool:
     """Whether priority scheduling serves ``row`` after ``other``."""
     if contexts.priority[row] != contexts.priority[other]:
-        return contexts.priority[row] > contexts.priority[other]
-    return engine.arrival[row] > engine.arrival[other]
+        return bool(contexts.priority[row] > contexts.priority[other])
+    return bool(engine.arrival[row] > engine.arrival[other])
 
 
 @jit
@@ -347,7 +347,7 @@ def preempt(settings: Settings, contexts: Contexts, engine: Engine) -> int:
     engine.preempted[counts[PREEMPTED]] = victim
     counts[PREEMPTED] += 1
     enqueue(settings, contexts, engine, victim, 0)
-    return place
+    return int(place)
 
 
 @jit
@@ -360,7 +360,7 @@ def unschedule(engine: Engine, row: int) -> int:
             for column in (engine.scheduled, engine.before, engine.tokens):
                 remove(column, counts[SCHEDULED], place)
             counts[SCHEDULED] -= 1
-            return tokens
+            return int(tokens)
     return 0
 
 
@@ -551,7 +551,7 @@ def recompute_units(law: StepLaw, before: int, count: int, hittable: int, tokens
         units -= chunk_units(law, before + again, count - again)
     else:
         units += law.sequences[sequences] - law.sequences[sequences - 1]
-    return max(units, 0)
+    return int(max(units, 0))
 
 
 @jit
