@@ -239,7 +239,7 @@ class Simulation {
     i64 steps = 1;
     const bool decoding = stretch.lines == in_step;
     if (decoding) {
-      steps = min_of(scheduler_.steady_steps(), room_in_window);
+      steps = stretch.within_horizon(min_of(scheduler_.steady_steps(), room_in_window));
       if (steps > 1 && !arrivals_.empty() && scheduler_.admits_arrivals()) {
         const i64 longest = stretch.units(steps);
         steps = stretch.steps_until(clock_.units_until(arrivals_.next_ns(), longest), steps);

@@ -56,6 +56,12 @@ struct DecodeStretch {
     return n * step + full * (n * seen + pairs * lines) + windowed * (n * seen_in_window + pairs * within_window);
   }
 
+  // At most `most` steps, and so few that their time cannot overflow.
+  i64 within_horizon(i64 most) const {
+    const i64 longest = step + full * (seen + most * lines) + windowed * (seen_in_window + most * within_window);
+    return min_of(most, max_of((i64{1} << 61) / max_of(longest, 1), 1));
+  }
+
   // The fewest steps, at most `most`, that take at least `units_wanted`.
   i64 steps_until(i64 units_wanted, i64 most) const {
     i64 low = 1;

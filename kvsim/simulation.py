@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from kvsim.backends.contexts import RETENTION, contexts_of, settings_of, step_law
-from kvsim.backends.engine_kernels import ENGINE_TOTALS, Contexts, Served, StepLaw
+from kvsim.backends.engine_kernels import ENGINE_TOTALS, Contexts, Served
 from kvsim.backends.kernels import OK, OVER_CAPACITY, OVER_MAX
 from kvsim.backends.serving import serve
 from kvsim.backends.workload import closed_starts, poisson_starts, workload_of
 from kvsim.errors import InputError, KvsimError, UnknownNameError
-from kvsim.law import build_law
 from kvsim.pricing import Pricing, resolve_pricing
 from kvsim.result import STATUSES, Table, seconds
 
@@ -86,7 +85,7 @@ def simulate(
     starts = _starts(batch, arrivals, seed)
     contexts = contexts_of(batch, settled.block_size)
     workload = workload_of(batch, starts, (status != OK).astype(np.int64))
-    served, totals = run(settings_of(settled, policy), _law(pricing), contexts, workload)
+    served, totals = run(settings_of(settled, policy), step_law(pricing.law), contexts, workload)
     result = Simulation(batch, pricing, backend, status, contexts, served, totals, usd_per_hour)
     if result.engine.unserved_turns:
         raise KvsimError(
@@ -339,12 +338,3 @@ def _status(batch: Batch, engine: Engine) -> npt.NDArray[np.int8]:
     blocks = -(-(tokens - 1) // engine.block_size)
     over_capacity = np.where(blocks > engine.num_gpu_blocks - 1, OVER_CAPACITY, OK)
     return np.where(tokens > engine.max_model_len, OVER_MAX, over_capacity).astype(np.int8)
-
-
-@lru_cache(maxsize=64)
-def _law(pricing: Pricing) -> StepLaw:
-    """The law with room for a step in which as many sequences as fit share all of the longest context."""
-    engine = pricing.engine
-    held = engine.max_num_seqs * engine.max_model_len
-    law = build_law(pricing.architecture, engine, pricing.gpu, pricing.calibration, held_tokens=held)
-    return step_law(law)

@@ -30,7 +30,7 @@ def test_parts_sum_to_wholes(batch):
 
 
 def test_alone_it_costs_what_estimate_says(batch):
-    """One trajectory, nothing evicted: the same steps, but that a chunk's last token and a decode step differ by ns."""
+    """One trajectory, nothing evicted: the same steps, the same law; only roundings to nanoseconds differ."""
     alone = batch.select([0])
     run = kvsim.simulate(alone, **ON, arrivals="closed:1")
     estimate = kvsim.estimate(alone, **ON)
