@@ -156,15 +156,15 @@ class Pool {
     i32 chain = kNone;
     i32 lo = 0, hi = 0;
     i32 holders = 0;
-    i32 below = kNone, above = kNone;  // primary: neighbours in the chain; shadow: earlier and later shadows of it
+    i32 below = kNone, above = kNone;    // primary: neighbours in the chain; shadow: earlier and later shadows of it
     i32 earlier = kNone, later = kNone;  // in the free queue
     Holding* owner = nullptr;            // who computed a shadow and still holds it
     i32 next_owned = kNone;
     bool shadow = false;
   };
   struct ChainState {
-    i32 end = 0;                                     // known blocks: [start, end)
-    i32 last = kNone;                                // the primary run that ends there
+    i32 end = 0;                                    // known blocks: [start, end)
+    i32 last = kNone;                               // the primary run that ends there
     i32 first_shadow = kNone, last_shadow = kNone;  // in the order in which they got their keys
   };
 

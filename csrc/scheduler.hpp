@@ -27,23 +27,24 @@ struct Settings {
 };
 
 struct Request {
-  i64 row = 0;
+  // What every step touches.
   i64 prompt = 0;
   i64 output = 0;
-  i64 priority = 0;
-  i64 arrival = 0;  // running number
   i64 computed = 0;
   i64 generated = 0;
+  Holding holding;
+  i64 gpu_ns = 0;  // for the one who keeps time
+  i64 row = 0;
+  // The rest.
+  i64 priority = 0;
+  i64 arrival = 0;  // running number
   i64 cached = -1;  // tokens hit at the first admission
   i64 preemptions = 0;
-  Holding holding;
-  // For the one who keeps time.
   i64 release_ns = 0;
   i64 scheduled_ns = -1;
   i64 first_token_ns = 0;
   i64 hittable = 0;
   i64 recompute_units = 0;
-  i64 gpu_ns = 0;
 
   i64 tokens() const { return prompt + generated; }
   // Whether the next token computed is a generated one: a step of it is decoding, not prefill.
@@ -323,8 +324,8 @@ class Scheduler {
   Pool pool_;
   std::vector<Request> seats_;  // of the running; never resized, since the pool points into them
   std::vector<i32> empty_seats_;
-  std::vector<i32> running_;      // seats in order of admission
-  std::deque<Request> waiting_;   // in order of service, or a heap of it under the priority policy
+  std::vector<i32> running_;     // seats in order of admission
+  std::deque<Request> waiting_;  // in order of service, or a heap of it under the priority policy
   std::vector<Work> work_;
   std::vector<i64> preempted_;
   i64 admitted_ = 0;

@@ -214,6 +214,7 @@ class Simulation {
     DecodeStretch stretch;
     i64 tokens = 0, attention = 0, room_in_window = INT64_MAX;
     const std::vector<Work>& work = scheduler_.work();
+    chunks_.clear();
     for (const Work& part : work) {
       tokens += part.tokens;
       const i64 context = part.before + 1;
@@ -229,6 +230,7 @@ class Simulation {
         }
       } else {
         attention += law_.chunk(part.before, part.tokens);
+        chunks_.push_back(part);
       }
     }
     const i64 in_step = static_cast<i64>(work.size());
@@ -268,13 +270,14 @@ class Simulation {
       shared_ns_ += duration_ns;
       return;
     }
+    const i64 token_ns = duration_ns / tokens;
     i64 rest_ns = duration_ns;
     for (const Work& part : work) {
-      const i64 share_ns = duration_ns * part.tokens / tokens;
-      gpu_ns(scheduler_.seat(part.seat).row) += share_ns;
+      const i64 share_ns = part.tokens == 1 ? token_ns : duration_ns * part.tokens / tokens;
+      scheduler_.seat(part.seat).gpu_ns += share_ns;
       rest_ns -= share_ns;
     }
-    gpu_ns(scheduler_.seat(work.front().seat).row) += rest_ns;
+    scheduler_.seat(work.front().seat).gpu_ns += rest_ns;
   }
 
   bool same_sharers() {
@@ -287,14 +290,14 @@ class Simulation {
     if (sharers_.empty()) return;
     const i64 count = static_cast<i64>(sharers_.size());
     const i64 each_ns = shared_ns_ / count;
-    for (const i64 row : sharers_) gpu_ns(row) += each_ns;
-    gpu_ns(sharers_.front()) += shared_ns_ - each_ns * count;
+    for (const i64 row : sharers_) served_.gpu_ns[row] += each_ns;
+    served_.gpu_ns[sharers_.front()] += shared_ns_ - each_ns * count;
     sharers_.clear();
     shared_ns_ = 0;
   }
 
   void note_prefill(i64 tokens, i64 in_step, i64 started_ns) {
-    for (const Work& part : scheduler_.work()) {
+    for (const Work& part : chunks_) {
       Request& request = scheduler_.seat(part.seat);
       if (request.generated > 0) continue;
       if (request.scheduled_ns < 0) request.scheduled_ns = started_ns;
@@ -320,13 +323,12 @@ class Simulation {
     const i64 half = (i64{1} << law_.fraction_bits) / 2;
     served_.scheduled_ns[row] = request.scheduled_ns;
     served_.first_token_ns[row] = request.first_token_ns;
-    served_.recompute_ns[row] = min_of((request.recompute_units + half) >> law_.fraction_bits,
-                                       request.first_token_ns - request.scheduled_ns);
+    served_.recompute_ns[row] =
+        min_of((request.recompute_units + half) >> law_.fraction_bits, request.first_token_ns - request.scheduled_ns);
+    served_.gpu_ns[row] += request.gpu_ns;
     served_.cached_tokens[row] = request.cached;
     served_.preemptions[row] = request.preemptions;
   }
-
-  i64& gpu_ns(i64 row) { return served_.gpu_ns[row]; }
 
   StepLaw law_;
   Workload workload_;
@@ -337,6 +339,7 @@ class Simulation {
   Scheduler scheduler_;
   Arrivals arrivals_;
   Clock clock_;
+  std::vector<Work> chunks_;  // of the step: those parts that prefill
   std::vector<i64> sharers_;  // rows of the decode stretch under way
   i64 shared_ns_ = 0;
   EngineTotals totals_;
