@@ -59,6 +59,8 @@ struct Work {
   i32 seat;
   i64 before;  // computed tokens before the step
   i64 tokens;
+  // Built in place: a copy from the stack costs as much as the scheduling itself.
+  Work(i32 seat, i64 before, i64 tokens) : seat(seat), before(before), tokens(tokens) {}
 };
 
 class Scheduler {
@@ -191,7 +193,7 @@ class Scheduler {
         if (victim < place) --place;
       }
       grow(request, request.computed + count);
-      work_.push_back({seat, request.computed, count});
+      work_.emplace_back(seat, request.computed, count);
       budget -= count;
     }
   }
@@ -223,7 +225,7 @@ class Scheduler {
       request.computed = cached;
       if (request.cached < 0) request.cached = cached;
       grow(request, slots);
-      work_.push_back({seat, cached, count});
+      work_.emplace_back(seat, cached, count);
       budget -= count;
     }
   }
