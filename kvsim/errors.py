@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_MOST_LISTED = 40
+
 
 class KvsimError(Exception):
     """Base of all errors that kvsim raises on purpose."""
@@ -51,12 +53,14 @@ class UnknownNameError(KvsimError, KeyError):
         self.kind = kind
         self.name = name
         self.known = sorted(known)
-        lowered = {other.lower(): other for other in self.known}
+        lowered = {part: other for other in self.known for part in (other.lower(), other.lower().rpartition("/")[2])}
         close = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
         if close:
-            hint = "did you mean " + " or ".join(repr(match) for match in close) + "?"
-        else:
+            hint = "did you mean " + " or ".join(repr(match) for match in dict.fromkeys(close)) + "?"
+        elif len(self.known) <= _MOST_LISTED:
             hint = "known: " + ", ".join(self.known)
+        else:
+            hint = f"known: {', '.join(self.known[:_MOST_LISTED])}, ... ({len(self.known)} in all)"
         super().__init__(f"unknown {kind} {name!r}; {hint}" + (f" {remedy}" if remedy else ""))
 
     def __str__(self) -> str:  # KeyError would print the repr of the message

@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 import pytest
-import tomllib
 
+from kvsim._profiles import parse_toml
 from kvsim.calibrate.render import to_toml
 from kvsim.calibration import OVERHEADS, QUANTITIES, load_calibration, parse_calibration, shipped_calibration
 from kvsim.errors import InputError, UnknownNameError
@@ -87,6 +87,6 @@ def test_a_missing_file_and_an_unknown_gpu_are_said() -> None:
 
 def test_the_files_are_toml_that_names_a_source_for_every_number() -> None:
     for file in FOLDER.glob("*.toml"):
-        for part in tomllib.loads(file.read_text(encoding="utf-8"))["coefficients"].values():
+        for part in parse_toml(file.read_text(encoding="utf-8"), file=file.name)["coefficients"].values():
             assert part["source"]
             assert part["n"] > 0 or part["kind"] != "fitted"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -13,7 +14,10 @@ HEAVY = ("numba", "scipy", "plotly", "pandas", "torch")
 
 
 def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    """What the code prints; run elsewhere, so that the checkout does not hide the installed package."""
+    with tempfile.TemporaryDirectory() as elsewhere:
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=elsewhere).stdout.strip()
 
 
 def test_import_loads_nothing_heavy():

@@ -29,6 +29,19 @@ def test_encodings(name: str) -> None:
     assert counter("<|im_start|><|endoftext|>") > 0  # special tokens are text like any other
 
 
+def test_a_tokenizer_file(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "hello": 1, "world": 2}, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    counter = token_counter(tmp_path / "tokenizer.json")
+    assert counter.name == "tokenizer.json"
+    assert counter("hello world, hello") == 4
+    (tmp_path / "broken.json").write_text("{}")
+    with pytest.raises(InputError, match="not a tokenizer"):
+        token_counter(tmp_path / "broken.json")
+
+
 def test_missing_extras_say_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for package in ("quicktok", "tokenizers"):
         monkeypatch.setitem(sys.modules, package, None)

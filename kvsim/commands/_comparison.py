@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from kvsim.commands import _summary
 from kvsim.commands._console import print_facts, table
+from kvsim.commands._evidence import basis, interval
 from kvsim.commands._format import count, duration, money, plain
 from kvsim.commands._one_gpu import GIB_HOURS
 from kvsim.commands._outlook import Outlook
+from kvsim.commands._pricing_facts import load_fact
+from kvsim.commands._reading_facts import read_facts
+from kvsim.commands._totals import Mask, priced_by_all, totals
 from kvsim.estimation import Estimate
 
 Row = tuple[str, Callable[[Estimate, dict[str, float]], str]]
@@ -38,26 +41,24 @@ def show(console: Console, outlooks: Sequence[Outlook]) -> None:
     print_facts(
         console,
         [
-            ("Read", _summary.read_facts(first.batch)),
+            ("Read", read_facts(first.batch)),
             ("Priced", [first.pricing.architecture.name]),
-            ("Load", [_summary.load_fact(first.pricing.load)]),
+            ("Load", [load_fact(first.pricing.load)]),
         ],
     )
-    among = _summary.priced_by_all(estimates)
+    among = priced_by_all(estimates)
     number = int(among.sum())
     whose = "all trajectories" if number == len(first.batch) else f"the {count(number)} that every GPU can serve"
     console.print(f"\nTotals of {whose}", style="bold")
     headings = [_heading(estimate) for estimate in estimates]
     comparison = side_by_side(headings, estimates, among)
     comparison.add_section()
-    worst = [_summary.totals(outlook.evicted, among) for outlook in outlooks]
+    worst = [totals(outlook.evicted, among) for outlook in outlooks]
     comparison.add_row("if every pause evicted:")
     comparison.add_row("  in the model", *(duration(sums["model_s"]) for sums in worst))
     comparison.add_row("  US dollars", *(money(sums["usd"]) for sums in worst))
     console.print(comparison)
-    console.print(
-        "\nEvidence, and how far measured times were off the estimate (90 % of held-out points)", style="bold"
-    )
+    console.print("\nEvidence: how far measured times were off the estimate, in 90 % of cases", style="bold")
     console.print(evidence(headings, estimates))
 
 
@@ -66,10 +67,10 @@ def _heading(estimate: Estimate) -> str:
     return estimate.pricing.gpu.id if ranks == 1 else f"{ranks} x {estimate.pricing.gpu.id}"
 
 
-def side_by_side(headings: Sequence[str], estimates: Sequence[Estimate], among: _summary.Mask) -> Table:
+def side_by_side(headings: Sequence[str], estimates: Sequence[Estimate], among: Mask) -> Table:
     """A column an estimate, sums over the trajectories of ``among``; model times also relative to the first."""
     comparison = _columns_of(headings)
-    sums = [_summary.totals(estimate, among) for estimate in estimates]
+    sums = [totals(estimate, among) for estimate in estimates]
     for rows in (_TIMES, _COSTS):
         for label, cell in rows:
             comparison.add_row(label, *(cell(estimate, found) for estimate, found in zip(estimates, sums, strict=True)))
@@ -79,14 +80,14 @@ def side_by_side(headings: Sequence[str], estimates: Sequence[Estimate], among: 
 
 def evidence(headings: Sequence[str], estimates: Sequence[Estimate]) -> Table:
     """What each column rests on."""
-    basis = _columns_of(headings)
+    shown = _columns_of(headings)
     calibrations = [estimate.pricing.calibration for estimate in estimates]
-    kinds = ["measured" if found.kind == "measured" else f"datasheet, as {found.relative}" for found in calibrations]
-    basis.add_row("basis", *kinds)
+    shown.add_row("basis", *map(basis, calibrations))
     for regime in ("prefill", "decode"):
-        basis.add_row(regime, *(_summary.interval(found.residuals[regime]) for found in calibrations))
-    basis.add_row("KV cache, tokens", *(count(estimate.pricing.engine.kv_capacity_tokens) for estimate in estimates))
-    return basis
+        shown.add_row(regime, *(interval(found.residuals[regime]) for found in calibrations))
+        shown.add_row("  held-out points", *(count(found.residuals[regime].n) for found in calibrations))
+    shown.add_row("KV cache, tokens", *(count(estimate.pricing.engine.kv_capacity_tokens) for estimate in estimates))
+    return shown
 
 
 def _columns_of(headings: Sequence[str]) -> Table:

@@ -35,10 +35,14 @@ def print_facts(console: Console, rows: Sequence[tuple[str, Sequence[str]]]) -> 
     """Print labelled lines: each label once, its lines beside it, wrapped to the console."""
     margin = " " * LABEL_WIDTH
     for label, lines in rows:
-        wrapped = [part for line in lines for part in textwrap.wrap(line, max(30, console.width - LABEL_WIDTH))]
+        wrapped = [part for line in lines for part in _wrap(line, console.width - LABEL_WIDTH)]
         for number, part in enumerate(wrapped):
             lead = Text(label.ljust(LABEL_WIDTH), style="bold") if number == 0 else Text(margin)
             console.print(lead + Text(part), soft_wrap=True)
+
+
+def _wrap(line: str, width: int) -> list[str]:
+    return textwrap.wrap(line, max(width, 30), break_on_hyphens=False)
 
 
 def table(*, gap: int = 2) -> Table:

@@ -6,6 +6,9 @@ import math
 
 UNKNOWN = "-"
 
+LEAST = 0.0001
+"""The least amount that is shown in digits."""
+
 
 def duration(seconds: float) -> str:
     """``640 ms``, ``24.2 s``, ``334 s``, ``28m 12s``, ``14h 39m``, ``3d 04h``."""
@@ -17,7 +20,7 @@ def duration(seconds: float) -> str:
         return f"{seconds * 1e3:.3g} ms"
     if seconds < 99.95:
         return f"{seconds:.1f} s"
-    if seconds < 999.5:
+    if seconds < 599.5:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -35,11 +38,13 @@ def narrow(seconds: float) -> str:
 
 
 def money(usd: float) -> str:
-    """``$0.00123``, ``$0.0886``, ``$12.34``, ``$1,234``."""
+    """``<$0.0001``, ``$0.00123``, ``$0.0886``, ``$12.34``, ``$1,234``."""
     if math.isnan(usd):
         return UNKNOWN
     if usd == 0:
         return "$0"
+    if usd < LEAST:
+        return f"<${LEAST}"
     if usd < 0.01:
         return "$" + plain(usd)
     if usd < 1:
@@ -48,15 +53,17 @@ def money(usd: float) -> str:
 
 
 def plain(number: float) -> str:
-    """Three significant digits without an exponent."""
+    """Three significant digits without an exponent; what is smaller than can be shown so is ``<0.0001``."""
     if math.isnan(number):
         return UNKNOWN
     if number == 0:
         return "0"
+    if abs(number) < LEAST:
+        return f"<{LEAST}"
     if abs(number) >= 100:
         return f"{number:,.0f}"
     digits = max(0, 2 - math.floor(math.log10(abs(number))))
-    return f"{number:.{min(digits, 9)}f}"
+    return f"{number:.{min(digits, 5)}f}"
 
 
 def count(number: float, noun: str = "", plural: str = "") -> str:

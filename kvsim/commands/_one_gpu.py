@@ -9,11 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kvsim.commands import _summary
 from kvsim.commands._columns import Columns, trajectory_columns, turn_columns
 from kvsim.commands._console import indented, print_facts, table
+from kvsim.commands._evidence import evidence_facts
 from kvsim.commands._format import count, duration, money, narrow, percent, plain, shorten
 from kvsim.commands._outlook import Outlook
+from kvsim.commands._pricing_facts import load_fact, priced_facts
+from kvsim.commands._reading_facts import read_facts
+from kvsim.commands._totals import totals
 from kvsim.estimation import Estimate
 
 Column = tuple[str, str, Callable[[float], str]]
@@ -29,14 +32,14 @@ def show(console: Console, outlook: Outlook, *, turns: bool, top: int) -> None:
     """Print what was read, what it was priced with, the most expensive, where the time went, what eviction cost."""
     estimate = outlook.estimate
     pricing = estimate.pricing
-    sums = _summary.totals(estimate)
+    sums = totals(estimate)
     print_facts(
         console,
         [
-            ("Read", _summary.read_facts(estimate.batch)),
-            ("Priced", _summary.priced_facts(pricing, estimate.usd_per_hour)),
-            ("Load", [_summary.load_fact(pricing.load)]),
-            ("Evidence", _summary.evidence_facts(pricing.calibration)),
+            ("Read", read_facts(estimate.batch)),
+            ("Priced", priced_facts(pricing, estimate.usd_per_hour)),
+            ("Load", [load_fact(pricing.load)]),
+            ("Evidence", evidence_facts(pricing.calibration)),
         ],
     )
     if top and len(estimate.batch):
@@ -58,7 +61,7 @@ def total_lines(estimate: Estimate, sums: dict[str, float]) -> list[str]:
     """The sums in words."""
     among = f"{count(sums['trajectories'], 'trajectory', 'trajectories')}, {count(sums['turns'], 'turn')}"
     if missing := len(estimate.batch) - int(sums["trajectories"]):
-        among += f" ({count(missing)} of {count(len(estimate.batch))} could not be priced)"
+        among += f" (without {count(missing)} that could not be priced)"
     low, high = duration(sums["model_s_low"]), duration(sums["model_s_high"])
     cost = (
         f"{plain(sums['gpu_s'])} GPU-seconds, {money(sums['usd'])}, {plain(sums['kv_byte_s'] / GIB_HOURS)} GiB·h of KV"
@@ -72,7 +75,7 @@ def total_lines(estimate: Estimate, sums: dict[str, float]) -> list[str]:
 
 def eviction_lines(outlook: Outlook) -> list[str]:
     """What eviction cost under this load, and what it would cost at every pause."""
-    sums, worst = _summary.totals(outlook.estimate), _summary.totals(outlook.evicted)
+    sums, worst = totals(outlook.estimate), totals(outlook.evicted)
     if sums["recompute_s"]:
         share = percent(sums["recompute_s"] / sums["model_s"])
         price = money(sums["usd"] * sums["recompute_s"] / sums["model_s"])

@@ -50,12 +50,10 @@ MaxNumBatchedTokens = Annotated[
 MaxNumSeqs = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Most sequences in a step.", rich_help_panel=_ENGINE)
 ]
-EnablePrefixCaching = Annotated[
-    bool | None,
+NoEnablePrefixCaching = Annotated[
+    bool,
     typer.Option(
-        "--enable-prefix-caching/--no-enable-prefix-caching",
-        help="Whether a turn finds its predecessor's KV blocks.",
-        rich_help_panel=_ENGINE,
+        "--no-enable-prefix-caching", help="No turn finds its predecessor's KV blocks.", rich_help_panel=_ENGINE
     ),
 ]
 

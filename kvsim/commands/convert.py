@@ -25,7 +25,7 @@ def convert(
 
     from kvsim.commands._console import print_facts, results, warn
     from kvsim.commands._inputs import read_logs
-    from kvsim.commands._summary import read_facts, read_warnings
+    from kvsim.commands._reading_facts import read_facts, read_warnings
     from kvsim.errors import InputError
 
     path = Path(output)

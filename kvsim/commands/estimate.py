@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kvsim.commands import _options as options
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from kvsim.commands._outlook import Outlook
     from kvsim.engine import EngineConfig
     from kvsim.load import Load
-    from kvsim.trajectory import Batch
 
 
 def estimate(
@@ -62,7 +58,7 @@ def estimate(
     num_gpu_blocks_override: options.NumGpuBlocksOverride = None,
     max_num_batched_tokens: options.MaxNumBatchedTokens = None,
     max_num_seqs: options.MaxNumSeqs = None,
-    enable_prefix_caching: options.EnablePrefixCaching = None,
+    no_enable_prefix_caching: options.NoEnablePrefixCaching = False,
 ) -> None:
     """Say what trajectories cost on a GPU, and where the time goes.
 
@@ -72,7 +68,10 @@ def estimate(
 
     [bold]kvsim estimate runs/ -m Qwen/Qwen3-8B -g l40s --load concurrent=16,kv=ttl:300 --json[/bold]
     """
+    from kvsim.commands import _comparison, _for_programs, _one_gpu
+    from kvsim.commands._console import results, warn
     from kvsim.commands._inputs import read_logs
+    from kvsim.commands._outlook import look_out, warnings
     from kvsim.errors import InputError
     from kvsim.load import Load
 
@@ -91,12 +90,12 @@ def estimate(
         num_gpu_blocks_override=num_gpu_blocks_override,
         max_num_batched_tokens=max_num_batched_tokens,
         max_num_seqs=max_num_seqs,
-        enable_prefix_caching=enable_prefix_caching,
+        enable_prefix_caching=False if no_enable_prefix_caching else None,
     )
     declared = Load.parse(load)
     _resolve_early(model, gpu, engine, declared, calibration)
     batch = read_logs(files, format=format, lenient=lenient, tokenizer=tokenizer)
-    outlooks = price(
+    outlooks = look_out(
         batch,
         gpus=gpu,
         load=declared,
@@ -107,109 +106,21 @@ def estimate(
         usd_per_hour=usd_per_hour,
         strict=strict,
     )
+    said = warnings(outlooks)
     if json:
-        _as_json(outlooks, turns=turns)
+        _for_programs.write_json(outlooks, said, turns=turns)
     elif csv:
-        _as_csv(outlooks, turns=turns)
+        _for_programs.write_csv(outlooks, turns=turns)
+    elif len(outlooks) == 1:
+        _one_gpu.show(results(), outlooks[0], turns=turns, top=top)
     else:
-        _as_text(outlooks, turns=turns, top=top)
+        _comparison.show(results(), outlooks)
+    warn(said)
 
 
-def price(batch: Batch, *, gpus: list[str], load: Load, **how: Any) -> list[Outlook]:
-    """The batch on each GPU, under the load and where every pause evicts instead."""
-    from dataclasses import replace
-
-    from kvsim.commands._outlook import Outlook
-    from kvsim.estimation import estimate as ask
-
-    evicting = replace(load, kv="always")
-    return [
-        Outlook(
-            estimate=(as_declared := ask(batch, gpu=gpu, load=load, **how)),
-            evicted=as_declared if evicting == load else ask(batch, gpu=gpu, load=evicting, **how),
-        )
-        for gpu in gpus
-    ]
-
-
-def _resolve_early(
-    model: str, gpus: list[str], engine: EngineConfig, load: Load, calibration: str | Path | None
-) -> None:
+def _resolve_early(model: str, gpus: list[str], engine: EngineConfig, load: Load, calibration: str | None) -> None:
     """Fail on names and fit before a long read, not after it."""
     from kvsim.pricing import resolve_pricing
 
     for gpu in gpus:
         resolve_pricing(model, gpu, engine, load, calibration)
-
-
-def _as_json(outlooks: list[Outlook], *, turns: bool) -> None:
-    from kvsim import __version__
-    from kvsim.commands import _columns, _json, _summary
-    from kvsim.commands._console import warn
-
-    batch = outlooks[0].estimate.batch
-    warnings = _warnings(outlooks)
-    estimates = []
-    for outlook in outlooks:
-        found = outlook.estimate
-        entry: dict[str, Any] = {
-            "pricing": _summary.pricing_object(found),
-            "beyond_evidence": _summary.beyond_evidence(found),
-            "totals": _summary.totals(found),
-            "totals_if_evicted_at_every_pause": _summary.totals(outlook.evicted),
-            "status_counts": found.status_counts,
-            "trajectories": _columns.records(_columns.trajectory_columns(found)),
-        }
-        if turns:
-            entry["turns"] = _columns.records(_columns.turn_columns(found))
-        estimates.append(entry)
-    _json.write(
-        {
-            "schema": "kvsim.estimate/1",
-            "kvsim": __version__,
-            "input": _summary.input_object(batch),
-            "estimates": estimates,
-            "warnings": warnings,
-        }
-    )
-    warn(warnings)
-
-
-def _as_csv(outlooks: list[Outlook], *, turns: bool) -> None:
-    import csv
-    import sys
-
-    from kvsim.commands._columns import records, trajectory_columns, turn_columns
-    from kvsim.commands._console import warn
-
-    writer = None
-    for outlook in outlooks:
-        found = outlook.estimate
-        for record in records(turn_columns(found) if turns else trajectory_columns(found)):
-            row = {"gpu": found.pricing.gpu.id, **record}
-            if writer is None:
-                writer = csv.DictWriter(sys.stdout, list(row), lineterminator="\n")
-                writer.writeheader()
-            writer.writerow({name: "" if value != value else value for name, value in row.items()})
-    warn(_warnings(outlooks))
-
-
-def _as_text(outlooks: list[Outlook], *, turns: bool, top: int) -> None:
-    from kvsim.commands import _comparison, _one_gpu
-    from kvsim.commands._console import results, warn
-
-    console = results()
-    if len(outlooks) == 1:
-        _one_gpu.show(console, outlooks[0], turns=turns, top=top)
-    else:
-        _comparison.show(console, outlooks)
-    warn(_warnings(outlooks))
-
-
-def _warnings(outlooks: list[Outlook]) -> list[str]:
-    from kvsim.commands._summary import price_warnings, read_warnings
-
-    found = read_warnings(outlooks[0].estimate.batch)
-    for outlook in outlooks:
-        found += price_warnings(outlook.estimate)
-    return found

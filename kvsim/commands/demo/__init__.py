@@ -16,11 +16,11 @@ LOG = "openhands.jsonl"
 
 def demo() -> None:
     """Price a real coding agent's log on an H100 and an RTX 4090: runs offline, needs no GPU."""
-    from kvsim.commands.estimate import price
+    from kvsim.commands._outlook import look_out
     from kvsim.load import Load
 
     batch = example()
-    _print(price(batch, gpus=list(GPUS), load=Load(kv="never"), model=MODEL))
+    _print(look_out(batch, gpus=list(GPUS), load=Load(kv="never"), model=MODEL))
 
 
 def example() -> Batch:
@@ -34,35 +34,57 @@ def example() -> Batch:
 
 
 def _print(outlooks: list[Outlook]) -> None:
-    from rich.console import Console
+    from kvsim.commands._comparison import side_by_side
+    from kvsim.commands._console import print_facts, results
+    from kvsim.commands._format import count
+    from kvsim.commands._totals import totals
 
-    from kvsim.commands import _comparison, _console, _summary
-    from kvsim.commands._format import count, duration, money
-
-    console: Console = _console.results()
+    console = results()
     estimates = [each for outlook in outlooks for each in (outlook.estimate, outlook.evicted)]
-    batch = estimates[0].batch
     headings = [f"{gpu}\nKV {fate}" for gpu in GPUS for fate in ("kept", "evicted")]
-    sums = [_summary.totals(each) for each in estimates]
-    kept, worst = sums[0::2], sums[1::2]
+    batch = estimates[0].batch
     first, last = int(batch.prompt_tokens.min()), int(batch.prompt_tokens.max())
+    prompts = f"prompts of {count(first)} to {count(last)} tokens"
 
-    console.print("A coding agent (OpenHands) at work on three bugs of a compiler: a real log", style="bold")
-    console.print(
-        f"{count(len(batch), 'trajectory', 'trajectories')}, {count(batch.turns, 'turn')}, each ending in a tool call; "
-        f"prompts grow from {count(first)} to {count(last)} tokens.\n"
-        f"Priced with {MODEL}, alone on the GPU.\n"
-    )
-    console.print(_comparison.side_by_side(headings, estimates, estimates[0].priced))
-    console.print("\nWhat it says", style="bold")
-    for gpu, before, after in zip(GPUS, kept, worst, strict=True):
-        more = after["model_s"] / before["model_s"] - 1
-        console.print(
-            f"- {gpu}: evicting the KV cache at every tool pause costs {100 * more:.0f} % more model time\n"
-            f"  ({duration(before['model_s'])} to {duration(after['model_s'])}) and "
-            f"{money(after['usd'] - before['usd'])} more: {count(after['recomputed_tokens'])} tokens prefilled again."
-        )
-    slower = kept[1]["model_s"] / kept[0]["model_s"]
-    cheaper = kept[0]["usd"] / kept[1]["usd"]
-    console.print(f"- {GPUS[1]} takes {slower:.1f} times as long as {GPUS[0]} and costs {cheaper:.1f} times less.")
+    console.print("A real log: the coding agent OpenHands works on three issues of a compiler,", style="bold")
+    console.print(f"{count(batch.turns)} turns with tool pauses between them, {prompts}.")
+    console.print(f"Priced with {MODEL}, alone on the GPU:\n")
+    console.print(side_by_side(headings, estimates, estimates[0].priced))
+    console.print()
+    kept, evicted = ([totals(each) for each in half] for half in (estimates[0::2], estimates[1::2]))
+    rows = [(gpu, [_eviction(*pair)]) for gpu, pair in zip(GPUS, zip(kept, evicted, strict=True), strict=True)]
+    print_facts(console, [*rows, ("Both", [_choice(outlooks, kept)])])
+    console.print("\nHow sure? In 90 % of held-out points measured times were off the estimate by", style="bold")
+    print_facts(console, [(outlook.estimate.pricing.gpu.id, _sureness(outlook)) for outlook in outlooks])
     console.print("\nYour own logs: kvsim estimate FILES --model NAME --gpu NAME")
+
+
+def _sureness(outlook: Outlook) -> list[str]:
+    from kvsim.commands._evidence import beyond_evidence, interval
+
+    residuals = outlook.estimate.pricing.calibration.residuals
+    off = ", ".join(
+        f"{interval(residual)} in {regime}" + ("" if residual.n else " (assumed)")
+        for regime, residual in residuals.items()
+    )
+    return [off, *(f"beyond the evidence: {sentence}" for sentence in beyond_evidence(outlook.estimate))]
+
+
+def _eviction(kept: dict[str, float], evicted: dict[str, float]) -> str:
+    from kvsim.commands._format import count, money
+
+    slower = 100 * (evicted["model_s"] / kept["model_s"] - 1)
+    again = f"{count(evicted['recomputed_tokens'])} tokens are prefilled again"
+    return (
+        f"Losing the KV cache at every tool pause costs {slower:.0f} % more model time and "
+        f"{money(evicted['usd'] - kept['usd'])}: {again}."
+    )
+
+
+def _choice(outlooks: list[Outlook], kept: list[dict[str, float]]) -> str:
+    first, second = (outlook.estimate.usd_per_hour for outlook in outlooks)
+    slower, dearer = kept[1]["model_s"] / kept[0]["model_s"], kept[0]["usd"] / kept[1]["usd"]
+    return (
+        f"{GPUS[1]} takes {slower:.1f} times as long in the model; {GPUS[0]} costs {dearer:.1f} times as much "
+        f"(${first:.2f} against ${second:.2f} an hour)."
+    )

@@ -1,0 +1,59 @@
+"""Estimates as JSON and CSV on stdout; docs/json.md describes both."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from kvsim import __version__
+from kvsim.commands._columns import records, trajectory_columns, turn_columns
+from kvsim.commands._evidence import beyond_evidence
+from kvsim.commands._json import write
+from kvsim.commands._outlook import Outlook
+from kvsim.commands._pricing_facts import pricing_object
+from kvsim.commands._reading_facts import input_object
+from kvsim.commands._totals import totals
+
+SCHEMA = "kvsim.estimate/1"
+
+
+def write_json(outlooks: Sequence[Outlook], warnings: Sequence[str], *, turns: bool) -> None:
+    """Print one object with everything."""
+    write(
+        {
+            "schema": SCHEMA,
+            "kvsim": __version__,
+            "input": input_object(outlooks[0].estimate.batch),
+            "estimates": [_entry(outlook, turns=turns) for outlook in outlooks],
+            "warnings": warnings,
+        }
+    )
+
+
+def _entry(outlook: Outlook, *, turns: bool) -> dict[str, Any]:
+    found = outlook.estimate
+    entry = {
+        "pricing": pricing_object(found),
+        "beyond_evidence": beyond_evidence(found),
+        "totals": totals(found),
+        "totals_if_evicted_at_every_pause": totals(outlook.evicted),
+        "status_counts": found.status_counts,
+        "trajectories": records(trajectory_columns(found)),
+    }
+    return entry | ({"turns": records(turn_columns(found))} if turns else {})
+
+
+def write_csv(outlooks: Sequence[Outlook], *, turns: bool) -> None:
+    """Print one row a trajectory or turn and GPU, the header first; what is unknown is empty."""
+    columns = turn_columns if turns else trajectory_columns
+    writer = None
+    for outlook in outlooks:
+        table = columns(outlook.estimate)
+        if writer is None:
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerow(["gpu", *table])
+        for record in records(table):
+            values = ("" if value != value else value for value in record.values())
+            writer.writerow([outlook.estimate.pricing.gpu.id, *values])

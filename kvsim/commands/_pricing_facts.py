@@ -1,0 +1,90 @@
+"""What it was priced with, said for people and as JSON; and what could not be priced."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from math import isnan
+from typing import TYPE_CHECKING, Any
+
+from kvsim.commands._evidence import beyond_evidence, calibration_object
+from kvsim.commands._format import count
+
+if TYPE_CHECKING:
+    from kvsim.estimation import Estimate
+    from kvsim.hardware import Gpu
+    from kvsim.load import Load
+    from kvsim.pricing import Pricing
+
+
+def pricing_object(estimate: Estimate) -> dict[str, Any]:
+    """Everything the prices rest on, as JSON."""
+    pricing = estimate.pricing
+    engine = asdict(pricing.engine)
+    weights = engine.pop("weights")
+    return {
+        "model": pricing.architecture.name,
+        "gpu": pricing.gpu.id,
+        "usd_per_hour": estimate.usd_per_hour,
+        "kv_capacity_tokens": pricing.engine.kv_capacity_tokens,
+        "kv_bytes_per_block": pricing.kv_bytes_per_block,
+        "engine": engine | {"weights": weights["name"] if weights else None},
+        "load": asdict(pricing.load),
+        "calibration": calibration_object(pricing.calibration),
+        "backend": estimate.backend,
+    }
+
+
+def priced_facts(pricing: Pricing, usd_per_hour: float) -> list[str]:
+    """Model, GPU and what the engine comes to, a line each."""
+    engine = pricing.engine
+    weights = engine.weights.name if engine.weights else engine.dtype
+    capacity = f"KV cache of {count(engine.kv_capacity_tokens)} tokens ({engine.kv_cache_dtype})"
+    return [
+        f"{pricing.architecture.name} ({weights}) on {engine.tensor_parallel_size} x {pricing.gpu.id}",
+        f"{capacity}, longest context {count(engine.max_model_len)}",
+        price_fact(pricing.gpu, usd_per_hour),
+    ]
+
+
+def price_fact(gpu: Gpu, usd_per_hour: float) -> str:
+    """The price of a GPU-hour, and whose it is."""
+    if isnan(usd_per_hour):
+        return "no price known; --usd-per-hour gives one"
+    whose = f"marketplace, {gpu.fact('usd_per_hour').kind}" if usd_per_hour == gpu.usd_per_hour else "yours"
+    return f"${usd_per_hour:.2f} a GPU-hour ({whose})"
+
+
+def load_fact(load: Load) -> str:
+    """The load in words."""
+    company = "alone in its steps"
+    if load.concurrent > 1:
+        context = "as long" if load.mean_context is None else f"of {count(load.mean_context)} tokens"
+        company = f"{load.concurrent} sequences in a step, the others {context}"
+    survival = {
+        "never": "nothing is evicted",
+        "always": "all KV is evicted at every pause",
+        "logged": "cached tokens as logged",
+        "lru": "no other traffic, so that nothing is evicted",
+    }.get(load.kv, f"KV survives pauses of up to {load.ttl_ns / 1e9:g} s")
+    if load.kv == "lru" and load.churn_blocks_per_s:
+        survival = f"LRU eviction by {load.churn_blocks_per_s:,.0f} new blocks/s"
+    return f"{company}; {survival}"
+
+
+def price_warnings(estimate: Estimate) -> list[str]:
+    """What of the prices needs attention, with what to do."""
+    engine, counts = estimate.pricing.engine, estimate.status_counts
+    gpu = estimate.pricing.gpu.id
+    warnings = []
+    if over := counts.get("over_max"):
+        warnings.append(
+            f"{gpu}: {count(over, 'turn')} beyond the longest context of {count(engine.max_model_len)} tokens: "
+            "not priced, their trajectories left out of totals; a model with a longer context, or --max-model-len"
+        )
+    if over := counts.get("over_capacity"):
+        warnings.append(
+            f"{gpu}: {count(over, 'turn')} beyond the KV cache of {count(engine.kv_capacity_tokens)} tokens: "
+            "not priced, their trajectories left out of totals; a larger GPU, --tensor-parallel-size or "
+            "--kv-cache-dtype fp8"
+        )
+    return warnings + [f"{gpu}: beyond the evidence: {sentence}" for sentence in beyond_evidence(estimate)]

@@ -1,0 +1,62 @@
+"""The README shows what kvsim does: its output is the real one, its code runs, its commands and files exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from kvsim.commands import app
+from kvsim.commands.demo import example
+from kvsim.logs import FORMATS
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+CODE = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = re.findall(r"^    (kvsim .*)$", TEXT.replace("\\\n", " "), re.MULTILINE)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working directory with logs in runs/."""
+    (tmp_path / "runs").mkdir()
+    example().to_jsonl(tmp_path / "runs" / "example.jsonl")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def test_the_demo_output_is_the_real_one(here):
+    (shown,) = re.findall(r"\$ kvsim demo\n(.*?)```", TEXT, re.DOTALL)
+    real = CliRunner().invoke(app, ["demo"]).stdout
+    assert shown.split() == real.split(), "the demo has changed: python tools/refresh_readme.py"
+
+
+@pytest.mark.parametrize("code", CODE)
+def test_the_python_runs(here, code):
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_there_is_python_to_run():
+    assert len(CODE) >= 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_run(here, command):
+    done = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert done.exit_code == 0, done.output
+
+
+def test_there_are_commands_to_run():
+    assert len(COMMANDS) >= 3
+
+
+def test_every_format_is_listed():
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", TEXT, re.MULTILINE)) == set(FORMATS)
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", TEXT))
+def test_links_lead_somewhere(link):
+    assert link.startswith("http") or (ROOT / link).exists()
