@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kvsim.load import Load
     from kvsim.logs import read
     from kvsim.metrics.pte import pte
+    from kvsim.simulation import Simulation, simulate
     from kvsim.step import step_time
     from kvsim.trajectory import Batch
 
@@ -30,12 +31,14 @@ _HOME = {
     "InputError": "errors",
     "KvsimError": "errors",
     "Load": "load",
+    "Simulation": "simulation",
     "estimate": "estimation",
     "gpus": "hardware",
     "load_calibration": "calibration",
     "models": "architecture",
     "pte": "metrics.pte",
     "read": "logs",
+    "simulate": "simulation",
     "step_time": "step",
 }
 
@@ -46,6 +49,7 @@ __all__ = [
     "InputError",
     "KvsimError",
     "Load",
+    "Simulation",
     "__version__",
     "estimate",
     "gpus",
@@ -53,6 +57,7 @@ __all__ = [
     "models",
     "pte",
     "read",
+    "simulate",
     "step_time",
 ]
 

@@ -3,5 +3,7 @@ from typing import Any
 Rates: Any
 GroupRates: Any
 Turns: Any
+Scheduler: Any
 
 def estimate(rates: Any, step: Any, turns: Any, columns: Any | None) -> tuple[Any, Any]: ...
+def simulate(settings: Any, law: Any, contexts: Any, workload: Any) -> tuple[tuple[Any, ...], tuple[int, ...]]: ...

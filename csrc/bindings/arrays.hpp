@@ -33,5 +33,7 @@ struct HeldTurns {
 void register_rates(py::module_& module);
 void register_turns(py::module_& module);
 void register_estimate(py::module_& module);
+void register_scheduler(py::module_& module);
+void register_simulate(py::module_& module);
 
 }  // namespace kvsim::bindings

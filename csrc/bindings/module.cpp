@@ -5,4 +5,6 @@ PYBIND11_MODULE(_core, module) {
   kvsim::bindings::register_rates(module);
   kvsim::bindings::register_turns(module);
   kvsim::bindings::register_estimate(module);
+  kvsim::bindings::register_scheduler(module);
+  kvsim::bindings::register_simulate(module);
 }

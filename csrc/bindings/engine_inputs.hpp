@@ -1,0 +1,104 @@
+// The engine's inputs: the named tuples of kvsim/backends/engine_kernels.py, read field by field.
+#pragma once
+
+#include "../simulate.hpp"
+#include "arrays.hpp"
+
+namespace kvsim::bindings {
+
+inline Settings settings_from(const py::handle& given) {
+  Settings settings;
+#define KVSIM_FIELD(name) settings.name = given.attr(#name).cast<i64>()
+  KVSIM_FIELD(block_size);
+  KVSIM_FIELD(num_gpu_blocks);
+  KVSIM_FIELD(max_num_batched_tokens);
+  KVSIM_FIELD(max_num_seqs);
+  KVSIM_FIELD(long_prefill_token_threshold);
+  KVSIM_FIELD(watermark_blocks);
+  KVSIM_FIELD(scheduler_reserve_full_isl);
+  KVSIM_FIELD(enable_chunked_prefill);
+  KVSIM_FIELD(priority);
+  KVSIM_FIELD(retention);
+#undef KVSIM_FIELD
+  return settings;
+}
+
+// Arrays given as attributes of one object, checked and kept alive.
+class HeldArrays {
+ public:
+  explicit HeldArrays(const py::handle& given) : given_(given) {}
+
+  const i64* take(const char* name, py::ssize_t length) {
+    const IntArray array = given_.attr(name).cast<IntArray>();
+    if (length >= 0) require_length(array, length, name);
+    arrays_.push_back(array);
+    return array.data();
+  }
+  py::ssize_t length_of(const char* name) const { return py::len(given_.attr(name)); }
+
+ private:
+  py::handle given_;
+  std::vector<IntArray> arrays_;
+};
+
+struct HeldContexts {
+  HeldArrays arrays;
+  Contexts columns;
+
+  explicit HeldContexts(const py::handle& given) : arrays(given) {
+    columns.rows = arrays.length_of("prompt");
+#define KVSIM_COLUMN(name) columns.name = arrays.take(#name, columns.rows)
+    KVSIM_COLUMN(prompt);
+    KVSIM_COLUMN(output);
+    KVSIM_COLUMN(priority);
+    KVSIM_COLUMN(above);
+    KVSIM_COLUMN(own_from);
+    KVSIM_COLUMN(prefix_key);
+    KVSIM_COLUMN(hittable);
+#undef KVSIM_COLUMN
+  }
+};
+
+struct HeldLaw {
+  HeldArrays own, full, windowed;
+  StepLaw law;
+
+  HeldLaw(const py::handle& given, const Settings& settings)
+      : own(given), full(given.attr("full")), windowed(given.attr("windowed")) {
+    law.fraction_bits = given.attr("fraction_bits").cast<i64>();
+    law.window = given.attr("window").cast<i64>();
+    law.step = own.take("step", settings.max_num_batched_tokens + 1);
+    law.sequences = own.take("sequences", settings.max_num_seqs + 1);
+    law.full = group(given.attr("full"), full, settings);
+    law.windowed = group(given.attr("windowed"), windowed, settings);
+  }
+
+ private:
+  static GroupLaw group(const py::handle& given, HeldArrays& arrays, const Settings& settings) {
+    return {given.attr("pair").cast<i64>(), given.attr("context").cast<i64>(),
+            arrays.take("decode", settings.max_num_seqs + 1)};
+  }
+};
+
+struct HeldWorkload {
+  HeldArrays arrays;
+  Workload columns;
+
+  HeldWorkload(const py::handle& given, i64 rows) : arrays(given) {
+    columns.trajectories = arrays.length_of("start_ns");
+    columns.start_ns = arrays.take("start_ns", columns.trajectories);
+    columns.roots_start = arrays.take("roots_start", columns.trajectories + 1);
+    columns.roots = arrays.take("roots", columns.roots_start[columns.trajectories]);
+    columns.dependants_start = arrays.take("dependants_start", rows + 1);
+    columns.dependants = arrays.take("dependants", columns.dependants_start[rows]);
+#define KVSIM_COLUMN(name) columns.name = arrays.take(#name, rows)
+    KVSIM_COLUMN(trajectory);
+    KVSIM_COLUMN(offset_ns);
+    KVSIM_COLUMN(pause_ns);
+    KVSIM_COLUMN(needs);
+    KVSIM_COLUMN(refused);
+#undef KVSIM_COLUMN
+  }
+};
+
+}  // namespace kvsim::bindings

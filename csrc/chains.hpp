@@ -1,0 +1,83 @@
+// The prefix tree of all contexts, cut into chains of blocks.
+//
+// A chain is a stretch of the tree that does not branch: the blocks of a session whose turns extend each other are one
+// chain, a fork or a compaction starts another. A chain begins at block `start`; the blocks before it belong to the
+// chains above.
+#pragma once
+
+#include <cstdint>
+#include <unordered_map>
+#include <vector>
+
+#include "rates.hpp"
+
+namespace kvsim {
+
+using i32 = std::int32_t;
+
+// Columns of kvsim.backends.engine_kernels.Contexts.
+struct Contexts {
+  i64 rows = 0;
+  const i64* prompt = nullptr;
+  const i64* output = nullptr;  // at least 1
+  const i64* priority = nullptr;
+  const i64* above = nullptr;
+  const i64* own_from = nullptr;
+  const i64* prefix_key = nullptr;
+  const i64* hittable = nullptr;
+};
+
+struct ChainShape {
+  i32 above;  // the chain it branches off, -1 none
+  i32 start;  // index of its first block in the context
+};
+
+struct Chains {
+  std::vector<ChainShape> shapes;
+  std::vector<i32> of_row;
+
+  Chains(const Contexts& contexts, i64 block_size);
+
+ private:
+  i32 add(i32 above, i64 start) {
+    shapes.push_back({above, static_cast<i32>(start)});
+    return static_cast<i32>(shapes.size() - 1);
+  }
+};
+
+inline Chains::Chains(const Contexts& contexts, i64 block_size) : of_row(contexts.rows, -1) {
+  std::vector<i64> last_row;  // by chain: the row that extends it furthest
+  std::unordered_map<i64, i32> prefixes;
+  std::vector<i64> pending;
+  const auto place = [&](i64 row) {
+    const i64 shared = contexts.own_from[row];
+    const i64 parent = contexts.above[row];
+    i32 chain = -1;  // that of the last shared block
+    if (shared > 0 && parent >= 0) {
+      chain = of_row[parent];
+      while (shapes[chain].start >= shared) chain = shapes[chain].above;
+      const i64 parent_blocks = (contexts.prompt[parent] + contexts.output[parent]) / block_size;
+      if (chain == of_row[parent] && last_row[chain] == parent && shared >= parent_blocks) {
+        last_row[chain] = row;
+        of_row[row] = chain;
+        return;
+      }
+    } else if (shared > 0) {
+      const auto known = prefixes.find(contexts.prefix_key[row]);
+      if (known != prefixes.end()) {
+        chain = known->second;
+      } else {
+        chain = prefixes[contexts.prefix_key[row]] = add(-1, 0);
+        last_row.push_back(-1);
+      }
+    }
+    of_row[row] = add(chain, shared);
+    last_row.push_back(row);
+  };
+  for (i64 first = 0; first < contexts.rows; ++first) {
+    for (i64 row = first; row >= 0 && of_row[row] < 0; row = contexts.above[row]) pending.push_back(row);
+    for (; !pending.empty(); pending.pop_back()) place(pending.back());
+  }
+}
+
+}  // namespace kvsim

@@ -1,0 +1,427 @@
+// vLLM's KV-cache pool in runs: stretches of blocks of one chain with equally many holders.
+//
+// Blocks are anonymous. What a block's number decides in vLLM is kept otherwise:
+//  - Free blocks without a key stand before those with one, so that they are a count, and the free queue is the list
+//    of idle runs, each evicted from its end (a request frees its last block first).
+//  - Which block a lookup returns: the one that got the key first. Those are the primary runs, which cover
+//    [start, end) of each chain: a context's known blocks are always a prefix of it, since whoever holds a block holds
+//    all before it and frees them later. Blocks with a key that another got before are shadow runs. They are held by
+//    the request that computed them, until they are idle, evicted, or promoted when the primary block is evicted.
+//  - Who holds what: a request holds the primary blocks up to its depth, except where it owns shadows.
+#pragma once
+
+#include <vector>
+
+#include "chains.hpp"
+
+namespace kvsim {
+
+enum Retention : i64 { kNoCaching = 0, kDrop = 1, kLruRetention = 2 };
+
+constexpr i32 kNone = -1;
+
+// What a request holds.
+struct Holding {
+  i32 chain = kNone;    // its context ends in this chain
+  i32 keyed = 0;        // blocks with a key: the first of its context
+  i32 plain = 0;        // blocks without
+  i32 shadows = kNone;  // its own shadow runs
+  i32 blocks() const { return keyed + plain; }
+};
+
+class Pool {
+ public:
+  Pool(const Chains& chains, i64 usable_blocks, i64 retention)
+      : shapes_(chains.shapes.data()),
+        retention_(retention),
+        plain_free_(usable_blocks),
+        free_(usable_blocks),
+        states_(chains.shapes.size()) {
+    for (std::size_t c = 0; c < states_.size(); ++c) states_[c].end = shapes_[c].start;
+    runs_.push_back(Run{});  // run 0: the ends of the free queue
+    runs_[0].earlier = runs_[0].later = 0;
+  }
+
+  i64 free_blocks() const { return free_; }
+  i64 evicted() const { return evicted_; }
+
+  // How many of a context's first `most` blocks are known.
+  i64 hits(i32 chain, i64 most) const {
+    if (retention_ == kNoCaching) return 0;
+    while (chain != kNone && states_[chain].end == shapes_[chain].start) {
+      most = min_of(most, shapes_[chain].start);
+      chain = shapes_[chain].above;
+    }
+    return chain == kNone ? 0 : min_of(most, states_[chain].end);
+  }
+
+  // How many of a context's first `count` blocks, all known, stand in the free queue.
+  i64 idle_hits(i32 chain, i64 count) const {
+    i64 idle = 0;
+    for (i64 end = count; end > 0; chain = shapes_[chain].above) {
+      const i64 start = shapes_[chain].start;
+      for (i32 r = states_[chain].last; end > start; r = runs_[r].below) {
+        const Run& run = runs_[r];
+        if (run.lo >= end) continue;
+        if (run.holders == 0) {
+          idle += end - run.lo;
+        } else if (shadow_runs_ == 0) {
+          return idle;  // without shadows, all blocks before one in use are in use
+        }
+        end = run.lo;
+      }
+    }
+    return idle;
+  }
+
+  // Takes the first `count` blocks of the context, all known.
+  void touch(Holding& holding, i64 count) {
+    holding.keyed = static_cast<i32>(count);
+    i32 end = holding.keyed;
+    for (i32 chain = holding.chain; end > 0; chain = shapes_[chain].above) {
+      const i32 start = shapes_[chain].start;
+      for (i32 r = states_[chain].last; end > start;) {
+        if (runs_[r].lo >= end) {
+          r = runs_[r].below;
+          continue;
+        }
+        if (runs_[r].hi > end) r = split(r, end);
+        if (runs_[r].holders == 0) {
+          unlink(r);
+          free_ -= runs_[r].hi - runs_[r].lo;
+        }
+        runs_[r].holders += 1;
+        end = runs_[r].lo;
+        const i32 above = runs_[r].above;
+        if (above != kNone && runs_[above].holders == runs_[r].holders) merge(r, above);
+        r = runs_[r].below;
+      }
+    }
+  }
+
+  // Takes blocks for `slots` tokens in all from the front of the free queue.
+  void allocate(Holding& holding, i64 blocks) {
+    const i64 count = blocks - holding.blocks();
+    if (count <= 0) return;
+    holding.plain += static_cast<i32>(count);
+    take(count);
+  }
+
+  // The first `full` blocks of the request are full: those without a key get theirs.
+  void give_keys(Holding& holding, i64 full) {
+    if (retention_ == kNoCaching || full <= holding.keyed) return;
+    i32 hi = static_cast<i32>(full);
+    for (i32 chain = holding.chain; hi > holding.keyed; chain = shapes_[chain].above) {
+      const i32 lo = static_cast<i32>(max_of(holding.keyed, shapes_[chain].start));
+      if (lo < hi) {
+        insert(holding, chain, lo, hi);
+        hi = lo;
+      }
+    }
+    holding.plain -= static_cast<i32>(full) - holding.keyed;
+    holding.keyed = static_cast<i32>(full);
+  }
+
+  // Gives everything back, the last block first.
+  void release(Holding& holding) {
+    plain_free_ += holding.plain;
+    free_ += holding.plain;
+    i32 end = holding.keyed;
+    for (i32 chain = holding.chain; end > 0; chain = shapes_[chain].above) {
+      const i32 start = shapes_[chain].start;
+      while (end > start) {
+        i32 lo = start;  // down to here no own shadow
+        i32 own = kNone;
+        for (i32 s = holding.shadows; s != kNone; s = runs_[s].next_owned) {
+          if (runs_[s].chain != chain || runs_[s].lo >= end) continue;
+          if (runs_[s].hi == end) own = s;
+          lo = static_cast<i32>(max_of(lo, runs_[s].hi));
+        }
+        if (own != kNone) {
+          end = runs_[own].lo;
+          disown(holding, own);
+          runs_[own].holders = 0;
+          retire(own);
+        } else {
+          release_primary(chain, lo, end);
+          end = lo;
+        }
+      }
+    }
+    holding.keyed = holding.plain = 0;
+  }
+
+ private:
+  struct Run {
+    i32 chain = kNone;
+    i32 lo = 0, hi = 0;
+    i32 holders = 0;
+    i32 below = kNone, above = kNone;    // primary: neighbours in the chain; shadow: earlier and later shadows of it
+    i32 earlier = kNone, later = kNone;  // in the free queue
+    Holding* owner = nullptr;            // who computed a shadow and still holds it
+    i32 next_owned = kNone;
+    bool shadow = false;
+  };
+  struct ChainState {
+    i32 end = 0;                                    // known blocks: [start, end)
+    i32 last = kNone;                               // the primary run that ends there
+    i32 first_shadow = kNone, last_shadow = kNone;  // in the order in which they got their keys
+  };
+
+  // ---- The free queue ----
+
+  void link_before(i32 r, i32 place) {
+    runs_[r].later = place;
+    runs_[r].earlier = runs_[place].earlier;
+    runs_[runs_[r].earlier].later = r;
+    runs_[place].earlier = r;
+  }
+
+  void unlink(i32 r) {
+    runs_[runs_[r].earlier].later = runs_[r].later;
+    runs_[runs_[r].later].earlier = runs_[r].earlier;
+  }
+
+  void take(i64 count) {
+    free_ -= count;
+    const i64 plain = min_of(count, plain_free_);
+    plain_free_ -= plain;
+    for (count -= plain; count > 0;) {
+      const i32 r = runs_[0].later;
+      const i32 taken = static_cast<i32>(min_of(count, runs_[r].hi - runs_[r].lo));
+      count -= taken;
+      evicted_ += taken;
+      forget(r, taken);
+    }
+  }
+
+  // A run that nobody holds any more joins the free queue at its back.
+  void retire(i32 r) {
+    const i32 blocks = runs_[r].hi - runs_[r].lo;
+    free_ += blocks;
+    link_before(r, 0);
+    if (retention_ == kDrop) {
+      plain_free_ += blocks;
+      forget(r, blocks);
+      return;
+    }
+    const i32 before = runs_[r].earlier;
+    if (!runs_[r].shadow && before == runs_[r].above && before != kNone && before != 0) merge_idle(r, before);
+  }
+
+  // The last `count` blocks of an idle run lose their keys.
+  void forget(i32 r, i32 count) {
+    const i32 chain = runs_[r].chain, hi = runs_[r].hi, lo = hi - count;
+    const bool shadow = runs_[r].shadow;
+    runs_[r].hi = lo;
+    if (lo == runs_[r].lo) {
+      unlink(r);
+      shadow ? drop_shadow(r) : drop_primary(r);
+    }
+    if (shadow) return;
+    if (states_[chain].first_shadow != kNone) promote(chain, lo, hi);
+    const i32 last = states_[chain].last;
+    states_[chain].end = last == kNone ? shapes_[chain].start : runs_[last].hi;
+  }
+
+  // ---- Primary runs ----
+
+  i32 new_run() {
+    if (unused_ == kNone) {
+      runs_.emplace_back();
+      return static_cast<i32>(runs_.size() - 1);
+    }
+    const i32 r = unused_;
+    unused_ = runs_[r].later;
+    runs_[r] = Run{};
+    return r;
+  }
+
+  void discard(i32 r) {
+    runs_[r].later = unused_;
+    unused_ = r;
+  }
+
+  void link_primary(i32 r, i32 below, i32 above) {
+    runs_[r].below = below;
+    runs_[r].above = above;
+    if (below != kNone) runs_[below].above = r;
+    if (above != kNone) {
+      runs_[above].below = r;
+    } else {
+      states_[runs_[r].chain].last = r;
+    }
+  }
+
+  void drop_primary(i32 r) {
+    const Run& run = runs_[r];
+    if (run.below != kNone) runs_[run.below].above = run.above;
+    if (run.above != kNone) {
+      runs_[run.above].below = run.below;
+    } else {
+      states_[run.chain].last = run.below;
+    }
+    discard(r);
+  }
+
+  // Cuts a primary run at block `at`; returns the lower part. The upper one is evicted first.
+  i32 split(i32 r, i32 at) {
+    const i32 lower = new_run();
+    runs_[lower].chain = runs_[r].chain;
+    runs_[lower].lo = runs_[r].lo;
+    runs_[lower].hi = at;
+    runs_[lower].holders = runs_[r].holders;
+    runs_[r].lo = at;
+    link_primary(lower, runs_[r].below, r);
+    if (runs_[r].holders == 0) link_before(lower, runs_[r].later);
+    return lower;
+  }
+
+  // Joins the run above to a held one.
+  void merge(i32 r, i32 above) {
+    runs_[above].lo = runs_[r].lo;
+    runs_[above].below = runs_[r].below;
+    if (runs_[r].below != kNone) runs_[runs_[r].below].above = above;
+    // The lower run's number stays valid for the caller's walk: only its neighbour below is read from it.
+    discard(r);
+  }
+
+  void merge_idle(i32 r, i32 above) {
+    unlink(r);
+    merge(r, above);
+  }
+
+  void release_primary(i32 chain, i32 lo, i32 end) {
+    i32 r = states_[chain].last;
+    while (end > lo) {
+      while (runs_[r].lo >= end) r = runs_[r].below;
+      if (runs_[r].hi > end) r = split(r, end);
+      if (runs_[r].lo < lo) {
+        split(r, lo);
+      }
+      end = runs_[r].lo;
+      const i32 below = runs_[r].below;
+      runs_[r].holders -= 1;
+      if (runs_[r].holders == 0) retire(r);
+      r = below;
+    }
+  }
+
+  // Blocks [lo, hi) of the chain get their keys.
+  void insert(Holding& holding, i32 chain, i32 lo, i32 hi) {
+    ChainState& state = states_[chain];
+    if (lo < state.end) {
+      const i32 cut = static_cast<i32>(min_of(hi, state.end));
+      add_shadow(holding, chain, lo, cut);
+      lo = cut;
+    }
+    if (lo >= hi) return;
+    if (state.last != kNone && runs_[state.last].holders == 1) {
+      runs_[state.last].hi = hi;
+    } else {
+      const i32 r = new_run();
+      runs_[r].chain = chain;
+      runs_[r].lo = lo;
+      runs_[r].hi = hi;
+      runs_[r].holders = 1;
+      link_primary(r, state.last, kNone);
+    }
+    state.end = hi;
+  }
+
+  // ---- Shadow runs ----
+
+  void link_shadow(i32 r, i32 before) {  // before: the shadow of the chain that got its key next, or none
+    ChainState& state = states_[runs_[r].chain];
+    runs_[r].shadow = true;
+    runs_[r].above = before;
+    runs_[r].below = before == kNone ? state.last_shadow : runs_[before].below;
+    (runs_[r].below == kNone ? state.first_shadow : runs_[runs_[r].below].above) = r;
+    (before == kNone ? state.last_shadow : runs_[before].below) = r;
+    ++shadow_runs_;
+  }
+
+  void unlink_shadow(i32 r) {
+    ChainState& state = states_[runs_[r].chain];
+    (runs_[r].below == kNone ? state.first_shadow : runs_[runs_[r].below].above) = runs_[r].above;
+    (runs_[r].above == kNone ? state.last_shadow : runs_[runs_[r].above].below) = runs_[r].below;
+    runs_[r].shadow = false;
+    --shadow_runs_;
+  }
+
+  void drop_shadow(i32 r) {
+    unlink_shadow(r);
+    discard(r);
+  }
+
+  void own(Holding& holding, i32 r) {
+    runs_[r].owner = &holding;
+    runs_[r].next_owned = holding.shadows;
+    holding.shadows = r;
+  }
+
+  void disown(Holding& holding, i32 r) {
+    i32* place = &holding.shadows;
+    while (*place != r) place = &runs_[*place].next_owned;
+    *place = runs_[r].next_owned;
+    runs_[r].owner = nullptr;
+  }
+
+  void add_shadow(Holding& holding, i32 chain, i32 lo, i32 hi) {
+    const i32 r = new_run();
+    runs_[r].chain = chain;
+    runs_[r].lo = lo;
+    runs_[r].hi = hi;
+    runs_[r].holders = 1;
+    link_shadow(r, kNone);
+    own(holding, r);
+  }
+
+  // Cuts a shadow at block `at`; returns the lower part.
+  i32 split_shadow(i32 r, i32 at) {
+    const i32 lower = new_run();
+    runs_[lower].chain = runs_[r].chain;
+    runs_[lower].lo = runs_[r].lo;
+    runs_[lower].hi = at;
+    runs_[lower].holders = runs_[r].holders;
+    runs_[r].lo = at;
+    link_shadow(lower, r);
+    if (runs_[r].owner != nullptr) {
+      own(*runs_[r].owner, lower);
+    } else {
+      link_before(lower, runs_[r].later);
+    }
+    return lower;
+  }
+
+  // Primary blocks [lo, hi) are gone: the shadows that got these keys next take their place.
+  void promote(i32 chain, i32 lo, i32 hi) { promote_from(states_[chain].first_shadow, chain, lo, hi); }
+
+  void promote_from(i32 r, i32 chain, i32 lo, i32 hi) {
+    while (r != kNone && (runs_[r].hi <= lo || runs_[r].lo >= hi)) r = runs_[r].above;
+    if (r == kNone || lo >= hi) return;
+    if (runs_[r].hi > hi) r = split_shadow(r, hi);
+    i32 next = runs_[r].above;
+    if (runs_[r].lo < lo) split_shadow(r, lo);
+    const i32 from = runs_[r].lo, to = runs_[r].hi;
+    if (runs_[r].owner != nullptr) disown(*runs_[r].owner, r);
+    unlink_shadow(r);
+    i32 above = kNone, below = states_[chain].last;
+    while (below != kNone && runs_[below].lo >= to) above = below, below = runs_[below].below;
+    link_primary(r, below, above);
+    promote_from(next, chain, lo, from);
+    promote_from(next, chain, to, hi);
+  }
+
+  const ChainShape* shapes_;
+  i64 retention_;
+  i64 plain_free_;
+  i64 free_;
+  i64 evicted_ = 0;
+  i64 shadow_runs_ = 0;
+  i32 unused_ = kNone;
+  std::vector<Run> runs_;
+  std::vector<ChainState> states_;
+};
+
+}  // namespace kvsim

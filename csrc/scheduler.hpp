@@ -1,0 +1,337 @@
+// vLLM V1's scheduler: who runs in the next step, and how many tokens.
+//
+// The rules are those of kvsim/backends/engine_kernels.py, which follows vLLM 0.32's Scheduler.schedule and
+// KVCacheManager.allocate_slots; the two agree in every decision.
+#pragma once
+
+#include <algorithm>
+#include <deque>
+#include <vector>
+
+#include "pool.hpp"
+
+namespace kvsim {
+
+// kvsim.backends.engine_kernels.Settings says the same, field by field.
+struct Settings {
+  i64 block_size = 0;
+  i64 num_gpu_blocks = 0;  // the null block among them
+  i64 max_num_batched_tokens = 0;
+  i64 max_num_seqs = 0;
+  i64 long_prefill_token_threshold = 0;
+  i64 watermark_blocks = 0;
+  i64 scheduler_reserve_full_isl = 1;
+  i64 enable_chunked_prefill = 1;
+  i64 priority = 0;
+  i64 retention = kLruRetention;
+};
+
+struct Request {
+  // What every step touches.
+  i64 prompt = 0;
+  i64 output = 0;
+  i64 computed = 0;
+  i64 generated = 0;
+  Holding holding;
+  i64 gpu_ns = 0;  // for the one who keeps time
+  i64 row = 0;
+  // The rest.
+  i64 priority = 0;
+  i64 arrival = 0;  // running number
+  i64 cached = -1;  // tokens hit at the first admission
+  i64 preemptions = 0;
+  i64 release_ns = 0;
+  i64 scheduled_ns = -1;
+  i64 first_token_ns = 0;
+  i64 hittable = 0;
+  i64 recompute_units = 0;
+
+  i64 tokens() const { return prompt + generated; }
+  // Whether the next token computed is a generated one: a step of it is decoding, not prefill.
+  bool decodes() const { return computed >= prompt; }
+  bool served_after(const Request& other) const {
+    return priority != other.priority ? priority > other.priority : arrival > other.arrival;
+  }
+};
+
+// What a step computes of one request.
+struct Work {
+  i32 seat;
+  i64 before;  // computed tokens before the step
+  i64 tokens;
+  // Built in place: a copy from the stack costs as much as the scheduling itself.
+  Work(i32 seat, i64 before, i64 tokens) : seat(seat), before(before), tokens(tokens) {}
+};
+
+class Scheduler {
+ public:
+  Scheduler(const Settings& settings, const Contexts& contexts)
+      : settings_(settings),
+        contexts_(contexts),
+        chains_(contexts, settings.block_size),
+        pool_(chains_, settings.num_gpu_blocks - 1, settings.retention),
+        seats_(settings.max_num_seqs) {
+    for (i64 seat = settings.max_num_seqs - 1; seat >= 0; --seat) empty_seats_.push_back(static_cast<i32>(seat));
+  }
+  Scheduler(const Scheduler&) = delete;  // the pool points to seats and chains
+  Scheduler& operator=(const Scheduler&) = delete;
+
+  // A request joins the waiting queue.
+  void arrive(i64 row, i64 now_ns = 0) {
+    Request request;
+    request.row = row;
+    request.prompt = contexts_.prompt[row];
+    request.output = contexts_.output[row];
+    request.priority = contexts_.priority[row];
+    request.hittable = contexts_.hittable[row];
+    request.arrival = arrived_++;
+    request.release_ns = now_ns;
+    request.holding.chain = chains_.of_row[row];
+    enqueue(request, false);
+  }
+
+  // Decides what the next step computes: work(), preempted().
+  void schedule() {
+    work_.clear();
+    preempted_.clear();
+    admitted_ = 0;
+    i64 budget = settings_.max_num_batched_tokens;
+    const bool alone = running_.size() + waiting_.size() <= 1;
+    const i64 longest = settings_.long_prefill_token_threshold > 0 && !alone  // vLLM lets a lone request have it all
+                            ? settings_.long_prefill_token_threshold
+                            : budget;
+    schedule_running(budget, longest);
+    if (preempted_.empty()) admit(budget, longest);
+  }
+
+  // Ends the step. `on_token(request)` follows each token, `on_finish(request)` the last one; blocks are free then.
+  template <class OnToken, class OnFinish>
+  void update(OnToken&& on_token, OnFinish&& on_finish) {
+    bool any = false;
+    for (const Work& work : work_) {
+      Request& request = seats_[work.seat];
+      request.computed += work.tokens;
+      if (request.computed < request.tokens()) continue;
+      request.generated += 1;
+      on_token(request);
+      if (request.generated < request.output) continue;
+      pool_.release(request.holding);
+      on_finish(request);
+      any = true;
+    }
+    if (any) leave();
+  }
+
+  // How many steps from the one just scheduled, itself included, are sure to run the same requests, one token each.
+  // Arrivals, which may end this, are the caller's to watch where admits_arrivals().
+  i64 steady_steps() const {
+    if (!preempted_.empty() || work_.size() != running_.size() || admitted_ > 0 || head_may_gain_hits()) return 1;
+    i64 steps = INT64_MAX;
+    for (const Work& work : work_) {
+      const Request& request = seats_[work.seat];
+      if (work.tokens != 1 || work.before < request.prompt) return 1;
+      steps = min_of(steps, request.output - request.generated);
+    }
+    const i64 lines = static_cast<i64>(work_.size());
+    if ((steps / settings_.block_size + 1) * lines <= pool_.free_blocks()) return steps;
+    while (steps > 1 && blocks_for_more(steps - 1) > pool_.free_blocks()) steps = 1 + (steps - 1) / 2;
+    return steps;
+  }
+
+  // Runs `more` steps of one token each beyond the scheduled one, but for its update.
+  void advance(i64 more) {
+    for (Work& work : work_) {
+      Request& request = seats_[work.seat];
+      request.computed += more;
+      request.generated += more;
+      work.before += more;
+      grow(request, request.computed + 1);
+    }
+  }
+
+  // Whether an arrival could run in the next step.
+  bool admits_arrivals() const {
+    if (settings_.priority) return true;
+    return waiting_.empty() && static_cast<i64>(running_.size()) < settings_.max_num_seqs;
+  }
+
+  const std::vector<Work>& work() const { return work_; }
+  const std::vector<i64>& preempted() const { return preempted_; }
+  i64 admitted() const { return admitted_; }
+  Request& seat(i32 seat) { return seats_[seat]; }
+  const std::vector<i32>& running() const { return running_; }
+  i64 waiting() const { return static_cast<i64>(waiting_.size()); }
+  bool idle() const { return running_.empty() && waiting_.empty(); }
+  const Pool& pool() const { return pool_; }
+
+ private:
+  i64 blocks_for(i64 tokens) const { return (tokens + settings_.block_size - 1) / settings_.block_size; }
+
+  // Blocks and keys for so many tokens of the request.
+  void grow(Request& request, i64 slots) {
+    Holding& holding = request.holding;
+    if (slots > holding.blocks() * settings_.block_size) pool_.allocate(holding, blocks_for(slots));
+    if (slots >= (holding.keyed + 1) * settings_.block_size) pool_.give_keys(holding, slots / settings_.block_size);
+  }
+
+  bool fits(const Request& request, i64 slots) const {
+    const i64 held = request.holding.blocks();
+    return slots <= held * settings_.block_size || blocks_for(slots) - held <= pool_.free_blocks();
+  }
+
+  void schedule_running(i64& budget, i64 longest) {
+    for (std::size_t place = 0; place < running_.size() && budget > 0; ++place) {
+      const i32 seat = running_[place];
+      Request& request = seats_[seat];
+      const i64 count = min_of(min_of(request.tokens() - request.computed, longest), budget);
+      while (!fits(request, request.computed + count)) {
+        const std::size_t victim = preemption_victim();
+        const bool self = victim == place;
+        budget += unschedule(running_[victim]);
+        preempt(victim);
+        if (self) return;
+        if (victim < place) --place;
+      }
+      grow(request, request.computed + count);
+      work_.emplace_back(seat, request.computed, count);
+      budget -= count;
+    }
+  }
+
+  void admit(i64 budget, i64 longest) {
+    while (!waiting_.empty() && budget > 0 && static_cast<i64>(running_.size()) < settings_.max_num_seqs) {
+      const Request& head = waiting_.front();
+      const i64 total = head.tokens();
+      const i64 found = pool_.hits(head.holding.chain, (total - 1) / settings_.block_size);
+      const i64 cached = found * settings_.block_size;
+      i64 count = min_of(total - cached, longest);
+      if (count > budget && !settings_.enable_chunked_prefill) return;
+      count = min_of(count, budget);
+      const i64 slots = cached + count;
+      // Idle hits are counted as needed, since taking them shortens the free queue.
+      i64 needed = blocks_for(settings_.scheduler_reserve_full_isl ? total : slots) - found;
+      if (!running_.empty()) needed += settings_.watermark_blocks;
+      if (needed > pool_.free_blocks()) return;  // spares the count of idle hits
+      needed += pool_.idle_hits(head.holding.chain, found);
+      if (needed > pool_.free_blocks()) return;
+
+      const i32 seat = empty_seats_.back();
+      empty_seats_.pop_back();
+      Request& request = seats_[seat] = head;
+      dequeue();
+      running_.push_back(seat);
+      ++admitted_;
+      pool_.touch(request.holding, found);
+      request.computed = cached;
+      if (request.cached < 0) request.cached = cached;
+      grow(request, slots);
+      work_.emplace_back(seat, cached, count);
+      budget -= count;
+    }
+  }
+
+  std::size_t preemption_victim() const {
+    if (!settings_.priority) return running_.size() - 1;
+    std::size_t victim = 0;
+    for (std::size_t other = 1; other < running_.size(); ++other) {
+      if (seats_[running_[other]].served_after(seats_[running_[victim]])) victim = other;
+    }
+    return victim;
+  }
+
+  void preempt(std::size_t victim) {
+    const i32 seat = running_[victim];
+    Request& request = seats_[seat];
+    running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(victim));
+    pool_.release(request.holding);
+    request.computed = 0;
+    request.preemptions += 1;
+    preempted_.push_back(request.row);
+    enqueue(request, true);
+    empty_seats_.push_back(seat);
+  }
+
+  // Takes a victim out of the step under way; returns its tokens to the budget.
+  i64 unschedule(i32 seat) {
+    if (!settings_.priority) return 0;  // the last of running comes after all that are scheduled
+    for (std::size_t place = 0; place < work_.size(); ++place) {
+      if (work_[place].seat != seat) continue;
+      const i64 tokens = work_[place].tokens;
+      work_.erase(work_.begin() + static_cast<std::ptrdiff_t>(place));
+      return tokens;
+    }
+    return 0;
+  }
+
+  static bool heap_order(const Request& a, const Request& b) { return a.served_after(b); }
+
+  void enqueue(const Request& request, bool first) {
+    if (settings_.priority) {
+      waiting_.push_back(request);
+      std::push_heap(waiting_.begin(), waiting_.end(), heap_order);
+    } else if (first) {
+      waiting_.push_front(request);
+    } else {
+      waiting_.push_back(request);
+    }
+  }
+
+  void dequeue() {
+    if (settings_.priority) {
+      std::pop_heap(waiting_.begin(), waiting_.end(), heap_order);
+      waiting_.pop_back();
+    } else {
+      waiting_.pop_front();
+    }
+  }
+
+  // The finished leave running.
+  void leave() {
+    std::size_t kept = 0;
+    for (const i32 seat : running_) {
+      if (seats_[seat].generated < seats_[seat].output) {
+        running_[kept++] = seat;
+      } else {
+        empty_seats_.push_back(seat);
+      }
+    }
+    running_.resize(kept);
+  }
+
+  // New blocks that `more` steps beyond the scheduled one take.
+  i64 blocks_for_more(i64 more) const {
+    i64 blocks = 0;
+    for (const i32 seat : running_) {
+      const Request& request = seats_[seat];
+      blocks += max_of(blocks_for(request.computed + 1 + more) - request.holding.blocks(), 0);
+    }
+    return blocks;
+  }
+
+  // Whether the head of the waiting queue, refused now, could find more cached while others only decode: if one of
+  // them is still writing what the head's prompt begins with.
+  bool head_may_gain_hits() const {
+    if (waiting_.empty() || static_cast<i64>(running_.size()) >= settings_.max_num_seqs) return false;
+    for (i32 chain = waiting_.front().holding.chain; chain != kNone; chain = chains_.shapes[chain].above) {
+      for (const i32 seat : running_) {
+        if (seats_[seat].holding.chain == chain) return true;
+      }
+    }
+    return false;
+  }
+
+  Settings settings_;
+  Contexts contexts_;
+  Chains chains_;
+  Pool pool_;
+  std::vector<Request> seats_;  // of the running; never resized, since the pool points into them
+  std::vector<i32> empty_seats_;
+  std::vector<i32> running_;     // seats in order of admission
+  std::deque<Request> waiting_;  // in order of service, or a heap of it under the priority policy
+  std::vector<Work> work_;
+  std::vector<i64> preempted_;
+  i64 admitted_ = 0;
+  i64 arrived_ = 0;
+};
+
+}  // namespace kvsim

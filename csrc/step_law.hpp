@@ -1,0 +1,80 @@
+// How long a step takes, in whole numbers of 2^-fraction_bits nanoseconds (kvsim/law.py makes the tables).
+#pragma once
+
+#include "rates.hpp"
+
+namespace kvsim {
+
+// One attention group: all layers with full attention, or all with a sliding window.
+struct GroupLaw {
+  i64 pair = 0;
+  i64 context = 0;
+  const i64* decode = nullptr;  // by sequences decoding
+};
+
+struct StepLaw {
+  i64 fraction_bits = 0;
+  const i64* step = nullptr;       // by tokens
+  const i64* sequences = nullptr;  // by sequences
+  i64 window = 0;                  // 0: no windowed group
+  GroupLaw full;
+  GroupLaw windowed;
+
+  // Attention of `count` prompt tokens after `before` ones: pairs and context read, each capped at the window.
+  i64 chunk(i64 before, i64 count) const {
+    i64 units = full.pair * (count * before + count * (count + 1) / 2) + full.context * (before + count);
+    if (window > 0) {
+      units += windowed.pair * sum_capped(before, 1, count, window);
+      units += windowed.context * min_of(before + count, window + count);
+    }
+    return units;
+  }
+
+  // How much shorter a step would be without the part of a chunk that was in the cache once.
+  i64 recompute(i64 before, i64 count, i64 hittable, i64 tokens, i64 in_step) const {
+    const i64 again = min_of(before + count, hittable) - before;
+    if (again <= 0) return 0;
+    i64 units = step[tokens] - step[tokens - again] + chunk(before, count);
+    if (again < count) {
+      units -= chunk(before + again, count - again);
+    } else {
+      units += sequences[in_step] - sequences[in_step - 1];
+    }
+    return max_of(units, 0);
+  }
+};
+
+// Steps in which the same sequences decode one token each: the time of the first n of them in closed form.
+struct DecodeStretch {
+  i64 step = 0;  // what each step takes beside attention
+  i64 full = 0, windowed = 0;
+  i64 seen = 0, seen_in_window = 0;  // context read in the first step
+  i64 lines = 0, within_window = 0;  // how much more that is in each further step
+
+  i64 units(i64 n) const {
+    const i64 pairs = n * (n - 1) / 2;
+    return n * step + full * (n * seen + pairs * lines) + windowed * (n * seen_in_window + pairs * within_window);
+  }
+
+  // At most `most` steps, and so few that their time cannot overflow.
+  i64 within_horizon(i64 most) const {
+    const i64 longest = step + full * (seen + most * lines) + windowed * (seen_in_window + most * within_window);
+    return min_of(most, max_of((i64{1} << 61) / max_of(longest, 1), 1));
+  }
+
+  // The fewest steps, at most `most`, that take at least `units_wanted`.
+  i64 steps_until(i64 units_wanted, i64 most) const {
+    i64 low = 1;
+    while (low < most) {
+      const i64 middle = low + (most - low) / 2;
+      if (units(middle) >= units_wanted) {
+        most = middle;
+      } else {
+        low = middle + 1;
+      }
+    }
+    return low;
+  }
+};
+
+}  // namespace kvsim

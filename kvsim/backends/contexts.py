@@ -1,0 +1,80 @@
+"""A batch and an engine's arguments as the scheduler's kernels take them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kvsim.backends.engine_kernels import DROP, LRU, NO_CACHE, Contexts, GroupLaw, Settings, StepLaw
+
+if TYPE_CHECKING:
+    from kvsim.backends.interface import Ints
+    from kvsim.engine import Engine
+    from kvsim.law import AttentionTable, Law
+    from kvsim.trajectory import Batch
+
+RETENTION = {"lru": LRU, "drop": DROP}
+
+
+def settings_of(engine: Engine, retention: int = LRU) -> Settings:
+    """What the scheduler obeys. The watermark is vLLM's: a share of all blocks, rounded down."""
+    return Settings(
+        block_size=engine.block_size,
+        num_gpu_blocks=engine.num_gpu_blocks,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        max_num_seqs=engine.max_num_seqs,
+        long_prefill_token_threshold=engine.long_prefill_token_threshold,
+        watermark_blocks=int(engine.watermark * engine.num_gpu_blocks),
+        scheduler_reserve_full_isl=int(engine.scheduler_reserve_full_isl),
+        enable_chunked_prefill=int(engine.enable_chunked_prefill),
+        priority=int(engine.scheduling_policy == "priority"),
+        retention=retention if engine.enable_prefix_caching else NO_CACHE,
+    )
+
+
+def step_law(law: Law) -> StepLaw:
+    """The law's tables as the kernels take them."""
+
+    def group(table: AttentionTable) -> GroupLaw:
+        return GroupLaw(table.pair, table.context, table.decode)
+
+    return StepLaw(law.fraction_bits, law.step, law.sequences, law.window, group(law.full), group(law.windowed))
+
+
+def contexts_of(batch: Batch, block_size: int) -> Contexts:
+    """Block keys of all contexts: row by row those of its own blocks, then those of the named prefixes."""
+    root = batch.parent < 0
+    output = np.maximum(batch.output_tokens, 1)
+    own_from = batch.kept_tokens // block_size
+    own = np.maximum((batch.prompt_tokens + output) // block_size - own_from, 0)
+    first_key = np.cumsum(own) - own
+    keys = int(own.sum())
+    prefix_key = np.full(batch.turns, -1, np.int64)
+    if batch.prefix is not None:
+        longest = np.zeros(len(batch.prefix_names), np.int64)
+        named = batch.prefix >= 0
+        np.maximum.at(longest, batch.prefix[named], own_from[named])
+        prefix_key[named] = (keys + np.cumsum(longest) - longest)[batch.prefix[named]]
+        keys += int(longest.sum())
+    return Contexts(
+        prompt=batch.prompt_tokens,
+        output=output,
+        priority=np.zeros(batch.turns, np.int64) if batch.priority is None else batch.priority,
+        above=batch.parent,
+        own_from=np.where(root & (prefix_key < 0), 0, own_from),
+        first_key=first_key,
+        prefix_key=prefix_key,
+        hittable=hittable_tokens(batch, block_size),
+        keys=keys,
+    )
+
+
+def hittable_tokens(batch: Batch, block_size: int) -> Ints:
+    """Tokens that each row would find in the cache if nothing had been evicted, shape (rows,)."""
+    shared = np.zeros(batch.turns, np.int64) if batch.shared_tokens is None else batch.shared_tokens
+    if batch.turns:
+        computed = (batch.prompt_tokens + np.maximum(batch.output_tokens, 1) - 1)[batch.parent]
+        shared = np.where(batch.parent >= 0, np.minimum(batch.kept_tokens, computed), shared)
+    found: Ints = np.minimum(shared, batch.prompt_tokens - 1) // block_size * block_size
+    return found

@@ -1,0 +1,734 @@
+"""vLLM V1's scheduler and KV-cache pool as readable text: one engine step at a time, blocks one by one.
+
+Loaded as it stands it is the oracle; with ``jit`` bound to Numba's it is the fallback, as ``kernels.py`` is.
+``csrc/pool.hpp``, ``scheduler.hpp`` and ``simulate.hpp`` are the fast text: other data structures, the same decisions
+and the same integers. The rules are vLLM 0.32's: ``Scheduler.schedule``, ``KVCacheManager.allocate_slots``,
+``BlockPool``. All jitted code stands in this one file.
+
+Rows are turns (requests), blocks are numbers from 1 (0 is the null block), keys are numbers of full blocks of contexts.
+Times called ``units`` are 2^-fraction_bits ns; names ending in ``_ns`` are whole nanoseconds.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+if TYPE_CHECKING or "jit" not in globals():
+
+    def jit(function: Any) -> Any:
+        """Leaves the function as it is: the oracle is uncompiled Python."""
+        return function
+
+
+# What happens to the keys of blocks that nobody holds.
+NO_CACHE, DROP, LRU = range(3)
+
+
+class Settings(NamedTuple):
+    """An engine's arguments that its scheduler obeys, by vLLM's names."""
+
+    block_size: int
+    num_gpu_blocks: int  # the null block among them
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    long_prefill_token_threshold: int
+    watermark_blocks: int
+    scheduler_reserve_full_isl: int
+    enable_chunked_prefill: int
+    priority: int  # 1: scheduling_policy="priority", 0: "fcfs"
+    retention: int  # NO_CACHE, DROP or LRU
+
+
+class GroupLaw(NamedTuple):
+    """One attention group of the law (:class:`kvsim.law.AttentionTable`)."""
+
+    pair: int
+    context: int
+    decode: Ints
+
+
+class StepLaw(NamedTuple):
+    """How long a step takes (:class:`kvsim.law.Law`)."""
+
+    fraction_bits: int
+    step: Ints
+    sequences: Ints
+    window: int
+    full: GroupLaw
+    windowed: GroupLaw
+
+
+class Contexts(NamedTuple):
+    """The prefix tree, cut into blocks: which key each full block of each row's prompt + output has.
+
+    Blocks below ``own_from[row]`` are the context above: the row ``above[row]``, or for roots the named prefix whose
+    block 0 has the key ``prefix_key[row]``. A row's own blocks have the keys from ``first_key[row]`` on.
+    """
+
+    prompt: Ints
+    output: Ints  # at least 1
+    priority: Ints
+    above: Ints
+    own_from: Ints
+    first_key: Ints
+    prefix_key: Ints
+    hittable: Ints  # tokens found in the cache if nothing had been evicted
+    keys: int
+
+
+# Places in Engine.counts.
+FREE, EVICTED, RUNNING, WAITING, SCHEDULED, PREEMPTED, FINISHED, ARRIVED = range(8)
+
+END = -1
+
+
+class Engine(NamedTuple):
+    """Everything that changes. Arrays by block, by key, by row, and of the last step."""
+
+    counts: Ints
+    # Blocks. The free queue is a ring through ``later`` and ``earlier`` that starts and ends at block 0.
+    later: Ints
+    earlier: Ints
+    held_by: Ints  # how many requests hold the block
+    key: Ints  # END: none
+    same_key: Ints  # the block that got the same key next
+    first: Ints  # by key: the first block that got it and still has it
+    # Requests.
+    table: Ints  # the blocks of row r stand from table_start[r] on
+    table_start: Ints
+    held: Ints  # blocks held
+    keyed: Ints  # of those, how many have got their key
+    computed: Ints
+    generated: Ints
+    preemptions: Ints
+    cached: Ints  # tokens hit at the first admission, END: not yet admitted
+    arrival: Ints  # running number of the request
+    running: Ints  # rows in order of admission
+    waiting: Ints  # rows in order of service
+    # The last step.
+    scheduled: Ints
+    before: Ints  # computed tokens before the step
+    tokens: Ints  # tokens scheduled
+    preempted: Ints
+    finished: Ints
+
+
+@jit
+def new_engine(settings: Settings, contexts: Contexts) -> Engine:
+    """An engine with an empty cache that will serve the rows of ``contexts``."""
+    rows = len(contexts.prompt)
+    blocks = settings.num_gpu_blocks
+    counts = np.zeros(8, np.int64)
+    counts[FREE] = blocks - 1
+    ring = np.arange(blocks)
+    start = np.zeros(rows + 1, np.int64)
+    for row in range(rows):
+        longest = contexts.prompt[row] + contexts.output[row] - 1
+        start[row + 1] = start[row] + -(-longest // settings.block_size)
+    return Engine(
+        counts=counts,
+        later=(ring + 1) % blocks,
+        earlier=(ring - 1) % blocks,
+        held_by=np.zeros(blocks, np.int64),
+        key=np.full(blocks, END, np.int64),
+        same_key=np.full(blocks, END, np.int64),
+        first=np.full(contexts.keys, END, np.int64),
+        table=np.zeros(start[rows], np.int64),
+        table_start=start,
+        held=np.zeros(rows, np.int64),
+        keyed=np.zeros(rows, np.int64),
+        computed=np.zeros(rows, np.int64),
+        generated=np.zeros(rows, np.int64),
+        preemptions=np.zeros(rows, np.int64),
+        cached=np.full(rows, END, np.int64),
+        arrival=np.zeros(rows, np.int64),
+        running=np.zeros(rows, np.int64),
+        waiting=np.zeros(rows, np.int64),
+        scheduled=np.zeros(rows, np.int64),
+        before=np.zeros(rows, np.int64),
+        tokens=np.zeros(rows, np.int64),
+        preempted=np.zeros(rows, np.int64),
+        finished=np.zeros(rows, np.int64),
+    )
+
+
+# ---- The pool ----
+
+
+@jit
+def key_of(contexts: Contexts, row: int, block: int) -> int:
+    """The key of a full block of a row's context."""
+    while block < contexts.own_from[row]:
+        if contexts.above[row] < 0:
+            return int(contexts.prefix_key[row] + block)
+        row = contexts.above[row]
+    return int(contexts.first_key[row] + block - contexts.own_from[row])
+
+
+@jit
+def unlink(engine: Engine, block: int) -> None:
+    """Takes a block out of the free queue."""
+    engine.later[engine.earlier[block]] = engine.later[block]
+    engine.earlier[engine.later[block]] = engine.earlier[block]
+    engine.counts[FREE] -= 1
+
+
+@jit
+def link_after(engine: Engine, block: int, place: int) -> None:
+    """Puts a block into the free queue behind ``place``; behind 0 is the front, behind earlier[0] the back."""
+    engine.earlier[block] = place
+    engine.later[block] = engine.later[place]
+    engine.earlier[engine.later[place]] = block
+    engine.later[place] = block
+    engine.counts[FREE] += 1
+
+
+@jit
+def give_key(engine: Engine, block: int, key: int) -> None:
+    """Keys are not unique: the block stands behind all that have the same one."""
+    engine.key[block] = key
+    engine.same_key[block] = END
+    last = engine.first[key]
+    if last == END:
+        engine.first[key] = block
+    else:
+        while engine.same_key[last] != END:
+            last = engine.same_key[last]
+        engine.same_key[last] = block
+
+
+@jit
+def take_key(engine: Engine, block: int) -> None:
+    """The block cannot be hit any more."""
+    key = engine.key[block]
+    if engine.first[key] == block:
+        engine.first[key] = engine.same_key[block]
+    else:
+        other = engine.first[key]
+        while engine.same_key[other] != block:
+            other = engine.same_key[other]
+        engine.same_key[other] = engine.same_key[block]
+    engine.key[block] = END
+
+
+@jit
+def hits(settings: Settings, contexts: Contexts, engine: Engine, row: int) -> int:
+    """The longest run of known keys from the first block; at least one token is left to compute."""
+    if settings.retention == NO_CACHE:
+        return 0
+    most = (contexts.prompt[row] + engine.generated[row] - 1) // settings.block_size
+    for block in range(most):
+        if engine.first[key_of(contexts, row, block)] == END:
+            return block
+    return int(most)
+
+
+@jit
+def idle_hits(contexts: Contexts, engine: Engine, row: int, count: int) -> int:
+    """How many of the first ``count`` hits stand in the free queue."""
+    idle = 0
+    for block in range(count):
+        if engine.held_by[engine.first[key_of(contexts, row, block)]] == 0:
+            idle += 1
+    return idle
+
+
+@jit
+def touch(contexts: Contexts, engine: Engine, row: int, count: int) -> None:
+    """The row takes its first ``count`` blocks from the cache."""
+    for block in range(count):
+        found = engine.first[key_of(contexts, row, block)]
+        if engine.held_by[found] == 0:
+            unlink(engine, found)
+        engine.held_by[found] += 1
+        engine.table[engine.table_start[row] + block] = found
+    engine.held[row] = count
+    engine.keyed[row] = count
+
+
+@jit
+def allocate(settings: Settings, contexts: Contexts, engine: Engine, row: int, slots: int) -> None:
+    """Blocks for ``slots`` tokens from the front of the free queue, and keys for those that the tokens fill.
+
+    A block that loses its key here is evicted.
+    """
+    start = engine.table_start[row]
+    for place in range(engine.held[row], -(-slots // settings.block_size)):
+        block = engine.later[0]
+        unlink(engine, block)
+        if engine.key[block] != END:
+            take_key(engine, block)
+            engine.counts[EVICTED] += 1
+        engine.held_by[block] = 1
+        engine.table[start + place] = block
+        engine.held[row] = place + 1
+    if settings.retention != NO_CACHE:
+        for place in range(engine.keyed[row], slots // settings.block_size):
+            give_key(engine, engine.table[start + place], key_of(contexts, row, place))
+            engine.keyed[row] = place + 1
+
+
+@jit
+def release(settings: Settings, engine: Engine, row: int) -> None:
+    """Gives all blocks back, the last first: those with a key to the back of the free queue, others to its front."""
+    start = engine.table_start[row]
+    for place in range(engine.held[row] - 1, -1, -1):
+        block = engine.table[start + place]
+        engine.held_by[block] -= 1
+        if engine.held_by[block] == 0:
+            if engine.key[block] != END and settings.retention == DROP:
+                take_key(engine, block)
+            link_after(engine, block, 0 if engine.key[block] == END else engine.earlier[0])
+    engine.held[row] = 0
+    engine.keyed[row] = 0
+
+
+# ---- The scheduler ----
+
+
+@jit
+def later_served(contexts: Contexts, engine: Engine, row: int, other: int) -> bool:
+    """Whether priority scheduling serves ``row`` after ``other``."""
+    if contexts.priority[row] != contexts.priority[other]:
+        return bool(contexts.priority[row] > contexts.priority[other])
+    return bool(engine.arrival[row] > engine.arrival[other])
+
+
+@jit
+def enqueue(settings: Settings, contexts: Contexts, engine: Engine, row: int, place: int) -> None:
+    """Puts a request into the waiting queue: at ``place``, or under the priority policy where it belongs."""
+    if settings.priority:
+        place = 0
+        while place < engine.counts[WAITING] and later_served(contexts, engine, row, engine.waiting[place]):
+            place += 1
+    for other in range(engine.counts[WAITING], place, -1):
+        engine.waiting[other] = engine.waiting[other - 1]
+    engine.waiting[place] = row
+    engine.counts[WAITING] += 1
+
+
+@jit
+def arrive(settings: Settings, contexts: Contexts, engine: Engine, row: int) -> None:
+    """A new request joins the waiting queue."""
+    engine.arrival[row] = engine.counts[ARRIVED]
+    engine.counts[ARRIVED] += 1
+    enqueue(settings, contexts, engine, row, engine.counts[WAITING])
+
+
+@jit
+def remove(rows: Ints, count: int, place: int) -> None:
+    """Closes the gap at ``place``."""
+    for other in range(place, count - 1):
+        rows[other] = rows[other + 1]
+
+
+@jit
+def preempt(settings: Settings, contexts: Contexts, engine: Engine) -> int:
+    """Sends the least important running request back to the waiting queue; returns its former place in running."""
+    counts = engine.counts
+    place = counts[RUNNING] - 1
+    if settings.priority:
+        place = 0
+        for other in range(1, counts[RUNNING]):
+            if later_served(contexts, engine, engine.running[other], engine.running[place]):
+                place = other
+    victim = engine.running[place]
+    remove(engine.running, counts[RUNNING], place)
+    counts[RUNNING] -= 1
+    release(settings, engine, victim)
+    engine.computed[victim] = 0
+    engine.preemptions[victim] += 1
+    engine.preempted[counts[PREEMPTED]] = victim
+    counts[PREEMPTED] += 1
+    enqueue(settings, contexts, engine, victim, 0)
+    return int(place)
+
+
+@jit
+def unschedule(engine: Engine, row: int) -> int:
+    """Takes a victim out of the step under way; returns its tokens to the budget."""
+    counts = engine.counts
+    for place in range(counts[SCHEDULED]):
+        if engine.scheduled[place] == row:
+            tokens = engine.tokens[place]
+            for column in (engine.scheduled, engine.before, engine.tokens):
+                remove(column, counts[SCHEDULED], place)
+            counts[SCHEDULED] -= 1
+            return int(tokens)
+    return 0
+
+
+@jit
+def add_to_step(engine: Engine, row: int, tokens: int) -> None:
+    """Notes that the step computes so many tokens of the row."""
+    place = engine.counts[SCHEDULED]
+    engine.scheduled[place] = row
+    engine.before[place] = engine.computed[row]
+    engine.tokens[place] = tokens
+    engine.counts[SCHEDULED] = place + 1
+
+
+@jit
+def schedule(settings: Settings, contexts: Contexts, engine: Engine) -> None:
+    """Decides what the next step computes: ``scheduled``, ``before``, ``tokens``, and who is ``preempted``."""
+    counts = engine.counts
+    size = settings.block_size
+    counts[SCHEDULED] = 0
+    counts[PREEMPTED] = 0
+    budget = settings.max_num_batched_tokens
+    longest = budget  # most tokens of one request
+    if settings.long_prefill_token_threshold > 0 and counts[RUNNING] + counts[WAITING] > 1:
+        longest = settings.long_prefill_token_threshold
+
+    place = 0
+    while place < counts[RUNNING] and budget > 0:
+        row = engine.running[place]
+        computed = engine.computed[row]
+        count = min(contexts.prompt[row] + engine.generated[row] - computed, longest, budget)
+        alive = True
+        while alive and -(-(computed + count) // size) - engine.held[row] > counts[FREE]:
+            victim_place = preempt(settings, contexts, engine)
+            victim = engine.preempted[counts[PREEMPTED] - 1]
+            budget += unschedule(engine, victim)
+            alive = victim != row
+            if victim_place < place:
+                place -= 1
+        if not alive:
+            break
+        allocate(settings, contexts, engine, row, computed + count)
+        add_to_step(engine, row, count)
+        budget -= count
+        place += 1
+
+    if counts[PREEMPTED] > 0:
+        return
+    while counts[WAITING] > 0 and budget > 0 and counts[RUNNING] < settings.max_num_seqs:
+        row = engine.waiting[0]
+        found = hits(settings, contexts, engine, row)
+        total = contexts.prompt[row] + engine.generated[row]
+        count = min(total - found * size, longest)
+        if count > budget and not settings.enable_chunked_prefill:
+            break
+        count = min(count, budget)
+        # Idle hits are counted as needed, since taking them shortens the free queue.
+        needed = idle_hits(contexts, engine, row, found) - found
+        if counts[RUNNING] > 0:
+            needed += settings.watermark_blocks
+        slots = found * size + count
+        if settings.scheduler_reserve_full_isl and needed + -(-total // size) > counts[FREE]:
+            break
+        if needed + -(-slots // size) > counts[FREE]:
+            break
+        counts[WAITING] -= 1
+        remove(engine.waiting, counts[WAITING] + 1, 0)
+        engine.running[counts[RUNNING]] = row
+        counts[RUNNING] += 1
+        touch(contexts, engine, row, found)
+        engine.computed[row] = found * size
+        if engine.cached[row] == END:
+            engine.cached[row] = found * size
+        allocate(settings, contexts, engine, row, slots)
+        add_to_step(engine, row, count)
+        budget -= count
+
+
+@jit
+def update(settings: Settings, contexts: Contexts, engine: Engine) -> None:
+    """What the step's end brings: tokens computed, a token each for those that caught up, and who is ``finished``."""
+    counts = engine.counts
+    counts[FINISHED] = 0
+    for place in range(counts[SCHEDULED]):
+        row = engine.scheduled[place]
+        engine.computed[row] += engine.tokens[place]
+        if engine.computed[row] == contexts.prompt[row] + engine.generated[row]:
+            engine.generated[row] += 1
+            if engine.generated[row] == contexts.output[row]:
+                release(settings, engine, row)
+                engine.finished[counts[FINISHED]] = row
+                counts[FINISHED] += 1
+    kept = 0
+    for place in range(counts[RUNNING]):
+        row = engine.running[place]
+        if engine.generated[row] < contexts.output[row]:
+            engine.running[kept] = row
+            kept += 1
+    counts[RUNNING] = kept
+
+
+# ---- Time ----
+
+
+class Workload(NamedTuple):
+    """When turns come: a row's pause begins when the last of what it needs is there."""
+
+    start_ns: Ints  # by trajectory, END: it starts when another one ends
+    trajectory: Ints
+    offset_ns: Ints  # of roots: from their trajectory's start
+    pause_ns: Ints
+    needs: Ints  # how many finishes, and for roots that wait for others their trajectory's start; 0: no pause
+    dependants: Ints  # the rows that wait for row r: dependants[dependants_start[r] : dependants_start[r + 1]]
+    dependants_start: Ints
+    roots: Ints  # likewise by trajectory: the rows that come at their own time
+    roots_start: Ints
+    refused: Ints  # 1: the turn is not served, and ends where it begins
+
+
+class Served(NamedTuple):
+    """What became of each row, all END where it was refused but for ``release_ns`` and ``finish_ns``."""
+
+    release_ns: Ints
+    scheduled_ns: Ints
+    first_token_ns: Ints
+    finish_ns: Ints
+    recompute_ns: Ints
+    gpu_ns: Ints
+    cached_tokens: Ints
+    preemptions: Ints
+
+
+#: The columns of an engine's totals.
+ENGINE_TOTALS = ("steps", "busy_ns", "end_ns", "evicted_blocks", "preemptions", "peak_blocks", "unserved")
+
+
+@jit
+def capped_sum(start: int, count: int, cap: int) -> int:
+    """Sum over k = 1..count of min(start + k, cap)."""
+    below = 0 if start >= cap else min(cap - start, count)
+    return below * start + below * (below + 1) // 2 + (count - below) * cap
+
+
+@jit
+def chunk_units(law: StepLaw, before: int, count: int) -> int:
+    """Attention of ``count`` prompt tokens after ``before`` ones: pairs and context read, each capped at the window."""
+    units = law.full.pair * (count * before + count * (count + 1) // 2) + law.full.context * (before + count)
+    if law.window > 0:
+        units += law.windowed.pair * capped_sum(before, count, law.window)
+        units += law.windowed.context * min(before + count, law.window + count)
+    return units
+
+
+@jit
+def step_units(law: StepLaw, contexts: Contexts, engine: Engine) -> tuple[int, int, int]:
+    """Time of the scheduled step, its tokens, and how many sequences decode in it.
+
+    A sequence decodes if the one token computed of it was generated.
+    """
+    count = engine.counts[SCHEDULED]
+    units = 0
+    tokens = 0
+    decoding = 0
+    seen = 0
+    seen_in_window = 0
+    for place in range(count):
+        before = engine.before[place]
+        new = engine.tokens[place]
+        tokens += new
+        if new == 1 and before >= contexts.prompt[engine.scheduled[place]]:
+            decoding += 1
+            seen += before + 1
+            seen_in_window += min(before + 1, law.window)
+        else:
+            units += chunk_units(law, before, new)
+    units += law.step[tokens] + law.sequences[count]
+    units += law.full.decode[decoding] * seen + law.windowed.decode[decoding] * seen_in_window
+    return units, tokens, decoding
+
+
+@jit
+def recompute_units(law: StepLaw, before: int, count: int, hittable: int, tokens: int, sequences: int) -> int:
+    """How much shorter a step would be without the part of a chunk that was in the cache once."""
+    again = min(before + count, hittable) - before
+    if again <= 0:
+        return 0
+    units = law.step[tokens] - law.step[tokens - again] + chunk_units(law, before, count)
+    if again < count:
+        units -= chunk_units(law, before + again, count - again)
+    else:
+        units += law.sequences[sequences] - law.sequences[sequences - 1]
+    return int(max(units, 0))
+
+
+@jit
+def share_out(gpu_ns: Ints, rows: Ints, count: int, duration_ns: int) -> None:
+    """Shares a time equally; the first gets what is left over."""
+    if count > 0:
+        for place in range(count):
+            gpu_ns[rows[place]] += duration_ns // count
+        gpu_ns[rows[0]] += duration_ns % count
+
+
+@jit
+def meet_need(workload: Workload, needs: Ints, ready: Ints, events: Any, row: int, now_ns: int) -> None:
+    """One of the things that the row waits for is there; after the last one its pause begins."""
+    needs[row] -= 1
+    ready[row] = max(ready[row], now_ns)
+    if needs[row] == 0:
+        heapq.heappush(events, (ready[row] + workload.pause_ns[row], row))
+
+
+@jit
+def start(workload: Workload, needs: Ints, ready: Ints, events: Any, trajectory: int, now_ns: int) -> None:
+    """The trajectory begins."""
+    for at in range(workload.roots_start[trajectory], workload.roots_start[trajectory + 1]):
+        row = workload.roots[at]
+        due_ns = now_ns + workload.offset_ns[row]
+        if needs[row] == 0:
+            heapq.heappush(events, (due_ns, row))
+        else:
+            meet_need(workload, needs, ready, events, row, due_ns)
+
+
+@jit
+def start_next(workload: Workload, needs: Ints, ready: Ints, left: Ints, events: Any, now_ns: int) -> bool:
+    """Starts the first trajectory that waits for another one's end; says whether there was one."""
+    trajectories = len(workload.start_ns)
+    following = left[trajectories]
+    while following < trajectories and workload.start_ns[following] != END:
+        following += 1
+    left[trajectories] = following + 1
+    if following >= trajectories:
+        return False
+    start(workload, needs, ready, events, following, now_ns)
+    return True
+
+
+@jit
+def finish(workload: Workload, needs: Ints, ready: Ints, left: Ints, events: Any, row: int, now_ns: int) -> None:
+    """Releases what waited for the row, and starts the next trajectory if this was the last row of its own.
+
+    ``left[t]`` counts unfinished rows of trajectory t; the last entry is the next trajectory to start.
+    """
+    for at in range(workload.dependants_start[row], workload.dependants_start[row + 1]):
+        meet_need(workload, needs, ready, events, workload.dependants[at], now_ns)
+    left[workload.trajectory[row]] -= 1
+    if left[workload.trajectory[row]] == 0:
+        start_next(workload, needs, ready, left, events, now_ns)
+
+
+@jit
+def simulate(
+    settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload, served: Served, totals: Ints
+) -> None:
+    """Serves all rows on one engine, step by step.
+
+    The clock runs in units; a timestamp is its whole nanoseconds. A step's time is shared among its requests by
+    tokens. Consecutive steps that decode one token of the same requests are shared as one.
+    """
+    engine = new_engine(settings, contexts)
+    counts = engine.counts
+    rows = len(contexts.prompt)
+    trajectories = len(workload.start_ns)
+    needs = workload.needs.copy()
+    ready = np.zeros(rows, np.int64)
+    again_units = np.zeros(rows, np.int64)
+    left = np.zeros(trajectories + 1, np.int64)
+    for row in range(rows):
+        left[workload.trajectory[row]] += 1
+    events = [(workload.start_ns[0], workload.roots[0])]
+    events.pop()
+    for trajectory in range(trajectories):
+        if workload.start_ns[trajectory] != END:
+            start(workload, needs, ready, events, trajectory, workload.start_ns[trajectory])
+    for column in served:
+        column[:] = END
+    served.gpu_ns[:] = 0
+
+    unit = 1 << law.fraction_bits
+    now_ns = 0
+    fraction = 0  # of a nanosecond, in units
+    sharers = np.zeros(rows, np.int64)
+    sharing = 0
+    shared_ns = 0
+    steps = 0
+    busy_ns = 0
+    peak = 0
+    while True:
+        while len(events) > 0 and events[0][0] <= now_ns:
+            due_ns, row = heapq.heappop(events)
+            served.release_ns[row] = due_ns
+            if workload.refused[row]:
+                served.finish_ns[row] = due_ns
+                finish(workload, needs, ready, left, events, row, due_ns)
+            else:
+                arrive(settings, contexts, engine, row)
+        if counts[RUNNING] + counts[WAITING] == 0:
+            if len(events) > 0:
+                now_ns = events[0][0]
+                fraction = 0
+            elif not start_next(workload, needs, ready, left, events, now_ns):
+                break
+            continue
+
+        schedule(settings, contexts, engine)
+        count = counts[SCHEDULED]
+        if count == 0:
+            if counts[PREEMPTED] == 0:
+                break
+            continue  # the only one that could run preempted itself: no time passes
+        units, tokens, decoding = step_units(law, contexts, engine)
+        started_ns = now_ns
+        fraction += units
+        now_ns += fraction >> law.fraction_bits
+        fraction &= unit - 1
+        duration_ns = now_ns - started_ns
+        steps += 1
+        busy_ns += duration_ns
+        peak = max(peak, settings.num_gpu_blocks - 1 - counts[FREE])
+
+        same = decoding == count and count == sharing
+        for place in range(count):
+            same = same and sharers[place] == engine.scheduled[place]
+        if not same:
+            share_out(served.gpu_ns, sharers, sharing, shared_ns)
+            sharing = 0
+            shared_ns = 0
+        if decoding == count:
+            sharing = count
+            sharers[:count] = engine.scheduled[:count]
+            shared_ns += duration_ns
+        else:
+            rest_ns = duration_ns
+            for place in range(count):
+                share_ns = duration_ns * engine.tokens[place] // tokens
+                served.gpu_ns[engine.scheduled[place]] += share_ns
+                rest_ns -= share_ns
+            served.gpu_ns[engine.scheduled[0]] += rest_ns
+
+        for place in range(count):
+            row = engine.scheduled[place]
+            if served.scheduled_ns[row] == END:
+                served.scheduled_ns[row] = started_ns
+            if engine.generated[row] == 0:
+                again_units[row] += recompute_units(
+                    law, engine.before[place], engine.tokens[place], contexts.hittable[row], tokens, count
+                )
+        update(settings, contexts, engine)
+        for place in range(count):
+            row = engine.scheduled[place]
+            if engine.generated[row] > 0 and served.first_token_ns[row] == END:
+                served.first_token_ns[row] = now_ns
+                prefill_ns = now_ns - served.scheduled_ns[row]
+                served.recompute_ns[row] = min((again_units[row] + unit // 2) >> law.fraction_bits, prefill_ns)
+        for place in range(counts[FINISHED]):
+            row = engine.finished[place]
+            served.finish_ns[row] = now_ns
+            served.cached_tokens[row] = engine.cached[row]
+            served.preemptions[row] = engine.preemptions[row]
+            finish(workload, needs, ready, left, events, row, now_ns)
+    share_out(served.gpu_ns, sharers, sharing, shared_ns)
+    unserved = 0
+    for row in range(rows):
+        unserved += served.finish_ns[row] == END
+    totals[0] = steps
+    totals[1] = busy_ns
+    totals[2] = now_ns
+    totals[3] = counts[EVICTED]
+    totals[4] = np.sum(engine.preemptions)
+    totals[5] = peak
+    totals[6] = unserved

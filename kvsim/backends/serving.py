@@ -1,0 +1,95 @@
+"""Where simulations run: the native engine, the readable text compiled by Numba, or uncompiled (reference)."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from types import ModuleType
+
+import numpy as np
+
+from kvsim.backends import engine_kernels
+from kvsim.backends.engine_kernels import ENGINE_TOTALS, Contexts, Served, Settings, StepLaw, Workload
+from kvsim.backends.interface import Ints
+from kvsim.errors import BackendUnavailableError, UnknownNameError
+
+Serve = Callable[[Settings, StepLaw, Contexts, Workload], "tuple[Served, Ints]"]
+"""Serves a workload; returns the columns of rows and the engine's totals (:data:`ENGINE_TOTALS`)."""
+
+AUTOMATIC = ("native", "numba")
+
+
+def serve(backend: str) -> Serve:
+    """The function of a backend by name; ``auto`` is the fastest one that runs here.
+
+    Raises :class:`BackendUnavailableError` with the reason where it cannot run.
+    """
+    if backend == "auto":
+        reasons = []
+        for name in AUTOMATIC:
+            try:
+                return serve(name)
+            except BackendUnavailableError as error:
+                reasons.append(str(error))
+        raise BackendUnavailableError("no backend can run: " + "; ".join(reasons))
+    if backend not in _MAKERS:
+        raise UnknownNameError("backend", backend, [*_MAKERS, "auto"])
+    return _MAKERS[backend]()
+
+
+@lru_cache
+def _native() -> Serve:
+    try:
+        from kvsim import _core
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"native: the C++ core is not built ({error}); reinstall kvsim with a C++17 compiler"
+        ) from error
+
+    def run(settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload) -> tuple[Served, Ints]:
+        columns, totals = _core.simulate(settings, law, contexts, workload)
+        return Served(*columns), np.array(totals, np.int64)
+
+    return run
+
+
+def _from_text(text: ModuleType) -> Serve:
+    def run(settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload) -> tuple[Served, Ints]:
+        rows = len(contexts.prompt)
+        served = text.Served(*(np.empty(rows, np.int64) for _ in Served._fields))
+        totals = np.zeros(len(ENGINE_TOTALS), np.int64)
+        groups = {"full": text.GroupLaw(*law.full), "windowed": text.GroupLaw(*law.windowed)}
+        own_law = text.StepLaw(**{**law._asdict(), **groups})
+        text.simulate(
+            text.Settings(*settings), own_law, text.Contexts(*contexts), text.Workload(*workload), served, totals
+        )
+        return Served(*served), totals
+
+    return run
+
+
+@lru_cache
+def _reference() -> Serve:
+    return _from_text(engine_kernels)
+
+
+@lru_cache
+def _numba() -> Serve:
+    try:
+        import numba
+    except ImportError as error:
+        raise BackendUnavailableError(f"numba cannot be imported ({error}): pip install 'kvsim[numba]'") from error
+    name = "kvsim.backends._numba_engine_kernels"
+    spec = importlib.util.spec_from_file_location(name, engine_kernels.__file__)
+    if spec is None or spec.loader is None:
+        raise BackendUnavailableError(f"numba: {engine_kernels.__file__} cannot be loaded again")
+    module = importlib.util.module_from_spec(spec)
+    module.__dict__["jit"] = numba.njit(cache=True, error_model="numpy", nogil=True)
+    sys.modules[name] = module  # Numba's cache unpickles named tuples by module name
+    spec.loader.exec_module(module)
+    return _from_text(module)
+
+
+_MAKERS: dict[str, Callable[[], Serve]] = {"native": _native, "numba": _numba, "reference": _reference}

@@ -1,0 +1,114 @@
+"""The scheduler driven from outside, a step at a time: for logs, and beside other schedulers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from kvsim.backends import engine_kernels as oracle
+from kvsim.backends.engine_kernels import Contexts, Settings
+from kvsim.errors import BackendUnavailableError, UnknownNameError
+
+
+class Step(NamedTuple):
+    """What one step does. Lists of rows; ``work`` has (row, computed tokens before, tokens scheduled)."""
+
+    work: list[tuple[int, int, int]]
+    preempted: list[int]
+    evicted: int
+    free_blocks: int
+    running: int
+    waiting: int
+
+
+class Stepper(Protocol):
+    """A scheduler that does nothing by itself."""
+
+    def arrive(self, row: int) -> None:
+        """A request joins the waiting queue."""
+        ...
+
+    def schedule(self) -> Step:
+        """Decide on the next step."""
+        ...
+
+    def update(self) -> list[int]:
+        """End the step that was decided on; returns the rows that finished."""
+        ...
+
+    def cached_tokens(self, row: int) -> int:
+        """Tokens that the row hit when it was first admitted, -1 if it was not yet."""
+        ...
+
+
+class OracleStepper:
+    """The readable text, uncompiled."""
+
+    def __init__(self, settings: Settings, contexts: Contexts) -> None:
+        self._settings = settings
+        self._contexts = contexts
+        self.engine = oracle.new_engine(settings, contexts)
+
+    def arrive(self, row: int) -> None:
+        oracle.arrive(self._settings, self._contexts, self.engine, row)
+
+    def schedule(self) -> Step:
+        engine, counts = self.engine, self.engine.counts
+        evicted = int(counts[oracle.EVICTED])
+        oracle.schedule(self._settings, self._contexts, engine)
+        scheduled = int(counts[oracle.SCHEDULED])
+        columns = (engine.scheduled, engine.before, engine.tokens)
+        return Step(
+            work=list(zip(*(column[:scheduled].tolist() for column in columns), strict=True)),
+            preempted=engine.preempted[: counts[oracle.PREEMPTED]].tolist(),
+            evicted=int(counts[oracle.EVICTED]) - evicted,
+            free_blocks=int(counts[oracle.FREE]),
+            running=int(counts[oracle.RUNNING]),
+            waiting=int(counts[oracle.WAITING]),
+        )
+
+    def update(self) -> list[int]:
+        oracle.update(self._settings, self._contexts, self.engine)
+        finished: list[int] = self.engine.finished[: self.engine.counts[oracle.FINISHED]].tolist()
+        return finished
+
+    def cached_tokens(self, row: int) -> int:
+        return int(self.engine.cached[row])
+
+
+class NativeStepper:
+    """The C++ engine."""
+
+    def __init__(self, settings: Settings, contexts: Contexts) -> None:
+        try:
+            from kvsim import _core
+        except ImportError as error:
+            raise BackendUnavailableError(
+                f"native: the C++ core is not built ({error}); reinstall kvsim with a C++17 compiler"
+            ) from error
+        self._scheduler = _core.Scheduler(settings, contexts)
+
+    def arrive(self, row: int) -> None:
+        self._scheduler.arrive(row)
+
+    def schedule(self) -> Step:
+        return Step(*self._scheduler.schedule())
+
+    def update(self) -> list[int]:
+        finished: list[int] = self._scheduler.update()
+        return finished
+
+    def cached_tokens(self, row: int) -> int:
+        return int(self._scheduler.cached_tokens(row))
+
+
+STEPPERS: dict[str, type[OracleStepper] | type[NativeStepper]] = {
+    "native": NativeStepper,
+    "reference": OracleStepper,
+}
+
+
+def stepper(backend: str, settings: Settings, contexts: Contexts) -> Stepper:
+    """A scheduler with an empty cache, from a backend by name."""
+    if backend not in STEPPERS:
+        raise UnknownNameError("backend", backend, STEPPERS)
+    return STEPPERS[backend](settings, contexts)

@@ -1,0 +1,129 @@
+// Tests of the engine without Python, built with sanitizers: closed forms against stepping, and whole simulations of
+// random prefix trees, after which every block is free again and all time is shared out.
+#include <cstdio>
+#include <cstdlib>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "../../csrc/simulate.hpp"
+
+namespace {
+
+using namespace kvsim;
+
+#define CHECK_EQUAL(found, expected)                                                           \
+  do {                                                                                         \
+    const long long f = (found), e = (expected);                                               \
+    if (f != e) {                                                                              \
+      std::fprintf(stderr, "%s:%d: %s is %lld, not %lld\n", __FILE__, __LINE__, #found, f, e); \
+      std::exit(1);                                                                            \
+    }                                                                                          \
+  } while (false)
+
+using Random = std::mt19937_64;
+using Column = std::vector<i64>;
+
+i64 draw(Random& random, i64 low, i64 high) { return std::uniform_int_distribution<i64>(low, high)(random); }
+
+void decode_stretches_sum_their_steps(Random& random) {
+  DecodeStretch stretch{draw(random, 0, 1000), draw(random, 0, 9), draw(random, 0, 9), draw(random, 1, 500),
+                        draw(random, 0, 400),  draw(random, 1, 9), draw(random, 0, 9)};
+  i64 sum = 0;
+  for (i64 step = 0; step < 50; ++step) {
+    sum += stretch.step + stretch.full * (stretch.seen + step * stretch.lines) +
+           stretch.windowed * (stretch.seen_in_window + step * stretch.within_window);
+    CHECK_EQUAL(stretch.units(step + 1), sum);
+  }
+  const i64 wanted = draw(random, 0, stretch.units(50));
+  const i64 steps = stretch.steps_until(wanted, 50);
+  CHECK_EQUAL(stretch.units(steps) >= wanted, 1);
+  if (steps > 1) CHECK_EQUAL(stretch.units(steps - 1) < wanted, 1);
+}
+
+// Random trees: each row extends an earlier one or is a root; a row comes when the one it extends has finished.
+void simulations_lose_nothing(Random& random) {
+  const i64 rows = draw(random, 1, 60);
+  Settings settings;
+  settings.block_size = draw(random, 1, 16);
+  settings.max_num_batched_tokens = draw(random, settings.block_size, 200);
+  settings.max_num_seqs = draw(random, 1, 20);
+  settings.watermark_blocks = draw(random, 0, 2);
+  settings.scheduler_reserve_full_isl = draw(random, 0, 1);
+  settings.priority = draw(random, 0, 1);
+  settings.retention = draw(random, kNoCaching, kLruRetention);
+
+  Column prompt(rows), output(rows), priority(rows), above(rows), own_from(rows), prefix_key(rows, -1), zero(rows, 0);
+  Column trajectory(rows), needs(rows), dependants, dependants_start(rows + 1), roots, roots_start, start, pause(rows);
+  i64 most_blocks = 0;
+  for (i64 row = 0; row < rows; ++row) {
+    above[row] = row > 0 && draw(random, 0, 3) > 0 ? draw(random, 0, row - 1) : -1;
+    const i64 kept = above[row] >= 0 ? draw(random, 0, prompt[above[row]] + output[above[row]]) : 0;
+    prompt[row] = kept + draw(random, kept > 0 ? 0 : 1, 90);
+    output[row] = draw(random, 1, 40);
+    priority[row] = draw(random, 0, 2);
+    pause[row] = draw(random, 0, 100000);
+    own_from[row] = kept / settings.block_size;
+    needs[row] = above[row] >= 0;
+    trajectory[row] = above[row] >= 0 ? trajectory[above[row]] : static_cast<i64>(roots.size());
+    if (above[row] < 0) {
+      roots.push_back(row);
+      start.push_back(draw(random, 0, 50000));
+    }
+    most_blocks = std::max(most_blocks, (prompt[row] + output[row]) / settings.block_size + 1);
+  }
+  roots_start.resize(roots.size() + 1);
+  std::iota(roots_start.begin(), roots_start.end(), 0);
+  for (i64 row = 0; row < rows; ++row) {
+    for (i64 child = 0; child < rows; ++child) {
+      if (above[child] == row) dependants.push_back(child);
+    }
+    dependants_start[row + 1] = static_cast<i64>(dependants.size());
+  }
+  settings.num_gpu_blocks = most_blocks + 1 + draw(random, 0, 3 * most_blocks);
+
+  Column step(settings.max_num_batched_tokens + 1), lines(settings.max_num_seqs + 1), decode(settings.max_num_seqs + 1);
+  for (i64 i = 1; i < static_cast<i64>(step.size()); ++i) step[i] = draw(random, 1000, 9000);
+  for (i64 i = 1; i < static_cast<i64>(lines.size()); ++i) lines[i] = i * 5, decode[i] = draw(random, 0, 20);
+  const GroupLaw group{2, 1, decode.data()};
+  const StepLaw law{3, step.data(), lines.data(), draw(random, 0, 1) * 50, group, group};
+
+  Contexts contexts{rows,         prompt.data(),   output.data(),     priority.data(),
+                    above.data(), own_from.data(), prefix_key.data(), zero.data()};
+  Workload workload{static_cast<i64>(roots.size()),
+                    start.data(),
+                    trajectory.data(),
+                    zero.data(),
+                    pause.data(),
+                    needs.data(),
+                    dependants.data(),
+                    dependants_start.data(),
+                    roots.data(),
+                    roots_start.data(),
+                    zero.data()};
+  std::vector<Column> out(8, Column(rows, 0));
+  const Served served{out[0].data(), out[1].data(), out[2].data(), out[3].data(),
+                      out[4].data(), out[5].data(), out[6].data(), out[7].data()};
+  const EngineTotals totals = Simulation(settings, law, contexts, workload, served).run();
+  CHECK_EQUAL(totals.unserved, 0);
+  CHECK_EQUAL(std::accumulate(out[5].begin(), out[5].end(), i64{0}), totals.busy_ns);
+  CHECK_EQUAL(totals.peak_blocks <= settings.num_gpu_blocks - 1, 1);
+  CHECK_EQUAL(std::accumulate(out[7].begin(), out[7].end(), i64{0}), totals.preemptions);
+
+  Scheduler scheduler(settings, contexts);
+  for (i64 row = 0; row < rows; ++row) scheduler.arrive(row);
+  for (i64 left = rows; left > 0;) {
+    scheduler.schedule();
+    scheduler.update([](Request&) {}, [&](Request&) { --left; });
+  }
+  CHECK_EQUAL(scheduler.pool().free_blocks(), settings.num_gpu_blocks - 1);
+}
+
+}  // namespace
+
+int main() {
+  Random random(7);
+  for (int i = 0; i < 300; ++i) decode_stretches_sum_their_steps(random);
+  for (int i = 0; i < 1500; ++i) simulations_lose_nothing(random);
+  std::puts("engine: ok");
+}

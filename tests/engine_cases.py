@@ -1,0 +1,211 @@
+"""Workloads that every engine must serve alike: a fixed list, and a Hypothesis strategy for the rest."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any, NamedTuple
+
+import numpy as np
+from hypothesis import strategies as st
+
+from kvsim.backends.contexts import contexts_of
+from kvsim.backends.engine_kernels import DROP, LRU, NO_CACHE, Contexts, GroupLaw, Settings, StepLaw, Workload
+from kvsim.backends.workload import closed_starts, poisson_starts, workload_of
+from kvsim.trajectory import Batch
+
+SETTINGS = Settings(
+    block_size=4,
+    num_gpu_blocks=101,
+    max_num_batched_tokens=64,
+    max_num_seqs=16,
+    long_prefill_token_threshold=0,
+    watermark_blocks=0,
+    scheduler_reserve_full_isl=1,
+    enable_chunked_prefill=1,
+    priority=0,
+    retention=LRU,
+)
+
+
+class Case(NamedTuple):
+    """What a simulation takes."""
+
+    settings: Settings
+    law: StepLaw
+    contexts: Contexts
+    workload: Workload
+
+
+def turns(rows: list[dict[str, Any]], **columns: Any) -> Batch:
+    """A batch from rows; by default each is a trajectory of its own that comes at 0."""
+    defaults = {"parent": -1, "after": None, "kept_tokens": 0, "prompt_tokens": 1, "output_tokens": 1}
+    defaults |= {"pause_ns": 0, "arrival_ns": 0, "prefix": -1, "priority": 0, "trajectory": None}
+    full = [{**defaults, **row} for row in rows]
+    for number, row in enumerate(full):
+        if row["after"] is None:
+            row["after"] = row["parent"]
+        if row["trajectory"] is None:
+            row["trajectory"] = full[row["after"]]["trajectory"] if row["after"] >= 0 else number
+    renumbered = np.unique([row["trajectory"] for row in full], return_inverse=True)[1]
+    given = {name: [row[name] for row in full] for name in defaults} | {"trajectory": renumbered} | columns
+    return Batch.from_columns(**given, prefix_names=["a", "b"])
+
+
+def simple_law(settings: Settings, *, window: int = 0) -> StepLaw:
+    """1 us a step, 10 ns a token, 3 ns a sequence, 1 ns for a token of decode context, in quarters of a nanosecond."""
+    tokens = np.arange(settings.max_num_batched_tokens + 1)
+    step = np.where(tokens > 0, 4000 + 40 * tokens, 0)
+    sequences = 12 * np.arange(settings.max_num_seqs + 1)
+    decode = np.where(np.arange(settings.max_num_seqs + 1) > 0, 4, 0)
+    full = GroupLaw(1, 2, decode)
+    return StepLaw(2, step, sequences, window, full, full if window else GroupLaw(0, 0, 0 * decode))
+
+
+def case(batch: Batch, starts: Any = None, *, window: int = 0, **changes: int) -> Case:
+    """A case with the settings above, but for ``changes``."""
+    settings = SETTINGS._replace(**changes)
+    workload = workload_of(batch, starts, np.zeros(batch.turns, np.int64))
+    return Case(settings, simple_law(settings, window=window), contexts_of(batch, settings.block_size), workload)
+
+
+def session(lengths: list[tuple[int, int]], pause_ns: int = 500, first: int = 0) -> list[dict[str, Any]]:
+    """Rows of one session: (new tokens, output tokens) a turn; ``first`` is the number of its first row."""
+    rows: list[dict[str, Any]] = []
+    context = 0
+    for turn, (new, output) in enumerate(lengths):
+        parent = first + turn - 1 if turn else -1
+        rows.append(
+            {
+                "parent": parent,
+                "kept_tokens": context,
+                "prompt_tokens": context + new,
+                "output_tokens": output,
+                "pause_ns": pause_ns if turn else 0,
+            }
+        )
+        context += new + output
+    return rows
+
+
+def sessions(count: int, lengths: list[tuple[int, int]]) -> Batch:
+    return turns([row for number in range(count) for row in session(lengths, first=number * len(lengths))])
+
+
+def cases() -> dict[str, Case]:
+    """By name."""
+    talk = [(30, 9), (11, 5), (8, 20), (17, 3)]
+    forks = [{"prompt_tokens": 41, "output_tokens": 7}]
+    forks += [{"parent": 0, "kept_tokens": kept, "prompt_tokens": 60, "output_tokens": 9} for kept in (48, 48, 47, 40)]
+    group = [{"prefix": 0, "kept_tokens": 33, "prompt_tokens": 70, "output_tokens": out} for out in (5, 9, 13, 30)]
+    long = [{"prompt_tokens": 4 * count, "output_tokens": 6} for count in (40, 30, 20, 10)]
+    ranked = [{**row, "priority": -number} for number, row in enumerate(session(talk) + session(talk, first=4) + long)]
+    instant = [{"prompt_tokens": 9, "output_tokens": 3, "arrival_ns": 7000} for _ in range(3)]
+    return {
+        "one turn": case(turns([{"prompt_tokens": 10, "output_tokens": 300}])),
+        "nothing generated": case(turns([{"prompt_tokens": 8, "output_tokens": 0}])),
+        "a session": case(turns(session(talk))),
+        "no pressure": case(sessions(3, talk)),
+        "thrash": case(sessions(8, talk), num_gpu_blocks=40),
+        "closed loop": case(sessions(8, talk), closed_starts(8, 3), num_gpu_blocks=60),
+        "poisson": case(sessions(8, talk), poisson_starts(8, 1e5, 3)),
+        "forks": case(turns(forks)),
+        "forks in little memory": case(turns(forks), num_gpu_blocks=22),
+        "rollouts of one prompt": case(turns(group)),
+        "rollouts, prompt in chunks": case(turns(group), max_num_batched_tokens=16),
+        "whole blocks cached": case(turns([{"prompt_tokens": 40}, *session([(40, 8), (16, 8), (8, 8)], first=1)])),
+        "two events at one instant": case(turns(instant)),
+        "arrivals at a step's end": case(turns([{"prompt_tokens": 5, "output_tokens": 50}, *instant])),
+        "priority": case(turns(ranked), priority=1, num_gpu_blocks=45),
+        "threshold": case(sessions(3, talk), long_prefill_token_threshold=6),
+        "watermark": case(sessions(6, talk), watermark_blocks=5, num_gpu_blocks=50),
+        "no gate": case(turns(long), scheduler_reserve_full_isl=0, num_gpu_blocks=60, max_num_batched_tokens=32),
+        "more sequences than tokens": case(sessions(6, talk), max_num_batched_tokens=3),
+        "one at a time": case(sessions(3, talk), max_num_seqs=1),
+        "no cache": case(sessions(3, talk), retention=NO_CACHE),
+        "dropped at once": case(turns(forks + session(talk, first=5)), retention=DROP),
+        "sliding window": case(sessions(3, talk), window=37),
+    }
+
+
+def draw_batch(random: Random, size: int) -> Batch:
+    """Any prefix tree, with joins, shared prefixes, and turns that come at their own time or after others."""
+    rows: list[dict[str, Any]] = []
+    waits = []
+    scale = random.choice([10, 10**4, 10**6])
+    for number in range(random.randrange(1, 30)):
+        parent = random.randrange(number) if number and random.random() < 0.75 else -1
+        prefix, kept = -1, 0
+        if parent >= 0:
+            length = rows[parent]["prompt_tokens"] + rows[parent]["output_tokens"]
+            choices = [length, length, max(length - 1, 0), random.randrange(length + 1), length // size * size]
+            kept = random.choice([*choices, rows[parent]["prompt_tokens"]])
+        elif random.random() < 0.6:
+            prefix, kept = random.randrange(2), random.randrange(5 * size)
+        new = random.choice([0, 1, size, size - kept % size, random.randrange(3 * size), random.randrange(10 * size)])
+        after = -1
+        if number and random.random() < 0.85:
+            after = parent if parent >= 0 and random.random() < 0.9 else random.randrange(number)
+        rows.append(
+            {
+                "parent": parent,
+                "after": after,
+                "kept_tokens": kept,
+                "prefix": prefix,
+                "prompt_tokens": max(1, kept + new),
+                "output_tokens": random.choice([0, 1, 2, random.randrange(1, 4 * size)]),
+                "priority": random.randrange(3),
+                "pause_ns": random.choice([0, random.randrange(scale)]),
+                "arrival_ns": random.choice([0, random.randrange(5 * scale)]),
+            }
+        )
+        waits.append([random.randrange(number)] if number and random.random() < 0.1 else [])
+    return turns(rows, waits_for=waits)
+
+
+def draw_settings(random: Random, batch: Batch, size: int) -> Settings:
+    """Settings under which every turn fits, most of them with little memory."""
+    tokens = batch.prompt_tokens + np.maximum(batch.output_tokens, 1) - 1
+    needed = int((-(-tokens // size)).max())
+    return Settings(
+        block_size=size,
+        num_gpu_blocks=needed + 1 + random.randrange(needed + 2 * batch.turns),
+        max_num_batched_tokens=random.choice([size, 2 * size + 1, 64, 512]),
+        max_num_seqs=random.choice([1, 2, 4, 64]),
+        long_prefill_token_threshold=random.choice([0, 0, size, 5]),
+        watermark_blocks=random.choice([0, 0, 1, 3]),
+        scheduler_reserve_full_isl=random.randrange(2),
+        enable_chunked_prefill=1,
+        priority=random.randrange(2),
+        retention=random.choice([LRU, LRU, LRU, LRU, DROP, NO_CACHE]),
+    )
+
+
+def draw_law(random: Random, settings: Settings) -> StepLaw:
+    """Any law, smooth or not."""
+    unit = 1 << random.choice([0, 4, 10])
+
+    def table(entries: int, most: int) -> Any:
+        return np.array([0, *(random.randrange(1, most * unit) for _ in range(entries))], np.int64)
+
+    def group(on: int) -> GroupLaw:
+        return GroupLaw(
+            on * random.randrange(3 * unit), on * random.randrange(9 * unit), on * table(settings.max_num_seqs, 30)
+        )
+
+    window = random.choice([0, 0, 7, 33, 100])
+    step = table(settings.max_num_batched_tokens, 3000)
+    return StepLaw(unit.bit_length() - 1, step, table(settings.max_num_seqs, 50), window, group(1), group(window > 0))
+
+
+def draw_case(random: Random) -> Case:
+    size = random.choice([4, 8, 16])
+    batch = draw_batch(random, size)
+    settings = draw_settings(random, batch, size)
+    starts = random.choice(
+        [None, closed_starts(len(batch), random.randrange(1, 4)), poisson_starts(len(batch), 1e5, random.randrange(99))]
+    )
+    refused = np.array([int(random.random() < 0.05) for _ in range(batch.turns)], np.int64)
+    return Case(settings, draw_law(random, settings), contexts_of(batch, size), workload_of(batch, starts, refused))
+
+
+any_case = st.randoms(use_true_random=False).map(draw_case)

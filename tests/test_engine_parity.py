@@ -1,0 +1,93 @@
+"""The C++ engine, the Numba one and the readable text take the same decisions at the same nanoseconds."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kvsim.backends import engine_kernels
+from kvsim.backends.engine_kernels import ENGINE_TOTALS, Served
+from kvsim.backends.serving import serve
+from kvsim.backends.stepping import stepper
+from tests.engine_cases import Case, any_case, cases
+
+CASES = cases()
+
+
+def served(backend: str, case: Case) -> tuple[Served, dict[str, int]]:
+    columns, totals = serve(backend)(*case)
+    return columns, dict(zip(ENGINE_TOTALS, totals.tolist(), strict=True))
+
+
+def assert_same(case: Case, backend: str) -> tuple[Served, dict[str, int]]:
+    columns, totals = served("reference", case)
+    other, other_totals = served(backend, case)
+    assert other_totals == totals
+    for name in Served._fields:
+        np.testing.assert_array_equal(getattr(other, name), getattr(columns, name), err_msg=name)
+    return columns, totals
+
+
+@pytest.mark.parametrize("backend", ["native", "numba"])
+@pytest.mark.parametrize("name", CASES)
+def test_backends_agree_on_the_cases(name, backend):
+    assert_same(CASES[name], backend)
+
+
+@given(any_case)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_every_draw_agrees_and_keeps_the_invariants(case):
+    columns, totals = assert_same(case, "native")
+    kept = case.workload.refused == 0
+    assert totals["unserved"] == 0
+    assert totals["peak_blocks"] <= case.settings.num_gpu_blocks - 1
+    assert columns.gpu_ns.sum() == totals["busy_ns"] <= totals["end_ns"]
+    assert totals["preemptions"] == columns.preemptions[kept].sum()
+    times = [columns.release_ns, columns.scheduled_ns, columns.first_token_ns, columns.finish_ns]
+    for earlier, later in pairwise(times):
+        assert (earlier <= later)[kept].all()
+    assert (columns.cached_tokens < case.contexts.prompt)[kept].all()
+    assert (columns.recompute_ns <= columns.first_token_ns - columns.scheduled_ns)[kept].all()
+
+
+@given(any_case, st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_step_by_step_the_pools_agree_and_lose_no_block(case, random):
+    rows = list(range(len(case.contexts.prompt)))
+    random.shuffle(rows)
+    native = stepper("native", case.settings, case.contexts)
+    oracle = stepper("reference", case.settings, case.contexts)
+    unfinished = len(rows)
+    while unfinished:
+        while rows and random.random() < 0.4:
+            row = rows.pop()
+            native.arrive(row)
+            oracle.arrive(row)
+        assert native.schedule() == oracle.schedule()
+        check_blocks(oracle.engine)
+        finished = oracle.update()
+        assert native.update() == finished
+        unfinished -= len(finished)
+    check_blocks(oracle.engine)
+    assert oracle.engine.counts[engine_kernels.FREE] == case.settings.num_gpu_blocks - 1
+
+
+def check_blocks(engine: engine_kernels.Engine) -> None:
+    """Every block is held as often as tables say, or stands in the free queue once."""
+    holders = np.zeros(len(engine.held_by), np.int64)
+    for row in range(len(engine.held)):
+        start = engine.table_start[row]
+        np.add.at(holders, engine.table[start : start + engine.held[row]], 1)
+    np.testing.assert_array_equal(engine.held_by, holders)
+    free = []
+    block = engine.later[0]
+    while block != 0:
+        free.append(block)
+        block = engine.later[block]
+    assert len(set(free)) == len(free) == engine.counts[engine_kernels.FREE]
+    assert not holders[free].any()
+    assert len(free) + np.count_nonzero(holders) == len(engine.held_by) - 1

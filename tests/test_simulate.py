@@ -1,0 +1,103 @@
+"""The public face of simulations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import kvsim
+from kvsim.errors import InputError, UnknownNameError
+from tests.cases import linear
+
+ON = {"model": "Qwen/Qwen3-8B", "gpu": "h100-sxm"}
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return linear(5, 6)
+
+
+def test_parts_sum_to_wholes(batch):
+    run = kvsim.simulate(batch, **ON, arrivals="closed:3")
+    turns = run.turns
+    parts = turns.queue_s + turns.fresh_prefill_s + turns.recompute_s + turns.decode_s
+    np.testing.assert_allclose(parts, turns.e2e_s, rtol=1e-9)
+    np.testing.assert_allclose(np.bincount(batch.trajectory, turns.e2e_s), run.model_s)
+    np.testing.assert_allclose(run.gpu_s.sum(), run.engine.busy_s)
+    assert run.served.gpu_ns.sum() == round(run.engine.busy_s * 1e9)
+    assert (run.latency_s >= run.model_s - 1e-9).all()
+    assert run.status_counts == {"ok": 30}
+
+
+def test_alone_it_costs_what_estimate_says(batch):
+    """One trajectory, nothing evicted: the same steps, the same law; only roundings to nanoseconds differ."""
+    alone = batch.select([0])
+    run = kvsim.simulate(alone, **ON, arrivals="closed:1")
+    estimate = kvsim.estimate(alone, **ON)
+    np.testing.assert_array_equal(run.turns.cached_tokens, estimate.turns.cached_tokens)
+    np.testing.assert_allclose(run.turns.e2e_s, estimate.turns.e2e_s, rtol=1e-6)
+
+
+def test_nothing_is_recomputed_where_everything_fits(batch):
+    run = kvsim.simulate(batch, **ON, arrivals="closed:6")
+    assert not run.turns.recomputed_tokens.any()
+    assert not run.turns.recompute_s.any()
+    assert run.engine.evicted_blocks == 0
+
+
+def test_dropping_recomputes_all_that_is_kept(batch):
+    run = kvsim.simulate(batch, **ON, arrivals="closed:6", retention="drop")
+    assert not run.turns.cached_tokens.any()
+    assert run.recompute_s.sum() > 0
+
+
+def test_turns_that_cannot_be_served_are_marked(batch):
+    small = kvsim.EngineConfig(max_model_len=int(batch.prompt_tokens.max()) - 1)
+    run = kvsim.simulate(batch, **ON, engine=small, arrivals="closed:2")
+    refused = run.turns.status == "over_max"
+    assert refused.any()
+    assert np.isnan(run.turns.e2e_s[refused]).all()
+    assert np.isnan(run.latency_s[batch.trajectory[refused]]).all()
+    with pytest.raises(InputError, match="over max"):
+        kvsim.simulate(batch, **ON, engine=small, arrivals="closed:2", strict=True)
+
+
+def test_seeds_decide_poisson_arrivals(batch):
+    first, again, other = (kvsim.simulate(batch, **ON, arrivals="poisson:0.5", seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.served.release_ns, again.served.release_ns)
+    assert (first.served.release_ns != other.served.release_ns).any()
+
+
+def test_logged_arrivals_are_kept(batch):
+    run = kvsim.simulate(batch, **ON)
+    roots = batch.parent < 0
+    np.testing.assert_array_equal(run.served.release_ns[roots], batch.arrival_ns[roots])
+
+
+@pytest.mark.parametrize("backend", ["native", "numba", "reference"])
+def test_backends_agree(batch, backend):
+    config = kvsim.EngineConfig(num_gpu_blocks_override=1500)
+    runs = [
+        kvsim.simulate(batch, **ON, engine=config, arrivals="closed:4", backend=name) for name in ("native", backend)
+    ]
+    assert runs[0].engine == runs[1].engine
+    for first, second in zip(runs[0].served, runs[1].served, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_what_is_not_there_is_refused(batch):
+    with pytest.raises(UnknownNameError, match="drop"):
+        kvsim.simulate(batch, **ON, arrivals="closed:1", retention="dropp")
+    with pytest.raises(InputError, match=r"not built yet.*drop, lru"):
+        kvsim.simulate(batch, **ON, arrivals="closed:1", retention="ttl:300")
+    with pytest.raises(InputError, match="replicas"):
+        kvsim.simulate(batch, **ON, arrivals="closed:1", replicas=2)
+    with pytest.raises(UnknownNameError, match="native"):
+        kvsim.simulate(batch, **ON, arrivals="closed:1", backend="nativ")
+    for arrivals in ("logged:3", "closed:0", "closed:x", "poisson:-1", "poisson:nan", "bursts"):
+        with pytest.raises(InputError, match="closed:64"):
+            kvsim.simulate(batch, **ON, arrivals=arrivals)
+    unlogged = linear(2, 2).columns
+    unlogged = {**{name: unlogged[name] for name in unlogged if name != "after"}, "arrival_ns": np.zeros(4, np.int64)}
+    with pytest.raises(InputError, match=r'"poisson:R".*"closed:N"'):
+        kvsim.simulate(kvsim.Batch.from_columns(**unlogged), **ON)
