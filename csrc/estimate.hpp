@@ -90,18 +90,19 @@ KVSIM_HD i64 surviving_tokens(const Rates& rates, const Reuse& reuse, i64 prompt
   return reuse.hittable;
 }
 
+// Whether a turn can run at all beside the load.
+KVSIM_HD std::int8_t status_of(const Rates& rates, i64 prompt, i64 output) {
+  if (prompt + output > rates.max_model_len) return kOverMax;
+  const i64 beside = rates.others * blocks_for(rates, rates.mean_context >= 0 ? rates.mean_context : prompt);
+  return blocks_for(rates, prompt + output - 1) + beside > rates.usable_blocks ? kOverCapacity : kOk;
+}
+
 template <i64 kSurvival>
 KVSIM_HD Price price_turn(const Rates& rates, const i64* step, i64 prompt, i64 output, const Reuse& reuse) {
   Price price;
   const i64 final_blocks = blocks_for(rates, prompt + output - 1);
-  if (prompt + output > rates.max_model_len) {
-    price.status = kOverMax;
-    return price;
-  }
-  if (final_blocks > rates.usable_blocks) {
-    price.status = kOverCapacity;
-    return price;
-  }
+  price.status = status_of(rates, prompt, output);
+  if (price.status != kOk) return price;
   const i64 cached = surviving_tokens<kSurvival>(rates, reuse, prompt, price.held_block_ns);
   const i64 hittable = kSurvival == kNoCache ? 0 : max_of(reuse.hittable, cached);
   const i64 prefill_ns = to_ns(rates, prefill_time(rates, step, cached, prompt - cached));
@@ -197,14 +198,22 @@ void estimate(const Rates& given, const i64* step, const Turns& columns, i64* fi
     Reuse reuse;
     i64 shared = 0;
     if (parent >= 0) {
-      const i64 computed = turns.prompt[parent] + max_of(turns.output[parent], 1) - 1;
-      shared = min_of(turns.kept[row], computed);
-      reuse.reusable = full_blocks(rates, computed);
+      const i64 parent_output = max_of(turns.output[parent], 1);
+      i64 computed = turns.prompt[parent] + parent_output - 1;
       // Where only the parent is waited for, the gap is the pause: no need to wait for its finish to be known.
       const bool only_parent = turns.after[row] == parent && turns.waits_offsets == nullptr;
-      reuse.gap_ns = only_parent ? turns.pause_ns[row] : max_of(release - finish_ns[parent], 0);
-    } else if (turns.shared != nullptr) {
+      reuse.gap_ns = only_parent ? turns.pause_ns[row] : release - finish_ns[parent];
+      if (reuse.gap_ns < 0) {  // the parent is still running, or has not even come
+        const bool came = turns.after[parent] >= 0 || turns.arrival_ns[parent] <= release;
+        computed = came ? turns.prompt[parent] : 0;
+        reuse.gap_ns = 0;
+      }
+      if (status_of(rates, turns.prompt[parent], parent_output) != kOk) computed = 0;
+      shared = min_of(turns.kept[row], computed);
+      reuse.reusable = full_blocks(rates, computed);
+    } else if (turns.shared != nullptr) {  // a named prefix is in use by others: only kAlways loses it
       shared = turns.shared[row];
+      reuse.reusable = full_blocks(rates, shared);
     }
     reuse.hittable = full_blocks(rates, min_of(shared, prompt - 1)) * rates.block_size;
     if (kSurvival == kLogged && turns.logged_cached != nullptr) {

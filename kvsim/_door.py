@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from kvsim.trajectory import Batch
 
 Ints = npt.NDArray[np.int64]
+
+#: What a stretch of new prompt tokens is made of (``segments``).
+SEGMENT_KINDS = ("system", "tools", "user", "tool", "own")
 
 #: No turn has more tokens than this: 2^30, a thousand times the longest context served today.
 MAX_TOKENS = 1 << 30
@@ -86,6 +90,9 @@ def _check_values(batch: Batch, origin: Origin) -> None:
         missing = np.setdiff1d(np.arange(len(batch.ids)), batch.trajectory)
         what = f"trajectory {missing[0]} has no turn" if missing.size else "more trajectories than ids"
         raise InputError(what, field="trajectory", remedy=REMEDIES["trajectory"])
+    if batch.named and len(set(batch.ids)) < len(batch.ids):
+        twice = next(name for name, count in Counter(batch.ids).items() if count > 1)
+        raise InputError(f"two trajectories are called {twice!r}", field="ids", remedy="Give each a name of its own")
     within("parent", batch.parent, -1, rows - 1)
     within("prompt_tokens", batch.prompt_tokens, 1, MAX_TOKENS)
     within("output_tokens", batch.output_tokens, 0, MAX_TOKENS)
@@ -125,6 +132,7 @@ def _check_values(batch: Batch, origin: Origin) -> None:
     if batch.segments is not None:
         owners = batch.segments.owners
         within("segments", batch.segments.tokens, 0, MAX_TOKENS, owners)
+        within("segments", batch.segments.kind, 0, len(SEGMENT_KINDS) - 1, owners)
         within("segments", batch.segments.tool, -1, len(batch.tool_names) - 1, owners)
         sums = np.bincount(owners, weights=batch.segments.tokens, minlength=rows).astype(np.int64)
         within("segments", sums, 0, new)

@@ -6,9 +6,10 @@ Defaults are vLLM 0.32's for its OpenAI server. The memory model is in ``kvsim._
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 from kvsim._memory import Memory, Sampler, plan
 from kvsim._weights import WeightFormat, dtype_name
@@ -21,6 +22,20 @@ __all__ = ["Engine", "EngineConfig", "resolve"]
 GIB = 2**30
 TENSOR_PARALLEL_SIZES = (1, 2, 4, 8, 16)
 """The sizes proposed where a model does not fit."""
+
+
+_REQUIRED = ("tensor_parallel_size", "block_size", "long_prefill_token_threshold")
+_LEAST = {
+    "tensor_parallel_size": 1,
+    "block_size": 1,
+    "long_prefill_token_threshold": 0,
+    "kv_cache_memory_bytes": 1,
+    "max_model_len": 1,
+    "max_num_seqs": 1,
+    "max_num_batched_tokens": 1,
+    "num_gpu_blocks_override": 2,  # one of them is the null block
+}
+"""The smallest value of each argument that is a whole number; all but the required ones may be None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +65,9 @@ class EngineConfig:
     scheduler_reserve_full_isl: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("tensor_parallel_size", "block_size"):
-            _check_integer(name, getattr(self, name), minimum=1)
-        _check_integer("long_prefill_token_threshold", self.long_prefill_token_threshold, minimum=0)
-        for name in ("kv_cache_memory_bytes", "max_model_len", "max_num_seqs", "max_num_batched_tokens"):
-            if getattr(self, name) is not None:
-                _check_integer(name, getattr(self, name), minimum=1)
-        if self.num_gpu_blocks_override is not None:  # one of them is the null block
-            _check_integer("num_gpu_blocks_override", self.num_gpu_blocks_override, minimum=2)
+        for name, minimum in _LEAST.items():
+            if getattr(self, name) is not None or name in _REQUIRED:
+                object.__setattr__(self, name, _integer(name, getattr(self, name), minimum=minimum))
         _check_fraction("gpu_memory_utilization", self.gpu_memory_utilization, zero=False)
         _check_fraction("watermark", self.watermark, zero=True)
         for name in (
@@ -261,9 +271,11 @@ def _does_not_fit(
     return f"{problem}. No tensor_parallel_size up to {TENSOR_PARALLEL_SIZES[-1]} would fit it; quantise it."
 
 
-def _check_integer(field: str, value: object, *, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+def _integer(field: str, value: object, *, minimum: int) -> int:
+    """The value as Python's integer (numpy's are accepted), or InputError."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or operator.index(value) < minimum:
         raise InputError(f"{value!r} is not a whole number of at least {minimum}", remedy="Correct it.", field=field)
+    return operator.index(value)
 
 
 def _check_fraction(field: str, value: object, *, zero: bool) -> None:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from kvsim.backends import get
+from kvsim._door import MAX_TOTAL_NS
+from kvsim.backends import get, kernels
 from kvsim.backends.interface import empty_columns
 from kvsim.backends.kernels import OK, TOTALS, PriceColumns
+from kvsim.backends.rates import rates
 from kvsim.errors import InputError
 from kvsim.load import Load
 from kvsim.pricing import Pricing, resolve_pricing
@@ -61,7 +63,8 @@ def estimate(
     """
     chosen = get(backend)
     pricing = resolve_pricing(model, gpu, engine, load, calibration)
-    if usd_per_hour is not None and not 0 <= usd_per_hour < float("inf"):
+    known = usd_per_hour is None or isinstance(usd_per_hour, (int, float))
+    if not known or (usd_per_hour is not None and not 0 <= usd_per_hour < float("inf")):
         raise InputError(f"{usd_per_hour!r} is no price", field="usd_per_hour", remedy="Give US dollars an hour")
     result = Estimate(batch, pricing, chosen, usd_per_hour, reuse)
     if strict:
@@ -86,8 +89,8 @@ class Estimate:
         self.batch = batch
         self.pricing = pricing
         self.backend = backend.name
-        self._backend = backend
         self._usd_per_hour = usd_per_hour
+        _require_clock(batch, pricing)
         self._buffers = reuse.release_buffers(batch.turns) if reuse is not None else None
         priced = backend.estimate(pricing.handle(backend), batch.packed(backend), None)
         self._totals = priced.totals
@@ -236,9 +239,9 @@ class Estimate:
 
     @cached_property
     def _columns(self) -> PriceColumns:
-        handle, packed = self.pricing.handle(self._backend), self.batch.packed(self._backend)
+        backend = get(self.backend)
         columns = self._buffers if self._buffers is not None else empty_columns(self.batch.turns)
-        self._backend.estimate(handle, packed, columns)
+        backend.estimate(self.pricing.handle(backend), self.batch.packed(backend), columns)
         return columns
 
     @cached_property
@@ -253,3 +256,21 @@ class Estimate:
     @property
     def _gpus_per_sequence(self) -> float:
         return self.pricing.engine.tensor_parallel_size / self.pricing.load.concurrent
+
+
+def _require_clock(batch: Batch, pricing: Pricing) -> None:
+    """Refuse a batch whose turns together could take longer than 64-bit nanoseconds count."""
+    law = pricing.law
+    if batch.turns << (62 - law.fraction_bits) <= MAX_TOTAL_NS:  # no turn takes 2^62 of the law's units
+        return
+    prompt, output = (int(column.max()) for column in (batch.prompt_tokens, batch.output_tokens))
+    longest = pricing.engine.max_model_len
+    made, step = rates(law, pricing.engine, pricing.load)
+    units = int(kernels.prefill_time(made, step, 0, min(prompt, longest)))
+    units += int(kernels.decode_time(made, min(prompt, longest), min(output, longest)))
+    if batch.turns * (units >> law.fraction_bits) > MAX_TOTAL_NS:
+        raise InputError(
+            f"{batch.turns} turns of up to {prompt} + {output} tokens could take longer than a 64-bit clock counts",
+            field="prompt_tokens",
+            remedy="Split the batch",
+        )

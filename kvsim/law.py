@@ -74,7 +74,7 @@ def build_law(
         tokens=engine.max_num_batched_tokens,
         sequences=engine.max_num_seqs,
         max_model_len=engine.max_model_len,
-        held_tokens=max(held_tokens, engine.kv_capacity_tokens, engine.max_model_len),
+        held_tokens=max(held_tokens, min(engine.kv_capacity_tokens, engine.max_num_seqs * engine.max_model_len)),
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, SupportsIndex
 
 from kvsim.errors import InputError
 
@@ -35,8 +36,10 @@ class Load:
             value = getattr(self, name)
             if name == "mean_context" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= 1 << 30:
+            whole = isinstance(value, SupportsIndex) and not isinstance(value, bool)
+            if not whole or not lowest <= operator.index(value) <= 1 << 30:
                 raise InputError(f"{value!r} is not a whole number from {lowest}", field=name, remedy="Correct it")
+            object.__setattr__(self, name, operator.index(value))  # numpy's integers become Python's
         churn = self.churn_blocks_per_s
         if isinstance(churn, bool) or not isinstance(churn, (int, float)) or not 0 <= churn <= 1e9:
             raise InputError(
@@ -70,6 +73,8 @@ class Load:
             if name not in types or not equals:
                 known = ", ".join(field.name for field in fields(cls))
                 raise InputError(f"cannot read {part!r}", field="load", remedy=f"Give name=value of {known}")
+            if name in values:
+                raise InputError("is given twice", field=name, remedy="Give it once")
             try:
                 values[name] = types[name](value)
             except ValueError:

@@ -31,6 +31,9 @@ class Pricing:
     load: Load
     _handles: dict[str, Any] = field(default_factory=dict, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handles": {}}  # handles belong to this process
+
     def handle(self, backend: Backend) -> Any:
         """The backend's handle for this pricing, made on first use."""
         if backend.name not in self._handles:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from kvsim._door import REMEDIES, checked
+from kvsim._door import MAX_TOKENS, REMEDIES, checked
+from kvsim._door import SEGMENT_KINDS as SEGMENT_KINDS
 from kvsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from kvsim.logs.report import ReadReport
 
 Ints = npt.NDArray[np.int64]
-
-#: What a stretch of new prompt tokens is made of (``segments``).
-SEGMENT_KINDS = ("system", "tools", "user", "tool", "own")
 
 #: The columns with one integer a row, in canonical order.
 COLUMNS = (
@@ -64,7 +62,7 @@ class Ragged:
         rows = [list(values) for values in lists]
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
-        return cls(offsets, np.array([value for row in rows for value in row], np.int64))
+        return cls(offsets, _column("waits_for", [value for row in rows for value in row]))
 
     def __getitem__(self, row: int) -> list[int]:
         return [int(value) for value in self.values[self.offsets[row] : self.offsets[row + 1]]]
@@ -196,13 +194,11 @@ class Batch:
             waits_for = Ragged.pack(waits_for)
         if segments is not None and not isinstance(segments, Segments):
             segments = _pack_segments(segments)
-        for name, ragged in (("waits_for", waits_for), ("segments", segments)):
-            if ragged is not None and len(ragged.offsets) != rows + 1:
-                raise InputError(
-                    f"has {len(ragged.offsets) - 1} rows where 'parent' has {rows}",
-                    field=name,
-                    remedy="Give every turn one list, empty where it has none",
-                )
+        if waits_for is not None:
+            _check_packing("waits_for", waits_for.offsets, rows, (waits_for.values,))
+        if segments is not None:
+            parts = (segments.kind, segments.tool, segments.tokens)
+            _check_packing("segments", segments.offsets, rows, parts)
         count = int(columns["trajectory"].max()) + 1 if rows else 0
         batch = cls(
             **columns,
@@ -232,6 +228,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handles": {}}  # handles belong to this process
+
     @property
     def named(self) -> bool:
         """Whether the trajectories have names of their own rather than numbers."""
@@ -258,12 +257,16 @@ class Batch:
         """Tokens a root shares with an earlier root (in row order) of the same named prefix, 0 elsewhere."""
         if self.prefix is None:
             return None
+        roots = np.flatnonzero(self.prefix >= 0)
+        roots = roots[np.argsort(self.prefix[roots], kind="stable")]  # one prefix after the other, rows in order
+        # Raising each prefix above the one before turns the longest so far within each into one running maximum.
+        step = np.int64(MAX_TOKENS + 1)
+        place = np.cumsum(np.diff(self.prefix[roots], prepend=self.prefix[roots[:1]]) != 0)
+        longest = np.maximum.accumulate(self.kept_tokens[roots] + place * step) - place * step
+        before = np.concatenate([[0], longest[:-1]])
+        before[np.flatnonzero(np.diff(place, prepend=-1))] = 0  # the first root of a prefix shares with none
         shared = np.zeros(self.turns, np.int64)
-        longest: dict[int, int] = {}
-        for row in np.flatnonzero(self.prefix >= 0):
-            name, kept = int(self.prefix[row]), int(self.kept_tokens[row])
-            shared[row] = min(kept, longest.get(name, 0))
-            longest[name] = max(kept, longest.get(name, 0))
+        shared[roots] = np.minimum(self.kept_tokens[roots], before)
         return shared
 
     def packed(self, backend: Backend) -> Any:
@@ -285,8 +288,15 @@ class Batch:
 
         Raises :class:`InputError` where a chosen turn depends on one that is left out.
         """
+        chosen = np.asarray(trajectories)
+        if chosen.dtype == bool and chosen.shape == (len(self),):
+            chosen = np.flatnonzero(chosen)
+        chosen = _column("trajectory", chosen)
+        if ((chosen < 0) | (chosen >= len(self))).any():
+            problem = f"there are {len(self)} trajectories, numbered from 0"
+            raise InputError(problem, field="trajectory", remedy="Choose numbers of trajectories, or give a mask")
         keep = np.zeros(len(self), bool)
-        keep[np.asarray(trajectories, np.int64)] = True
+        keep[chosen] = True
         rows = np.flatnonzero(keep[self.trajectory])
         new_row = np.full(self.turns + 1, -2, np.int64)
         new_row[rows] = np.arange(len(rows))
@@ -363,7 +373,7 @@ class Numbered(Sequence[str]):
         return str(numbers) if isinstance(numbers, int) else [str(number) for number in numbers]
 
 
-def _names(column: Ints | None, segments: Segments | None) -> list[str]:
+def _names(column: Ints | None, segments: Segments | None) -> Sequence[str]:
     """Numbers as names, for ids that came without a name table."""
     highest = max(
         (
@@ -373,7 +383,7 @@ def _names(column: Ints | None, segments: Segments | None) -> list[str]:
         ),
         default=-1,
     )
-    return [str(number) for number in range(highest + 1)]
+    return Numbered(highest + 1)
 
 
 def _column(name: str, values: npt.ArrayLike) -> Ints:
@@ -408,6 +418,20 @@ def _column(name: str, values: npt.ArrayLike) -> Ints:
     raise InputError(f"has dtype {array.dtype}", field=name, remedy="Give an array of integers")
 
 
+def _check_packing(name: str, offsets: Ints, rows: int, parts: Sequence[Ints]) -> None:
+    """Refuse lists that are not packed one a row."""
+    if len(offsets) != rows + 1:
+        problem = f"has {len(offsets) - 1} rows where 'parent' has {rows}"
+        raise InputError(problem, field=name, remedy="Give every turn one list, empty where it has none")
+    lengths = {len(part) for part in parts}
+    if offsets[0] != 0 or (np.diff(offsets) < 0).any() or lengths != {int(offsets[-1])}:
+        raise InputError(
+            f"offsets from {offsets[0]} to {offsets[-1]} do not pack {sorted(lengths)} values",
+            field=name,
+            remedy="Offsets start at 0, never fall, and end at the number of values",
+        )
+
+
 def _pack_segments(lists: Sequence[Sequence[tuple[str, int, int]]]) -> Segments:
     offsets = np.zeros(len(lists) + 1, np.int64)
     np.cumsum([len(row) for row in lists], out=offsets[1:])
@@ -418,6 +442,6 @@ def _pack_segments(lists: Sequence[Sequence[tuple[str, int, int]]]) -> Segments:
     return Segments(
         offsets,
         np.array([SEGMENT_KINDS.index(kind) for kind, _, _ in flat], np.int64),
-        np.array([tool for _, tool, _ in flat], np.int64),
-        np.array([tokens for _, _, tokens in flat], np.int64),
+        _column("segments", [tool for _, tool, _ in flat]),
+        _column("segments", [tokens for _, _, tokens in flat]),
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from cases import CASES, RATES, all_rates, batches, linear, make_rates, step_table
 from hypothesis import HealthCheck, given, settings
 
 from kvsim import backends
+from kvsim.backends import kernels
 from kvsim.backends.interface import empty_columns
 from kvsim.errors import BackendUnavailableError, UnknownNameError
 
@@ -65,6 +68,19 @@ def test_order_puts_every_turn_after_what_it_needs(name, batch):
     for row in range(batch.turns):
         needs = [batch.parent[row], batch.after[row], *(batch.waits_for[row] if batch.waits_for else [])]
         assert all(place[need] < place[row] for need in needs if need >= 0)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_threads_do_not_disturb_each_other(name):
+    """Kernels release the GIL: batches of different sizes priced at once come out as if priced alone."""
+    backend, rates = backends.get(name), make_rates(survival=kernels.ALWAYS)
+    prepared = backend.prepare(rates, step_table(rates))
+    made = [linear(12, 200 * (1 + number), seed=number) for number in range(4)]
+    alone = [backend.estimate(prepared, batch.packed(backend), None).totals for batch in made]
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(backend.estimate, prepared, made[n % 4].packed(backend), None) for n in range(80)]
+        for number, job in enumerate(jobs):
+            np.testing.assert_array_equal(job.result().totals, alone[number % 4])
 
 
 def test_unknown_backend_lists_the_known():

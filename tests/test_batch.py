@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from cases import batches, columns, linear
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kvsim import Batch, InputError
 from kvsim.builder import Builder
+from kvsim.trajectory import Ragged, Segments
 
 GOOD = {
     "parent": [-1, 0],
@@ -73,6 +75,11 @@ BAD = [
     ("priority", [2**31, 0], "outside", "priority"),
     ("segments", [[("user", -1, 101)], []], "101", "segments"),
     ("segments", [[("human", -1, 1)], []], "human", "segments"),
+    ("segments", Segments(*(np.array(part) for part in ([0, 1, 1], [9], [-1], [1]))), "9", "segments"),
+    ("segments", [[("user", -1, 5.9)], []], "5.9", "segments"),
+    ("waits_for", [[], [0.9]], "0.9", "waits_for"),
+    ("waits_for", Ragged(np.array([0, 0, 500]), np.array([0])), "do not pack", "waits_for"),
+    ("waits_for", Ragged(np.array([1, 0, 1]), np.array([0])), "do not pack", "waits_for"),
     ("tool", [3, -5], "-5", "tool"),
     ("estimated_tokens", [111, 0], "111", "estimated_tokens"),
 ]
@@ -99,6 +106,35 @@ def test_a_long_cycle_is_found_wherever_it_hides():
         columns(rows)
     row = int(str(refused.value).split("row ")[1].split(":")[0])
     assert 400 <= row <= 900
+
+
+def test_two_trajectories_of_one_name_are_refused():
+    two = {**GOOD, "parent": [-1, -1], "kept_tokens": [0, 0], "trajectory": [0, 1]}
+    with pytest.raises(InputError, match="two trajectories are called 'a'"):
+        Batch.from_columns(**two, ids=["a", "a"])
+
+
+def test_tool_numbers_need_no_names():
+    batch = Batch.from_columns(**GOOD, tool=[2**40, -1])
+    assert batch.tool_names[2**40] == str(2**40)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 50)), min_size=1, max_size=30))
+def test_shared_tokens_are_the_longest_earlier_root_of_the_prefix(roots):
+    rows = [{"prefix": name, "kept_tokens": kept, "prompt_tokens": 60} for name, kept in roots]
+    expected = []
+    for number, (name, kept) in enumerate(roots):
+        expected.append(min(kept, max((other for n, other in roots[:number] if n == name), default=0)))
+    assert columns(rows).shared_tokens.tolist() == expected
+
+
+def test_select_takes_masks_and_refuses_numbers_out_of_range():
+    batch = linear(3, 4)
+    assert batch.select(np.array([False, True, False, True])).ids == batch.select([1, 3]).ids
+    for wrong in ([4], [-1], [0.5]):
+        with pytest.raises(InputError, match="trajectory"):
+            batch.select(wrong)
 
 
 def test_select_renumbers_and_refuses_dangling_references():

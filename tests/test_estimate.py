@@ -234,6 +234,7 @@ def test_same_input_same_bytes_and_buffers_can_be_reused():
         ({"gpu": "h100-sxmm"}, "h100-sxm"),
         ({"model": "meta-llama/Llama-3.1-70B-Instruct"}, "tensor_parallel_size=2"),
         ({"usd_per_hour": -1.0}, "usd_per_hour"),
+        ({"usd_per_hour": "3"}, "usd_per_hour"),
         ({"load": kvsim.Load(concurrent=5000)}, "concurrent"),
         ({"load": kvsim.Load(concurrent=100, mean_context=100_000)}, "mean_context"),
         ({"backend": "rust"}, "unknown backend"),
@@ -267,7 +268,7 @@ def test_bad_loads(bad):
 def test_load_from_text():
     assert kvsim.Load.parse("concurrent=8,kv=ttl:300") == kvsim.Load(concurrent=8, kv="ttl:300")
     assert kvsim.Load.parse("") == kvsim.Load()
-    for text in ("concurrent", "concurrency=8", "concurrent=x"):
+    for text in ("concurrent", "concurrency=8", "concurrent=x", "concurrent=2,concurrent=3"):
         with pytest.raises(kvsim.InputError):
             kvsim.Load.parse(text)
 
@@ -276,8 +277,69 @@ def test_the_widest_load_does_not_overflow():
     """Prices stay positive and finite where every sequence of the widest step is as long as the model allows."""
     length = 131_072
     batch = columns([{"prompt_tokens": length // 2, "output_tokens": length // 2}])
-    engine = kvsim.EngineConfig(num_gpu_blocks_override=1 << 22)
+    engine = kvsim.EngineConfig(num_gpu_blocks_override=1 << 24)
     result = kvsim.estimate(batch, **H100, engine=engine, load=kvsim.Load(concurrent=1024))
     alone = kvsim.estimate(batch, **H100, engine=engine)
     assert result.model_s[0] > 100 * alone.model_s[0]
     assert make_rates().fraction_bits >= result.pricing.law.fraction_bits >= 0
+
+
+def test_a_load_that_cannot_be_there_is_not_priced():
+    """Seven others as long as this turn would not fit beside it; one other would."""
+    engine = kvsim.EngineConfig(num_gpu_blocks_override=1001, max_model_len=8000)
+    batch = columns([{"prompt_tokens": 6000, "output_tokens": 100}])
+    for concurrent, status in ((2, "ok"), (8, "over_capacity")):
+        result = kvsim.estimate(batch, **H100, engine=engine, load=kvsim.Load(concurrent=concurrent))
+        assert result.turns.status.tolist() == [status]
+
+
+def test_named_prefixes_survive_churn_and_time():
+    batch = dict(CASES)["named prefixes"]
+    for load in (kvsim.Load(churn_blocks_per_s=5e4), kvsim.Load(kv="ttl:0")):
+        assert kvsim.estimate(batch, **H100, load=load).turns.cached_tokens.tolist() == [0, 288, 0, 496]
+    assert kvsim.estimate(batch, **H100, load=kvsim.Load(kv="always")).turns.cached_tokens.sum() == 0
+
+
+def test_a_context_is_there_only_once_it_was_computed():
+    child = {"parent": 0, "after": -1, "kept_tokens": 3000, "prompt_tokens": 4000}
+    rows = [{"prompt_tokens": 1000, "output_tokens": 2000, "arrival_ns": 10**9}]
+    rows += [{**child, "arrival_ns": arrival} for arrival in (0, 2 * 10**9, 10**13)]
+    cached = kvsim.estimate(columns(rows), **H100).turns.cached_tokens.tolist()
+    assert cached == [0, 0, 992, 2992]  # not yet come; prompt only; all but the last token
+
+
+def test_a_turn_that_could_not_run_leaves_nothing_behind():
+    rows = [
+        {"prompt_tokens": 200_000, "output_tokens": 10},
+        {"parent": 0, "kept_tokens": 900, "prompt_tokens": 1000, "trajectory": 1},
+    ]
+    turns = kvsim.estimate(columns(rows), **H100).turns
+    assert turns.status.tolist() == ["over_max", "ok"]
+    assert turns.cached_tokens.tolist() == [0, 0]
+
+
+def test_sums_that_a_clock_cannot_count_are_refused():
+    long = 1_500_000
+    engine = kvsim.EngineConfig(num_gpu_blocks_override=400_000, max_model_len=4_000_000)
+    rows = [{"parent": row - 1, "prompt_tokens": long, "output_tokens": long} for row in range(20_000)]
+    with pytest.raises(kvsim.InputError, match="64-bit clock"):
+        kvsim.estimate(columns(rows), model=H100["model"], gpu="rtx-4090", engine=engine)
+
+
+def test_batches_and_estimates_can_be_pickled():
+    import pickle
+
+    result = kvsim.estimate(linear(5, 3), **H100)
+    again = pickle.loads(pickle.dumps(result))
+    np.testing.assert_array_equal(again.latency_s, result.latency_s)
+    np.testing.assert_array_equal(again.turns.ttft_s, result.turns.ttft_s)
+    assert pickle.loads(pickle.dumps(result.batch)).turns == 15
+
+
+def test_numpy_integers_are_integers():
+    load = kvsim.Load(concurrent=np.int64(8), mean_context=np.int32(100))
+    assert load == kvsim.Load(concurrent=8, mean_context=100)
+    assert kvsim.EngineConfig(max_model_len=np.int64(4096)) == kvsim.EngineConfig(max_model_len=4096)
+    for wrong in (True, 8.0, "8"):
+        with pytest.raises(kvsim.InputError, match="max_model_len"):
+            kvsim.EngineConfig(max_model_len=wrong)

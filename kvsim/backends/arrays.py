@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ class ArrayBackend:
     def __init__(self, name: str, module: ModuleType) -> None:
         self.name = name
         self._kernels = module
-        self._finish_ns = _NONE
+        self._scratch = threading.local()  # kernels release the GIL
 
     def prepare(self, rates: kernels.Rates, step: Ints) -> Any:
         """The same values in the module's own named tuples."""
@@ -58,12 +59,13 @@ class ArrayBackend:
         """See :class:`kvsim.backends.interface.Backend`."""
         rates, step = prepared
         turns, trajectories = packed
-        if len(self._finish_ns) < len(turns.parent):
-            self._finish_ns = np.empty(len(turns.parent), np.int64)
+        finish_ns = getattr(self._scratch, "finish_ns", _NONE)
+        if len(finish_ns) < len(turns.parent):
+            finish_ns = self._scratch.finish_ns = np.empty(len(turns.parent), np.int64)
         totals = np.empty((trajectories, len(kernels.TOTALS)), np.int64)
         held_block_ns = np.empty(trajectories, np.float64)
         out = self._kernels.PriceColumns(*(columns if columns is not None else empty_columns(0)))
-        self._kernels.estimate(rates, step, turns, self._finish_ns, totals, held_block_ns, out)
+        self._kernels.estimate(rates, step, turns, finish_ns, totals, held_block_ns, out)
         return Priced(totals, held_block_ns)
 
     def topological_order(self, batch: Batch) -> Ints:

@@ -171,15 +171,23 @@ def surviving_tokens(
 
 
 @jit
+def status_of(rates: Rates, prompt: int, output: int) -> int:
+    """Whether a turn can run at all beside the load."""
+    if prompt + output > rates.max_model_len:
+        return OVER_MAX
+    beside = rates.others * blocks_for(rates, rates.mean_context if rates.mean_context >= 0 else prompt)
+    return OVER_CAPACITY if blocks_for(rates, prompt + output - 1) + beside > rates.usable_blocks else OK
+
+
+@jit
 def price_turn(
     rates: Rates, step: Ints, prompt: int, output: int, hittable: int, reusable: int, gap_ns: int, logged: int
 ) -> tuple[int, int, int, int, int, float, int]:
     """One turn: fresh_ns, recompute_ns, decode_ns, cached_tokens, recomputed_tokens, held_block_ns, status."""
     final_blocks = blocks_for(rates, prompt + output - 1)
-    if prompt + output > rates.max_model_len:
-        return 0, 0, 0, 0, 0, 0.0, OVER_MAX
-    if final_blocks > rates.usable_blocks:
-        return 0, 0, 0, 0, 0, 0.0, OVER_CAPACITY
+    status = status_of(rates, prompt, output)
+    if status != OK:
+        return 0, 0, 0, 0, 0, 0.0, status
     cached, held = surviving_tokens(rates, hittable, reusable, gap_ns, logged, prompt)
     hittable = 0 if rates.survival == NO_CACHE else max(hittable, cached)
     prefill_ns = to_ns(rates, prefill_time(rates, step, cached, prompt - cached))
@@ -264,14 +272,22 @@ def estimate(
         reusable = 0
         gap_ns = 0
         if parent >= 0:
-            computed = prompts[parent] + max(outputs[parent], 1) - 1
-            shared = min(kepts[row], computed)
-            reusable = full_blocks(rates, computed)
+            parent_output = max(outputs[parent], 1)
+            computed = prompts[parent] + parent_output - 1
             # Where only the parent is waited for, the gap is the pause: no need to wait for its finish to be known.
             only_parent = after == parent and len(waits) == 0
-            gap_ns = pauses[row] if only_parent else max(release - finish_ns[parent], 0)
-        elif len(shares) > 0:
+            gap_ns = pauses[row] if only_parent else release - finish_ns[parent]
+            if gap_ns < 0:  # the parent is still running, or has not even come
+                came = afters[parent] >= 0 or arrivals[parent] <= release
+                computed = prompts[parent] if came else 0
+                gap_ns = 0
+            if status_of(rates, prompts[parent], parent_output) != OK:
+                computed = 0
+            shared = min(kepts[row], computed)
+            reusable = full_blocks(rates, computed)
+        elif len(shares) > 0:  # a named prefix is in use by others: only ALWAYS loses it
             shared = shares[row]
+            reusable = full_blocks(rates, shared)
         hittable = full_blocks(rates, min(shared, prompt - 1)) * rates.block_size
         logged = min(logs[row], prompt - 1) if len(logs) > 0 else -1
         fresh, recompute, decode, cached, recomputed, held, status = price_turn(
