@@ -62,7 +62,7 @@ def simulate(
 
     The scheduler is vLLM 0.32's for full attention, scheduling synchronously: with ``async_scheduling`` the real one
     decides a step ahead, so that a finished request's blocks come back one step later than here. Models with sliding
-    windows are simulated with one pool that keeps every token.
+    windows or linear attention have several pools in vLLM, whose rules are not built yet: they are refused.
     Raises :class:`kvsim.errors.KvsimError` for unknown names, for what is not built yet, and for a model that does
     not fit.
     """
@@ -73,6 +73,7 @@ def simulate(
     policy = _retention(retention)
     run = serve(backend)
     pricing = resolve_pricing(model, gpu, engine, None, calibration)
+    _require_one_pool(pricing.architecture)
     settled = pricing.engine
     if not settled.enable_chunked_prefill and settled.max_num_batched_tokens < settled.max_model_len:
         raise InputError(
@@ -95,6 +96,17 @@ def simulate(
     if strict:
         result.require_served()
     return result
+
+
+def _require_one_pool(architecture: Architecture) -> None:
+    """Refuse models whose layers do not all keep every token's KV."""
+    windowed = any(group.kind == "window" and not group.keeps_all for group in architecture.attention_groups())
+    if windowed or architecture.recurrent_state_bytes():
+        raise InputError(
+            f"{architecture.name} has layers that do not keep every token; only full attention can be simulated",
+            field="model",
+            remedy="Use kvsim.estimate, or a model with full attention",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from engine_cases import Case, any_case, cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,6 @@ from kvsim.backends import engine_kernels
 from kvsim.backends.engine_kernels import ENGINE_TOTALS, Served
 from kvsim.backends.serving import serve
 from kvsim.backends.stepping import stepper
-from tests.engine_cases import Case, any_case, cases
 
 CASES = cases()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from engine_cases import SETTINGS, turns
 
 from kvsim.backends.contexts import contexts_of
 from kvsim.backends.stepping import STEPPERS, Stepper, stepper
 from kvsim.errors import UnknownNameError
 from kvsim.trajectory import Batch
-from tests.engine_cases import SETTINGS, turns
 
 
 @pytest.fixture(params=sorted(STEPPERS))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cases import linear
 
 import kvsim
 from kvsim.errors import InputError, UnknownNameError
-from tests.cases import linear
 
 ON = {"model": "Qwen/Qwen3-8B", "gpu": "h100-sxm"}
 
@@ -101,3 +101,9 @@ def test_what_is_not_there_is_refused(batch):
     unlogged = {**{name: unlogged[name] for name in unlogged if name != "after"}, "arrival_ns": np.zeros(4, np.int64)}
     with pytest.raises(InputError, match=r'"poisson:R".*"closed:N"'):
         kvsim.simulate(kvsim.Batch.from_columns(**unlogged), **ON)
+
+
+@pytest.mark.parametrize("model", ["google/gemma-3-1b-it", "openai/gpt-oss-20b", "Qwen/Qwen3.5-35B-A3B"])
+def test_models_with_several_pools_are_refused(model):
+    with pytest.raises(kvsim.InputError, match="only full attention"):
+        kvsim.simulate(linear(2), model=model, gpu="h100-sxm")
