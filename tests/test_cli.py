@@ -275,6 +275,17 @@ def test_an_interrupt_ends_quietly(ask, monkeypatch):
     assert "Traceback" not in done.output
 
 
+# validate
+
+
+def test_validate_counts_steps_and_refuses_empty_folders(kvsim_, request, tmp_path):
+    data = request.path.parent / "data" / "vllm_steps"
+    good = kvsim_("validate", "--vllm-steps", data)
+    assert good.exit_code == 0
+    assert good.stdout.splitlines()[-1] == "1 runs, 797 steps, 544 evictions, 9 preemptions: 0 steps differ"
+    assert kvsim_("validate", "--vllm-steps", tmp_path).exit_code == 2
+
+
 # as a program
 
 

@@ -21,9 +21,11 @@ COMMANDS = re.findall(r"^    (kvsim .*)$", TEXT.replace("\\\n", " "), re.MULTILI
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A working directory with logs in runs/."""
+    """A working directory with logs in runs/, and with the tests' data."""
     (tmp_path / "runs").mkdir()
     example().to_jsonl(tmp_path / "runs" / "example.jsonl")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "data").symlink_to(Path(__file__).parent / "data")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
 
