@@ -12,7 +12,7 @@ import pytest
 from kvsim.errors import InputError
 from kvsim.logs import read
 from kvsim.logs.kept import REWRITTEN
-from kvsim.logs.messages import from_messages
+from kvsim.logs.messages import IMAGE, from_messages
 from kvsim.logs.requests import COMPACTED
 from kvsim.logs.usage import Usage
 from kvsim.trajectory import SEGMENT_KINDS, Batch
@@ -244,3 +244,34 @@ def test_rewinding_to_the_middle_of_a_prompt(tmp_path: Path) -> None:
     assert len(batch) == 1
     assert batch.parent.tolist() == [-1, 0, 1]
     assert 90 < batch.kept_tokens[2] < 145
+
+
+def test_parts_of_other_apis_are_counted(tmp_path: Path) -> None:
+    use = {"type": "tool_use", "id": "t1", "name": "grep", "input": {"pattern": "x" * 700}}
+    chat = [
+        ASK,
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "y" * 350}, use]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "z" * 7000}]},
+                {"type": "image", "source": {"type": "base64", "data": "abc"}},
+                {"type": "hologram"},
+            ],
+        },
+        ANSWER,
+    ]
+    batch = read(written(tmp_path, {"id": "s", "messages": chat}))
+    assert 300 <= batch.output_tokens[0] <= 320
+    assert batch.prompt_tokens[1] - batch.kept_tokens[1] >= 2000
+    assert segments(batch, 1)[-1][:2] == ("tool", "grep")
+    assert batch.report is not None
+    assert batch.report.tool_results == 1
+    assert batch.report.flagged[IMAGE] == 1
+    assert sum("hologram" in remark for remark in batch.report.flagged) == 1
+
+
+def test_answers_that_differ_in_reasoning_only(tmp_path: Path) -> None:
+    short, long = ({"role": "assistant", "content": "ok", "reasoning_content": "r" * n} for n in (35, 3500))
+    batch = from_messages([[ASK, short], [ASK, long]])
+    assert batch.output_tokens.tolist() == [11, 1001]

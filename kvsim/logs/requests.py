@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from kvsim._ingest import PrefixIndex
 from kvsim.logs.kept import REWRITTEN, by_lengths
-from kvsim.logs.messages import NO_OUTPUT, TEMPLATE_TOKENS, Fact
+from kvsim.logs.messages import NO_OUTPUT, TEMPLATE_TOKENS, Fact, flag_uncounted
 from kvsim.logs.reading import Reading
 from kvsim.logs.segments import Part, scaled
 from kvsim.logs.source import Source
@@ -129,7 +129,8 @@ class Requests:
         if context.own:
             parts.insert(0, Part("own", None, context.own))
         news = request.facts[max(0, context.new_from - 1) :]
-        report.tool_results += sum(fact.role in ("tool", "function") for fact in news)
+        report.tool_results += sum(fact.results for fact in news)
+        flag_uncounted(report, [*news, request.answer] if request.answer else news)
         tools = [fact.tool for fact in news if fact.tool]
         row = builder.turn(
             trajectory=trajectory,
