@@ -12,7 +12,7 @@ import pytest
 from kvsim.errors import InputError
 from kvsim.logs import read
 from kvsim.logs.kept import REWRITTEN
-from kvsim.logs.messages import IMAGE, from_messages
+from kvsim.logs.messages import IMAGE, NO_OUTPUT_COUNT, from_messages
 from kvsim.logs.requests import COMPACTED
 from kvsim.logs.usage import Usage
 from kvsim.trajectory import SEGMENT_KINDS, Batch
@@ -65,6 +65,7 @@ def segments(batch: Batch, row: int) -> list[tuple[str, str | None, int]]:
         ({"input_tokens": 100, "output_tokens": 7, "cache_read_input_tokens": 77, "total_tokens": 107}, (100, 7, 77)),
         ({"input_tokens": 23, "output_tokens": 7, "cache_read_input_tokens": 77, "total_tokens": 107}, (100, 7, 77)),
         ({"input_tokens": 100, "output_tokens": 7}, (100, 7, -1)),
+        ({"prompt_tokens": 100}, (100, -1, -1)),
         ({"prompt_tokens": 0, "completion_tokens": 0}, None),
         ({}, None),
     ],
@@ -275,3 +276,41 @@ def test_answers_that_differ_in_reasoning_only(tmp_path: Path) -> None:
     short, long = ({"role": "assistant", "content": "ok", "reasoning_content": "r" * n} for n in (35, 3500))
     batch = from_messages([[ASK, short], [ASK, long]])
     assert batch.output_tokens.tolist() == [11, 1001]
+
+
+def stamped(moment: Any, *messages: Any) -> dict[str, Any]:
+    response = {"choices": [{"message": ANSWER}], "usage": usage(50 * len(messages), 5)}
+    return {"session_id": "s", "messages": list(messages), "response": response, "timestamp": moment, "latency_sec": 1}
+
+
+def test_timestamps_as_text(tmp_path: Path) -> None:
+    moments = "2025-01-31T12:00:00Z", "2025-01-31T14:00:03.5+02:00"
+    batch = read(written(tmp_path, stamped(moments[0], ASK), stamped(moments[1], ASK, ANSWER, ASK)))
+    assert batch.pause_ns.tolist() == [0, 2_500_000_000]
+    assert batch.e2e_ns is not None
+    assert batch.e2e_ns.tolist() == [10**9, 10**9]
+
+
+@pytest.mark.parametrize("moment", ["yesterday", "12:00", "1738324800", "1901-01-01T00:00:00Z"])
+def test_timestamps_that_are_none(tmp_path: Path, moment: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(written(tmp_path, stamped(moment, ASK)))
+    assert caught.value.field == "timestamp"
+    assert caught.value.line == 1
+
+
+def test_usage_without_an_output_count(tmp_path: Path) -> None:
+    chat = [ASK, {"role": "assistant", "content": "x" * 350}, ASK, ANSWER]
+    counts = [{"prompt_tokens": 20}, {"prompt_tokens": 140, "completion_tokens": 4}]
+    batch = read(written(tmp_path, {"id": "s", "messages": chat, "usage": counts}))
+    assert batch.prompt_tokens.tolist() == [20, 140]
+    assert batch.output_tokens.tolist() == [100, 4]
+    assert batch.estimated_tokens is not None
+    assert batch.estimated_tokens.tolist() == [100, 0]
+    assert batch.report is not None
+    assert batch.report.flagged[NO_OUTPUT_COUNT] == 1
+    response = {"choices": [{"message": chat[1]}], "usage": {"prompt_tokens": 20}}
+    batch = read(written(tmp_path, {"messages": [ASK], "response": response}))
+    assert batch.output_tokens.tolist() == [100]
+    assert batch.estimated_tokens is not None
+    assert batch.estimated_tokens.tolist() == [100]

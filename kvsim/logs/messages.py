@@ -27,6 +27,7 @@ NO_OUTPUT = "output of 0 tokens"
 
 #: Remarks for ``ReadReport.flagged``.
 IMAGE = "image: 0 tokens counted"
+NO_OUTPUT_COUNT = "usage without an output count: counted from the text"
 
 _IMAGES = ("image", "image_url", "input_image")
 _UNDERSTOOD = ("text", "input_text", "output_text", "thinking", "refusal", "tool_use", "tool_result")
@@ -238,6 +239,8 @@ def add_conversation(
         usage = usages[number] if usages is not None else None
         logged = usage.counts() if usage is not None else None
         now, kept, estimated = _counted(logged, news, facts[at].tokens, context)
+        if logged is not None and logged.output < 0:
+            report.flag(NO_OUTPUT_COUNT)
         if now.prompt < context.prompt:
             news = [fact.part for fact in facts[:at]]
         elif kept < context.prompt + context.output and number:
@@ -267,6 +270,8 @@ def _counted(logged: Counts | None, news: Sequence[Part], output: int, context: 
         new = sum(part.tokens for part in news) + TEMPLATE_TOKENS  # the head of the answer
         return Counts(length + new, output, -1), length, new + output
     kept = by_lengths(logged.prompt, logged.cached, context.prompt, context.output)[0] if length else 0
+    if logged.output < 0:
+        return logged._replace(output=output), kept, output
     return logged, kept, 0
 
 
