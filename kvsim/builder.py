@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from kvsim.logs.report import ReadReport
 
 
+#: Said, after its name, of a figure that is not needed and out of range (lenient reading).
+UNUSABLE = "out of range: taken as not logged"
+
+
 class Builder:
     """Collects turns one by one, as readers find them, into columns of machine integers.
 
@@ -23,7 +27,10 @@ class Builder:
     Values are checked as they come, so that an error names the file and line at hand.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, remark: Callable[[str], None] | None = None) -> None:
+        """``remark``: if given, figures that are not needed and out of range are left out, and this is told so."""
+        self._remark = remark
+        self._remedies: dict[str, Mapping[str, str]] = {}
         self._columns = {name: array("q") for name in COLUMNS}
         self._waits: dict[int, list[int]] = {}
         self._segments: dict[int, list[tuple[int, int, int]]] = {}
@@ -47,6 +54,10 @@ class Builder:
         self._ids.append(id)
         self._origins.append((file, line))
         return len(self._ids) - 1
+
+    def remedies(self, file: str, remedies: Mapping[str, str]) -> None:
+        """Say in errors about a file what to do in its own terms, by column."""
+        self._remedies[file] = remedies
 
     def turn(
         self,
@@ -90,8 +101,22 @@ class Builder:
                     file=file,
                     line=line,
                     field=name,
-                    remedy=REMEDIES[name],
+                    remedy=self._remedies.get(file or "", REMEDIES).get(name, REMEDIES[name]),
                 )
+        segments = list(segments)
+        if self._remark is not None:
+            new = prompt_tokens - kept_tokens
+            if not -1 <= cached_tokens <= prompt_tokens:
+                cached_tokens = self._left_out("cached_tokens", -1)
+            if not -1 <= ttft_ns <= MAX_NS:
+                ttft_ns = self._left_out("ttft", -1)
+            if not -1 <= e2e_ns <= MAX_NS:
+                e2e_ns = self._left_out("e2e", -1)
+            if not 0 <= estimated_tokens <= new + output_tokens:
+                estimated_tokens = self._left_out("estimated_tokens", 0)
+            if sum(tokens for _, _, tokens in segments) > new:
+                self._left_out("segments", 0)
+                segments = []
         columns, row = self._columns, self.rows
         columns["parent"].append(parent)
         columns["after"].append(parent if after is None else after)
@@ -115,6 +140,11 @@ class Builder:
         ]:
             self._segments[row] = packed
         return row
+
+    def _left_out(self, name: str, unknown: int) -> int:
+        if self._remark is not None:
+            self._remark(f"{name} {UNUSABLE}")
+        return unknown
 
     def set(self, row: int, **values: int) -> None:
         """Change integer columns of a row already added (a reference that was only resolvable later)."""
@@ -219,7 +249,15 @@ class Builder:
             prefix_names=list(self._prefixes),
             report=report,
         )
-        return checked(batch, lambda row: self._origins[columns["trajectory"][row]])
+        try:
+            return checked(batch, lambda row: self._origins[columns["trajectory"][row]])
+        except InputError as error:
+            remedy = self._remedies.get(error.file or "", {}).get(error.field or "")
+            if remedy is None:
+                raise
+            told = InputError(error.problem, file=error.file, line=error.line, field=error.field, remedy=remedy)
+            told.trajectory = error.trajectory
+            raise told from None
 
     @staticmethod
     def _number(table: dict[str, int], name: str | None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -157,6 +158,15 @@ BROKEN = {
     ),
     "absurd time": ('{"id": "a", "arrival_s": 1e30, "turns": [' + TURN + "]}", "arrival_s"),
     "absurdly small": ('{"id": "a", "arrival_s": 1e-99999, "turns": [' + TURN + "]}", "arrival_s"),
+    "time as text": (
+        '{"id": "a", "turns": [{"prompt_tokens": 5, "output_tokens": 1, "pause_s": "NaN"}]}',
+        "turns[0].pause_s",
+    ),
+    "time as text at the top": ('{"id": "a", "arrival_s": "Infinity", "turns": [' + TURN + "]}", "arrival_s"),
+    "time of an absurd exponent": (
+        '{"id": "a", "arrival_s": 1e9999999999999999999, "turns": [' + TURN + "]}",
+        "arrival_s",
+    ),
     "NaN": ('{"id": "a", "arrival_s": NaN, "turns": [' + TURN + "]}", None),
     "negative count": ('{"id": "a", "turns": [{"prompt_tokens": -5, "output_tokens": 1}]}', "turns[0].prompt_tokens"),
     "fraction": ('{"id": "a", "turns": [{"prompt_tokens": 5.5, "output_tokens": 1}]}', "turns[0].prompt_tokens"),
@@ -209,6 +219,51 @@ def test_broken_lines_are_refused_or_dropped(tmp_path: Path, name: str) -> None:
     assert batch.report is not None
     assert batch.report.adds_up
     assert batch.report.dropped.total() == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [("1e9", "outside 0 to 100000000 s"), ("-1", "outside"), ("0.1234567891", "nine decimals"), ('"1"', "no number")],
+)
+def test_what_is_wrong_with_a_time(tmp_path: Path, value: str, problem: str) -> None:
+    path = tmp_path / "time.jsonl"
+    path.write_text('{"id": "a", "arrival_s": ' + value + ', "turns": [' + TURN + "]}\n")
+    with pytest.raises(InputError, match=problem):
+        read(path, "neutral")
+
+
+@pytest.mark.parametrize("name", ["cycle", "no such turn", "kept too much"])
+def test_remedies_speak_of_the_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "broken.jsonl"
+    path.write_text(BROKEN[name][0] + "\n")
+    with pytest.raises(InputError) as caught:
+        read(path, "neutral")
+    assert "row number" not in str(caught.value)
+    assert ("other-id/3" in caught.value.remedy) == (name != "kept too much")
+
+
+def test_objects_may_hold_what_computing_gives() -> None:
+    turns = [
+        {"prompt_tokens": np.int64(5), "output_tokens": np.int32(1), "pause_s": 0.1 + 0.2},
+        {"parent": np.int64(0), "prompt_tokens": 9, "output_tokens": 1, "pause_s": np.float64(0.1) + 0.2},
+    ]
+    batch = Batch.from_trajectories([{"id": "a", "arrival_s": np.float32(0.5), "turns": turns}])
+    assert batch.pause_ns.tolist() == [300_000_000, 300_000_000]
+    assert batch.arrival_ns.tolist() == [500_000_000, 0]
+    with pytest.raises(InputError):
+        Batch.from_trajectories([{"id": "a", "arrival_s": float("nan"), "turns": turns}])
+
+
+def test_a_bad_figure_that_is_not_needed(tmp_path: Path) -> None:
+    path = tmp_path / "figures.jsonl"
+    more = '"cached_tokens": 50, "ttft_s": -1, "segments": [{"kind": "user", "tokens": 50}]'
+    path.write_text('{"id": "a", "turns": [{"prompt_tokens": 10, "output_tokens": 1, ' + more + "}]}\n")
+    with pytest.raises(InputError):
+        read(path, "neutral")
+    batch = read(path, "neutral", lenient=True)
+    assert (batch.turns, batch.cached_tokens, batch.ttft_ns, batch.segments) == (1, None, None, None)
+    assert batch.report is not None
+    assert batch.report.flagged.total() == 3
 
 
 def test_what_depends_on_a_dropped_line_is_dropped(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class Reading:
     """The batch under construction, its report, and how strictly to read."""
 
     def __init__(self, *, lenient: bool, count: TokenCounter) -> None:
-        self.builder = Builder()
+        self.builder = Builder(remark=(lambda remark: self.report.flag(remark)) if lenient else None)
         self.report = ReadReport(counted_with=count.name)
         self.lenient = lenient
         self.count = count
