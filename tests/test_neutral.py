@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -300,3 +302,44 @@ def test_writing_replaces_in_one_step(tmp_path: Path) -> None:
     ).to_jsonl(path)
     assert path.read_text() == '{"id": "0", "turns": [{"prompt_tokens": 1, "output_tokens": 1}]}\n'
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_many_broken_lines_are_left_out_in_one_go(tmp_path: Path) -> None:
+    bad: dict[str, dict[str, Any]] = {
+        "kept": {"kept_tokens": 3},
+        "cycle": {"parent": 0},
+        "next": {"parent": "cycle-{i}/0"},
+        "waits": {"waits_for": ["next-{i}/0"]},
+        "segments": {"parent": None, "kept_tokens": 5},
+        "good": {},
+    }
+    path = tmp_path / "many.jsonl"
+    turn = {"prompt_tokens": 5, "output_tokens": 1}
+    with path.open("w") as stream:
+        for i in range(400):
+            for name, more in bad.items():
+                text = json.dumps({"id": f"{name}-{i}", "turns": [turn | more]})
+                stream.write(text.replace("{i}", str(i)) + "\n")
+    began = time.process_time()
+    batch = read(path, lenient=True)
+    assert time.process_time() - began < 2
+    assert list(batch.ids) == [f"good-{i}" for i in range(400)]
+    assert batch.report is not None
+    assert batch.report.adds_up
+    assert batch.report.dropped == {"kept_tokens": 800, "parent": 1200}
+
+
+def test_a_long_chain_behind_a_broken_line(tmp_path: Path) -> None:
+    path = tmp_path / "chain.jsonl"
+    turn = {"prompt_tokens": 5, "output_tokens": 1}
+    with path.open("w") as stream:
+        stream.write(json.dumps({"id": "0", "turns": [turn | {"kept_tokens": 1}]}) + "\n")
+        for i in range(1, 5000):
+            stream.write(json.dumps({"id": str(i), "turns": [turn | {"parent": f"{i - 1}/0"}]}) + "\n")
+        stream.write(json.dumps({"id": "good", "turns": [turn]}) + "\n")
+    began = time.process_time()
+    batch = read(path, lenient=True)
+    assert time.process_time() - began < 2
+    assert list(batch.ids) == ["good"]
+    assert batch.report is not None
+    assert batch.report.dropped == {"kept_tokens": 5000}
