@@ -314,3 +314,15 @@ def test_usage_without_an_output_count(tmp_path: Path) -> None:
     assert batch.output_tokens.tolist() == [100]
     assert batch.estimated_tokens is not None
     assert batch.estimated_tokens.tolist() == [100]
+
+
+def test_more_cached_than_sent(tmp_path: Path) -> None:
+    counts = [usage(60, 18), usage(40, 9, prompt_tokens_details={"cached_tokens": 64})]
+    path = written(tmp_path, {"id": "s", "messages": CHAT, "usage": counts})
+    with pytest.raises(InputError):
+        read(path)
+    batch = read(path, lenient=True)
+    assert batch.kept_tokens.tolist() == [0, 0]
+    assert batch.cached_tokens is None
+    assert batch.report is not None
+    assert [remark for remark in batch.report.flagged if "cached_tokens" in remark]
