@@ -160,6 +160,8 @@ class _Reader:
             return base + value
 
         def time(turn: int, name: str, value: msgspec.Raw, default: int) -> int:
+            if value is _ABSENT:
+                return default
             text = bytes(value).decode()
             if text in ("", "null"):
                 return default
