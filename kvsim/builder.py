@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kvsim._door import MAX_NS, MAX_TOKENS, REMEDIES, checked
 from kvsim.errors import InputError
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from kvsim.logs.report import ReadReport
 
 
+#: Said, after its name, of a figure that is not needed and out of range (lenient reading).
+UNUSABLE = "out of range: taken as not logged"
+
+
 class Builder:
     """Collects turns one by one, as readers find them, into columns of machine integers.
 
@@ -23,7 +28,10 @@ class Builder:
     Values are checked as they come, so that an error names the file and line at hand.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, remark: Callable[[str], None] | None = None) -> None:
+        """``remark``: if given, figures that are not needed and out of range are left out, and this is told so."""
+        self._remark = remark
+        self._remedies: dict[str, Mapping[str, str]] = {}
         self._columns = {name: array("q") for name in COLUMNS}
         self._waits: dict[int, list[int]] = {}
         self._segments: dict[int, list[tuple[int, int, int]]] = {}
@@ -47,6 +55,10 @@ class Builder:
         self._ids.append(id)
         self._origins.append((file, line))
         return len(self._ids) - 1
+
+    def remedies(self, file: str, remedies: Mapping[str, str]) -> None:
+        """Say in errors about a file what to do in its own terms, by column."""
+        self._remedies[file] = remedies
 
     def turn(
         self,
@@ -90,8 +102,22 @@ class Builder:
                     file=file,
                     line=line,
                     field=name,
-                    remedy=REMEDIES[name],
+                    remedy=self._remedies.get(file or "", REMEDIES).get(name, REMEDIES[name]),
                 )
+        segments = list(segments)
+        if self._remark is not None:
+            new = prompt_tokens - kept_tokens
+            if not -1 <= cached_tokens <= prompt_tokens:
+                cached_tokens = self._left_out("cached_tokens", -1)
+            if not -1 <= ttft_ns <= MAX_NS:
+                ttft_ns = self._left_out("ttft", -1)
+            if not -1 <= e2e_ns <= MAX_NS:
+                e2e_ns = self._left_out("e2e", -1)
+            if not 0 <= estimated_tokens <= new + output_tokens:
+                estimated_tokens = self._left_out("estimated_tokens", 0)
+            if sum(tokens for _, _, tokens in segments) > new:
+                self._left_out("segments", 0)
+                segments = []
         columns, row = self._columns, self.rows
         columns["parent"].append(parent)
         columns["after"].append(parent if after is None else after)
@@ -115,6 +141,11 @@ class Builder:
         ]:
             self._segments[row] = packed
         return row
+
+    def _left_out(self, name: str, unknown: int) -> int:
+        if self._remark is not None:
+            self._remark(f"{name} {UNUSABLE}")
+        return unknown
 
     def set(self, row: int, **values: int) -> None:
         """Change integer columns of a row already added (a reference that was only resolvable later)."""
@@ -146,30 +177,92 @@ class Builder:
         for column in self._columns.values():
             del column[rows:]
         for lists in (self._waits, self._segments):
-            for row in [row for row in lists if row >= rows]:
-                del lists[row]
+            while lists and next(reversed(lists)) >= rows:
+                lists.popitem()
         del self._ids[trajectories:], self._origins[trajectories:]
 
-    def discard(self, trajectories: Iterable[int]) -> list[int]:
-        """Forget these trajectories and all that depend on them; returns the numbers of all forgotten.
+    def misfits(self) -> dict[int, str]:
+        """The trajectories whose turns do not fit those they refer to, and the first column at fault of each.
 
-        What stays is renumbered; rows and marks handed out before lose their meaning.
+        Those that wait for a cycle of turns are among them.
         """
         columns = {name: np.array(column, np.int64) for name, column in self._columns.items()}
-        gone = np.zeros(len(self._ids), bool)
-        gone[list(trajectories)] = True
+        rows, owner, parent = self.rows, columns["trajectory"], columns["parent"]
+        found: dict[int, str] = {}
+
+        def note(name: str, bad: npt.NDArray[np.bool_]) -> None:
+            for number in np.unique(owner[bad]).tolist():
+                found.setdefault(number, name)
+
+        for name in ("parent", "after"):
+            note(name, (columns[name] < -1) | (columns[name] >= rows))
+        prompt, output, kept = (columns[f"{name}_tokens"] for name in ("prompt", "output", "kept"))
+        has_parent = (parent >= 0) & (parent < rows)
+        safe = np.where(has_parent, parent, 0)
+        keepable = np.where(has_parent, (prompt + output)[safe], np.where(columns["prefix"] >= 0, prompt, 0))
+        note("prefix", has_parent & (columns["prefix"] >= 0))
+        note("kept_tokens", (kept < 0) | (kept > np.minimum(keepable, prompt)))
+        new = prompt - kept
+        for name, low, high in (
+            ("cached_tokens", -1, prompt),
+            ("ttft_ns", -1, MAX_NS),
+            ("e2e_ns", -1, MAX_NS),
+            ("pause_ns", 0, MAX_NS),
+            ("arrival_ns", 0, MAX_NS),
+            ("estimated_tokens", 0, new + output),
+        ):
+            note(name, (columns[name] < low) | (columns[name] > high))
+        for row, parts in self._segments.items():
+            if sum(tokens for _, _, tokens in parts) > new[row]:
+                found.setdefault(int(owner[row]), "segments")
+        for row, waits in self._waits.items():
+            if not all(0 <= other < rows for other in waits):
+                found.setdefault(int(owner[row]), "waits_for")
+        for row in self._never(columns["parent"].tolist(), columns["after"].tolist()):
+            found.setdefault(int(owner[row]), "parent")
+        return found
+
+    def _never(self, parent: list[int], after: list[int]) -> list[int]:
+        """The rows that wait for themselves, or for such as do."""
+        rows = self.rows
+        followers: dict[int, list[int]] = {}
+        missing = [0] * rows
+        for row in range(rows):
+            for other in {parent[row], after[row], *self._waits.get(row, ())}:
+                if 0 <= other < rows:
+                    followers.setdefault(other, []).append(row)
+                    missing[row] += 1
+        ready = [row for row in range(rows) if not missing[row]]
+        for row in ready:  # grows as it goes
+            for follower in followers.get(row, ()):
+                missing[follower] -= 1
+                if not missing[follower]:
+                    ready.append(follower)
+        return [row for row in range(rows) if missing[row]]
+
+    def origin(self, trajectory: int) -> tuple[str | None, int | None]:
+        """The file and line that a trajectory came from."""
+        return self._origins[trajectory]
+
+    def discard(self, trajectories: Iterable[int]) -> dict[int, int]:
+        """Forget these trajectories and all that depend on them.
+
+        Returns the numbers of all forgotten, each with the one of those given that it depends on (or is). What stays is
+        renumbered; rows and marks handed out before lose their meaning.
+        """
+        columns = {name: np.array(column, np.int64) for name, column in self._columns.items()}
         owner = columns["trajectory"]
-        while True:
-            lost = gone[owner]
-            depends = lost.copy()
-            for name in ("parent", "after"):
-                refers = (columns[name] >= 0) & (columns[name] < self.rows)
-                depends[refers] |= lost[columns[name][refers]]
-            for row, waits in self._waits.items():
-                depends[row] |= any(lost[other] for other in waits if other < self.rows)
-            if (depends == lost).all():
-                break
-            gone[owner[depends]] = True
+        dependents = self._dependents(owner.tolist(), columns["parent"], columns["after"])
+        causes = {number: number for number in trajectories}
+        queue = list(causes)
+        for number in queue:  # grows as it goes
+            for dependent in dependents.get(number, ()):
+                if dependent not in causes:
+                    causes[dependent] = causes[number]
+                    queue.append(dependent)
+        gone = np.zeros(len(self._ids), bool)
+        gone[queue] = True
+        lost = gone[owner]
         new_row = np.where(lost, -1, np.cumsum(~lost) - 1)
         new_owner = np.cumsum(~gone) - 1
         for name in ("parent", "after"):
@@ -185,7 +278,20 @@ class Builder:
         self._columns = {name: array("q", column[~lost].tobytes()) for name, column in columns.items()}
         self._ids = [id for id, dropped in zip(self._ids, gone, strict=True) if not dropped]
         self._origins = [origin for origin, dropped in zip(self._origins, gone, strict=True) if not dropped]
-        return [int(number) for number in np.flatnonzero(gone)]
+        return dict(sorted(causes.items()))
+
+    def _dependents(self, owner: list[int], *references: npt.NDArray[np.int64]) -> dict[int, list[int]]:
+        """Of each trajectory the others that refer to it."""
+        pairs: list[tuple[int, int]] = []
+        for column in references:
+            rows = np.flatnonzero((column >= 0) & (column < self.rows))
+            pairs += zip(column[rows].tolist(), rows.tolist(), strict=True)
+        pairs += [(other, row) for row, waits in self._waits.items() for other in waits if 0 <= other < self.rows]
+        found: dict[int, list[int]] = {}
+        for target, row in pairs:
+            if owner[target] != owner[row]:
+                found.setdefault(owner[target], []).append(owner[row])
+        return found
 
     def build(self, *, report: ReadReport | None = None) -> Batch:
         """The batch; raises :class:`InputError` naming file and line where turns do not fit together."""
@@ -219,7 +325,15 @@ class Builder:
             prefix_names=list(self._prefixes),
             report=report,
         )
-        return checked(batch, lambda row: self._origins[columns["trajectory"][row]])
+        try:
+            return checked(batch, lambda row: self._origins[columns["trajectory"][row]])
+        except InputError as error:
+            remedy = self._remedies.get(error.file or "", {}).get(error.field or "")
+            if remedy is None:
+                raise
+            told = InputError(error.problem, file=error.file, line=error.line, field=error.field, remedy=remedy)
+            told.trajectory = error.trajectory
+            raise told from None
 
     @staticmethod
     def _number(table: dict[str, int], name: str | None) -> int:

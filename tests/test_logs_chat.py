@@ -12,7 +12,7 @@ import pytest
 from kvsim.errors import InputError
 from kvsim.logs import read
 from kvsim.logs.kept import REWRITTEN
-from kvsim.logs.messages import from_messages
+from kvsim.logs.messages import IMAGE, NO_OUTPUT_COUNT, from_messages
 from kvsim.logs.requests import COMPACTED
 from kvsim.logs.usage import Usage
 from kvsim.trajectory import SEGMENT_KINDS, Batch
@@ -65,6 +65,7 @@ def segments(batch: Batch, row: int) -> list[tuple[str, str | None, int]]:
         ({"input_tokens": 100, "output_tokens": 7, "cache_read_input_tokens": 77, "total_tokens": 107}, (100, 7, 77)),
         ({"input_tokens": 23, "output_tokens": 7, "cache_read_input_tokens": 77, "total_tokens": 107}, (100, 7, 77)),
         ({"input_tokens": 100, "output_tokens": 7}, (100, 7, -1)),
+        ({"prompt_tokens": 100}, (100, -1, -1)),
         ({"prompt_tokens": 0, "completion_tokens": 0}, None),
         ({}, None),
     ],
@@ -244,3 +245,84 @@ def test_rewinding_to_the_middle_of_a_prompt(tmp_path: Path) -> None:
     assert len(batch) == 1
     assert batch.parent.tolist() == [-1, 0, 1]
     assert 90 < batch.kept_tokens[2] < 145
+
+
+def test_parts_of_other_apis_are_counted(tmp_path: Path) -> None:
+    use = {"type": "tool_use", "id": "t1", "name": "grep", "input": {"pattern": "x" * 700}}
+    chat = [
+        ASK,
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "y" * 350}, use]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "z" * 7000}]},
+                {"type": "image", "source": {"type": "base64", "data": "abc"}},
+                {"type": "hologram"},
+            ],
+        },
+        ANSWER,
+    ]
+    batch = read(written(tmp_path, {"id": "s", "messages": chat}))
+    assert 300 <= batch.output_tokens[0] <= 320
+    assert batch.prompt_tokens[1] - batch.kept_tokens[1] >= 2000
+    assert segments(batch, 1)[-1][:2] == ("tool", "grep")
+    assert batch.report is not None
+    assert batch.report.tool_results == 1
+    assert batch.report.flagged[IMAGE] == 1
+    assert sum("hologram" in remark for remark in batch.report.flagged) == 1
+
+
+def test_answers_that_differ_in_reasoning_only(tmp_path: Path) -> None:
+    short, long = ({"role": "assistant", "content": "ok", "reasoning_content": "r" * n} for n in (35, 3500))
+    batch = from_messages([[ASK, short], [ASK, long]])
+    assert batch.output_tokens.tolist() == [11, 1001]
+
+
+def stamped(moment: Any, *messages: Any) -> dict[str, Any]:
+    response = {"choices": [{"message": ANSWER}], "usage": usage(50 * len(messages), 5)}
+    return {"session_id": "s", "messages": list(messages), "response": response, "timestamp": moment, "latency_sec": 1}
+
+
+def test_timestamps_as_text(tmp_path: Path) -> None:
+    moments = "2025-01-31T12:00:00Z", "2025-01-31T14:00:03.5+02:00"
+    batch = read(written(tmp_path, stamped(moments[0], ASK), stamped(moments[1], ASK, ANSWER, ASK)))
+    assert batch.pause_ns.tolist() == [0, 2_500_000_000]
+    assert batch.e2e_ns is not None
+    assert batch.e2e_ns.tolist() == [10**9, 10**9]
+
+
+@pytest.mark.parametrize("moment", ["yesterday", "12:00", "1738324800", "1901-01-01T00:00:00Z"])
+def test_timestamps_that_are_none(tmp_path: Path, moment: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(written(tmp_path, stamped(moment, ASK)))
+    assert caught.value.field == "timestamp"
+    assert caught.value.line == 1
+
+
+def test_usage_without_an_output_count(tmp_path: Path) -> None:
+    chat = [ASK, {"role": "assistant", "content": "x" * 350}, ASK, ANSWER]
+    counts = [{"prompt_tokens": 20}, {"prompt_tokens": 140, "completion_tokens": 4}]
+    batch = read(written(tmp_path, {"id": "s", "messages": chat, "usage": counts}))
+    assert batch.prompt_tokens.tolist() == [20, 140]
+    assert batch.output_tokens.tolist() == [100, 4]
+    assert batch.estimated_tokens is not None
+    assert batch.estimated_tokens.tolist() == [100, 0]
+    assert batch.report is not None
+    assert batch.report.flagged[NO_OUTPUT_COUNT] == 1
+    response = {"choices": [{"message": chat[1]}], "usage": {"prompt_tokens": 20}}
+    batch = read(written(tmp_path, {"messages": [ASK], "response": response}))
+    assert batch.output_tokens.tolist() == [100]
+    assert batch.estimated_tokens is not None
+    assert batch.estimated_tokens.tolist() == [100]
+
+
+def test_more_cached_than_sent(tmp_path: Path) -> None:
+    counts = [usage(60, 18), usage(40, 9, prompt_tokens_details={"cached_tokens": 64})]
+    path = written(tmp_path, {"id": "s", "messages": CHAT, "usage": counts})
+    with pytest.raises(InputError):
+        read(path)
+    batch = read(path, lenient=True)
+    assert batch.kept_tokens.tolist() == [0, 0]
+    assert batch.cached_tokens is None
+    assert batch.report is not None
+    assert [remark for remark in batch.report.flagged if "cached_tokens" in remark]

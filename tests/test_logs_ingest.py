@@ -97,3 +97,27 @@ def test_rollouts_of_one_prompt_share_it() -> None:
 def test_unusable_masks(ids: list[list[int]], masks: list[list[int]], problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         from_token_masks([np.array(row) for row in ids], [np.array(row, np.int8) for row in masks])
+
+
+@pytest.mark.parametrize(
+    ("mask", "problem"),
+    [
+        ([0.0, 0.9, 1.0], "float"),
+        ([0, 1, 7], "value 7"),
+        ([0, 1, -2], "value -2"),
+        ([0, 1, 257], "value 257"),
+        ([0, -1, 1], "padding between"),
+        ([-1, 0, 1, -1, 1, -1], "padding between"),
+    ],
+)
+def test_masks_of_other_values(mask: list[float], problem: str) -> None:
+    with pytest.raises(InputError, match=problem) as caught:
+        from_token_masks([np.arange(len(mask))], [np.array(mask)])
+    assert caught.value.field == "masks"
+
+
+def test_masks_of_other_types() -> None:
+    masks = [np.array([-1, 0, 1, -1]), np.array([False, False, True, True])]
+    batch = from_token_masks([np.arange(4)] * 2, masks)
+    assert batch.output_tokens.tolist() == [1, 2]
+    assert batch.prompt_tokens.tolist() == [1, 2]

@@ -145,6 +145,19 @@ def test_mooncake_shares_by_hash(tmp_path: Path) -> None:
     assert len(batch) == 4
 
 
+def test_mooncake_rows_out_of_order(tmp_path: Path) -> None:
+    rows = [
+        {"timestamp": ms, "input_length": 1100, "output_length": 100, "hash_ids": hashes}
+        for ms, hashes in [(2000, [1, 2, 3]), (1000, [1, 2, 4]), (3000, [1, 2, 4]), (1000, [1, 5])]
+    ]
+    batch = read(written(tmp_path, *rows))
+    assert [id.rpartition(":")[2] for id in batch.ids] == ["1", "2", "3", "4"]
+    assert batch.parent.tolist() == [1, -1, 1, 1]
+    assert batch.after.tolist() == [-1] * 4
+    assert batch.kept_tokens.tolist() == [1100, 0, 1100, 512]
+    assert batch.arrival_ns.tolist() == [S, 0, 2 * S, 0]
+
+
 def test_mooncake_excerpt(logs: Path) -> None:
     batch = read(logs / "mooncake/conversation_trace.head200.jsonl")
     assert len(batch) == batch.turns == 200

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -157,6 +160,15 @@ BROKEN = {
     ),
     "absurd time": ('{"id": "a", "arrival_s": 1e30, "turns": [' + TURN + "]}", "arrival_s"),
     "absurdly small": ('{"id": "a", "arrival_s": 1e-99999, "turns": [' + TURN + "]}", "arrival_s"),
+    "time as text": (
+        '{"id": "a", "turns": [{"prompt_tokens": 5, "output_tokens": 1, "pause_s": "NaN"}]}',
+        "turns[0].pause_s",
+    ),
+    "time as text at the top": ('{"id": "a", "arrival_s": "Infinity", "turns": [' + TURN + "]}", "arrival_s"),
+    "time of an absurd exponent": (
+        '{"id": "a", "arrival_s": 1e9999999999999999999, "turns": [' + TURN + "]}",
+        "arrival_s",
+    ),
     "NaN": ('{"id": "a", "arrival_s": NaN, "turns": [' + TURN + "]}", None),
     "negative count": ('{"id": "a", "turns": [{"prompt_tokens": -5, "output_tokens": 1}]}', "turns[0].prompt_tokens"),
     "fraction": ('{"id": "a", "turns": [{"prompt_tokens": 5.5, "output_tokens": 1}]}', "turns[0].prompt_tokens"),
@@ -211,6 +223,51 @@ def test_broken_lines_are_refused_or_dropped(tmp_path: Path, name: str) -> None:
     assert batch.report.dropped.total() == 1
 
 
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [("1e9", "outside 0 to 100000000 s"), ("-1", "outside"), ("0.1234567891", "nine decimals"), ('"1"', "no number")],
+)
+def test_what_is_wrong_with_a_time(tmp_path: Path, value: str, problem: str) -> None:
+    path = tmp_path / "time.jsonl"
+    path.write_text('{"id": "a", "arrival_s": ' + value + ', "turns": [' + TURN + "]}\n")
+    with pytest.raises(InputError, match=problem):
+        read(path, "neutral")
+
+
+@pytest.mark.parametrize("name", ["cycle", "no such turn", "kept too much"])
+def test_remedies_speak_of_the_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "broken.jsonl"
+    path.write_text(BROKEN[name][0] + "\n")
+    with pytest.raises(InputError) as caught:
+        read(path, "neutral")
+    assert "row number" not in str(caught.value)
+    assert ("other-id/3" in caught.value.remedy) == (name != "kept too much")
+
+
+def test_objects_may_hold_what_computing_gives() -> None:
+    turns = [
+        {"prompt_tokens": np.int64(5), "output_tokens": np.int32(1), "pause_s": 0.1 + 0.2},
+        {"parent": np.int64(0), "prompt_tokens": 9, "output_tokens": 1, "pause_s": np.float64(0.1) + 0.2},
+    ]
+    batch = Batch.from_trajectories([{"id": "a", "arrival_s": np.float32(0.5), "turns": turns}])
+    assert batch.pause_ns.tolist() == [300_000_000, 300_000_000]
+    assert batch.arrival_ns.tolist() == [500_000_000, 0]
+    with pytest.raises(InputError):
+        Batch.from_trajectories([{"id": "a", "arrival_s": float("nan"), "turns": turns}])
+
+
+def test_a_bad_figure_that_is_not_needed(tmp_path: Path) -> None:
+    path = tmp_path / "figures.jsonl"
+    more = '"cached_tokens": 50, "ttft_s": -1, "segments": [{"kind": "user", "tokens": 50}]'
+    path.write_text('{"id": "a", "turns": [{"prompt_tokens": 10, "output_tokens": 1, ' + more + "}]}\n")
+    with pytest.raises(InputError):
+        read(path, "neutral")
+    batch = read(path, "neutral", lenient=True)
+    assert (batch.turns, batch.cached_tokens, batch.ttft_ns, batch.segments) == (1, None, None, None)
+    assert batch.report is not None
+    assert batch.report.flagged.total() == 3
+
+
 def test_what_depends_on_a_dropped_line_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "chain.jsonl"
     path.write_text(
@@ -245,3 +302,44 @@ def test_writing_replaces_in_one_step(tmp_path: Path) -> None:
     ).to_jsonl(path)
     assert path.read_text() == '{"id": "0", "turns": [{"prompt_tokens": 1, "output_tokens": 1}]}\n'
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_many_broken_lines_are_left_out_in_one_go(tmp_path: Path) -> None:
+    bad: dict[str, dict[str, Any]] = {
+        "kept": {"kept_tokens": 3},
+        "cycle": {"parent": 0},
+        "next": {"parent": "cycle-{i}/0"},
+        "waits": {"waits_for": ["next-{i}/0"]},
+        "segments": {"parent": None, "kept_tokens": 5},
+        "good": {},
+    }
+    path = tmp_path / "many.jsonl"
+    turn = {"prompt_tokens": 5, "output_tokens": 1}
+    with path.open("w") as stream:
+        for i in range(400):
+            for name, more in bad.items():
+                text = json.dumps({"id": f"{name}-{i}", "turns": [turn | more]})
+                stream.write(text.replace("{i}", str(i)) + "\n")
+    began = time.process_time()
+    batch = read(path, lenient=True)
+    assert time.process_time() - began < 2
+    assert list(batch.ids) == [f"good-{i}" for i in range(400)]
+    assert batch.report is not None
+    assert batch.report.adds_up
+    assert batch.report.dropped == {"kept_tokens": 800, "parent": 1200}
+
+
+def test_a_long_chain_behind_a_broken_line(tmp_path: Path) -> None:
+    path = tmp_path / "chain.jsonl"
+    turn = {"prompt_tokens": 5, "output_tokens": 1}
+    with path.open("w") as stream:
+        stream.write(json.dumps({"id": "0", "turns": [turn | {"kept_tokens": 1}]}) + "\n")
+        for i in range(1, 5000):
+            stream.write(json.dumps({"id": str(i), "turns": [turn | {"parent": f"{i - 1}/0"}]}) + "\n")
+        stream.write(json.dumps({"id": "good", "turns": [turn]}) + "\n")
+    began = time.process_time()
+    batch = read(path, lenient=True)
+    assert time.process_time() - began < 2
+    assert list(batch.ids) == ["good"]
+    assert batch.report is not None
+    assert batch.report.dropped == {"kept_tokens": 5000}

@@ -29,7 +29,7 @@ from msgspec import Meta
 
 from kvsim.errors import InputError
 from kvsim.logs.kept import by_lengths
-from kvsim.logs.messages import AFTER_LAST_CALL, NO_OUTPUT, TEMPLATE_TOKENS
+from kvsim.logs.messages import AFTER_LAST_CALL, NO_OUTPUT, NO_OUTPUT_COUNT, TEMPLATE_TOKENS
 from kvsim.logs.reading import REMEDY, Format, Reading, decode
 from kvsim.logs.segments import Part, scaled
 from kvsim.logs.source import Source, Text
@@ -401,7 +401,10 @@ class _Telling:
             call.counts = Counts(whole + new, call.content_tokens, -1)
             return whole, new + call.content_tokens
         estimated, output = 0, call.output
-        if output < call.content_tokens * _STALE_SHARE and call.content_tokens - output >= _STALE_TOKENS:
+        if call.usage.output < 0 and not output:
+            report.flag(NO_OUTPUT_COUNT)
+            estimated = output = call.content_tokens
+        elif output < call.content_tokens * _STALE_SHARE and call.content_tokens - output >= _STALE_TOKENS:
             report.flag(STALE_OUTPUT)
             estimated = output = call.content_tokens
         call.counts = Counts(call.usage.prompt, output, call.usage.cached)

@@ -13,8 +13,10 @@ def by_lengths(prompt: int, cached: int, parent_prompt: int, parent_output: int)
     A prompt at least as long as the parent's prompt + output extends it. One that is shorter, but not shorter than the
     parent's prompt, lost some of the output on the way back (reasoning is often left out). One shorter still was
     compacted: then no more is kept than the log says was found in the cache. ``cached`` (-1 unknown) is evidence of
-    what was kept in both cases.
+    what was kept in both cases; more than the whole prompt is no count of it, and no evidence.
     """
+    if cached > prompt:
+        cached = -1
     if prompt >= parent_prompt + parent_output:
         return parent_prompt + parent_output, None
     if prompt >= parent_prompt:

@@ -20,7 +20,8 @@ def from_token_masks(
 ) -> Batch:
     """A batch from rollouts, one trajectory each: arrays of token ids and of masks, each 2-D or a list of 1-D arrays.
 
-    A mask is 1 where the model wrote the token, 0 where it read it (prompt, tool response) and -1 where it is padding.
+    A mask is 1 where the model wrote the token, 0 where it read it (prompt, tool response) and -1 where it is padding,
+    at either end of a rollout. Masks are integers or bool.
     Every stretch of 1s is a turn; what is read after the last stretch belongs to none. Rollouts with equal first
     prompts (a group of one question) share them as a named prefix. ``pause_ns``: one pause a turn, in order, 0 by
     default. Rollouts without a turn are an error.
@@ -32,7 +33,7 @@ def from_token_masks(
             f"{len(ids)} rollouts of ids for {len(masks)} of masks", field="masks", remedy="Give each rollout both"
         )
     tokens = [np.ascontiguousarray(row) for row in ids]
-    written = [np.ascontiguousarray(row, np.int8) for row in masks]
+    written = [_mask(number, np.asarray(row)) for number, row in enumerate(masks)]
     for number, (row, mask) in enumerate(zip(tokens, written, strict=True)):
         if row.shape != mask.shape or row.ndim != 1:
             raise InputError(
@@ -67,3 +68,24 @@ def from_token_masks(
         trajectory=rollout,
         prefix=of_turn if (of_turn >= 0).any() else None,
     )
+
+
+def _mask(number: int, given: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
+    """One rollout's mask, checked."""
+    problem = ""
+    if given.size and given.dtype.kind not in "iub":
+        problem = f"values of type {given.dtype}"
+    elif given.size and not -1 <= (low := int(given.min())) <= (high := int(given.max())) <= 1:
+        problem = f"value {low if low < -1 else high}"
+    mask = np.ascontiguousarray(given, np.int8) if not problem else np.zeros(0, np.int8)
+    if mask.ndim == 1 and mask.size and mask.min() < 0:
+        real = np.flatnonzero(mask >= 0)
+        if real.size and real[-1] - real[0] >= real.size:
+            problem = "padding between tokens"
+    if problem:
+        raise InputError(
+            f"rollout {number}: {problem}",
+            field="masks",
+            remedy="Masks are integers: 1 written by the model, 0 read by it, -1 padding at either end",
+        )
+    return mask

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 from kvsim.errors import InputError
 from kvsim.logs.kept import REWRITTEN, by_lengths
 from kvsim.logs.reading import REMEDY, Reading
+from kvsim.logs.report import ReadReport
 from kvsim.logs.segments import Part, scaled
 from kvsim.logs.source import Source
 from kvsim.logs.usage import Counts, Usage
@@ -23,6 +24,13 @@ TEMPLATE_TOKENS = 4
 
 AFTER_LAST_CALL = "message after the last call"
 NO_OUTPUT = "output of 0 tokens"
+
+#: Remarks for ``ReadReport.flagged``.
+IMAGE = "image: 0 tokens counted"
+NO_OUTPUT_COUNT = "usage without an output count: counted from the text"
+
+_IMAGES = ("image", "image_url", "input_image")
+_UNDERSTOOD = ("text", "input_text", "output_text", "thinking", "refusal", "tool_use", "tool_result")
 
 _KINDS = {"system": "system", "developer": "system", "tool": "tool", "function": "tool", "assistant": "own"}
 
@@ -38,8 +46,39 @@ class _Call(msgspec.Struct):
 
 
 class _Part(msgspec.Struct):
+    """A part of a content list, of whichever API: the words of all its types at once."""
+
     type: str | None = None
     text: str | None = None
+    thinking: str | None = None
+    refusal: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: Any = None
+    tool_use_id: str | None = None
+    content: str | list[_Part | str] | dict[str, Any] | None = None
+
+    @property
+    def words(self) -> str:
+        """The words of the part, those of the parts inside it included."""
+        if self.type == "tool_use":
+            return (self.name or "") + _json(self.input)
+        if self.type == "tool_result":
+            if isinstance(self.content, list):
+                return "".join(part if isinstance(part, str) else part.words for part in self.content)
+            return _json(self.content)
+        return self.text or self.refusal or ""
+
+    def remarks(self) -> Iterator[str]:
+        """What the words leave out."""
+        if self.type in _IMAGES:
+            yield IMAGE
+        elif self.type is not None and self.type not in _UNDERSTOOD:
+            yield f"content part {self.type!r} not understood: 0 tokens counted"
+        if self.type == "tool_result" and isinstance(self.content, list):
+            for part in self.content:
+                if isinstance(part, _Part):
+                    yield from part.remarks()
 
 
 class Message(msgspec.Struct):
@@ -56,10 +95,17 @@ class Message(msgspec.Struct):
 
     @property
     def text(self) -> str:
-        """The words of the content."""
+        """The words of the content, without reasoning."""
         if isinstance(self.content, list):
-            return "".join(part if isinstance(part, str) else part.text or "" for part in self.content)
+            return "".join(part if isinstance(part, str) else part.words for part in self.content)
         return self.content or ""
+
+    @property
+    def parts(self) -> list[_Part]:
+        """The parts of a content that is a list, bare strings left out."""
+        if isinstance(self.content, list):
+            return [part for part in self.content if isinstance(part, _Part)]
+        return []
 
     @property
     def calls(self) -> list[_Call]:
@@ -75,14 +121,25 @@ class Fact(NamedTuple):
     role: str
     tokens: int
     key: int
-    """Equal for messages of one role, text and calls."""
+    """Equal for messages of one role, text and calls; reasoning, which may not come back, is no part of it."""
     tool: str | None
     """The tool whose response this is."""
+    results: int = 0
+    """How many tool results the message is or holds."""
+    remarks: frozenset[str] = frozenset()
+    """What of the message was not counted."""
 
     @property
     def part(self) -> Part:
         """The message as part of a prompt, template included."""
-        return Part(_KINDS.get(self.role, "user"), self.tool, self.tokens + TEMPLATE_TOKENS)
+        kind = "tool" if self.results else _KINDS.get(self.role, "user")
+        return Part(kind, self.tool, self.tokens + TEMPLATE_TOKENS)
+
+
+def flag_uncounted(report: ReadReport, facts: Iterable[Fact]) -> None:
+    """Flag a turn once for each thing that its messages hold and that was not counted."""
+    for remark in sorted({remark for fact in facts for remark in fact.remarks}):
+        report.flag(remark)
 
 
 class Facts:
@@ -103,19 +160,28 @@ class Facts:
             tool = None
             if message.role in ("tool", "function"):
                 tool = message.name or names.get(message.tool_call_id or "")
+            for part in message.parts:
+                if part.type == "tool_use" and part.id and part.name:
+                    names[part.id] = part.name
+                elif part.type == "tool_result":
+                    tool = names.get(part.tool_use_id or "", tool)
             facts.append(self.one(message, tool))
         return facts
 
     def one(self, message: Message, tool: str | None = None) -> Fact:
         """The fact of one message."""
-        words = [message.reasoning_content or "", message.text]
+        parts = message.parts
+        reasoning = [message.reasoning_content or "", *(part.thinking for part in parts if part.thinking)]
+        words = [message.text]
         for call in message.calls:
             if call.function is not None:
-                words += [call.function.name or "", _arguments(call.function)]
-        key = hash((message.role, *words[1:]))
-        if key not in self._tokens:
-            self._tokens[key] = sum(self._count(text) for text in words if text)
-        return Fact(message.role, self._tokens[key], key, tool)
+                words += [call.function.name or "", _json(call.function.arguments)]
+        counted = hash((*reasoning, None, *words))
+        if counted not in self._tokens:
+            self._tokens[counted] = sum(self._count(text) for text in (*reasoning, *words) if text)
+        results = sum(part.type == "tool_result" for part in parts) or int(message.role in ("tool", "function"))
+        remarks = frozenset(remark for part in parts for remark in part.remarks())
+        return Fact(message.role, self._tokens[counted], hash((message.role, *words)), tool, results, remarks)
 
     def raw(self, data: bytes) -> tuple[int, int]:
         """Tokens and key of a JSON text (tool definitions)."""
@@ -125,10 +191,11 @@ class Facts:
         return self._tokens[key], key
 
 
-def _arguments(function: _Function) -> str:
-    if isinstance(function.arguments, dict):
-        return msgspec.json.encode(function.arguments).decode()
-    return function.arguments or ""
+def _json(value: Any) -> str:
+    """A value as text; text as it is."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else msgspec.json.encode(value).decode()
 
 
 def add_conversation(
@@ -147,7 +214,7 @@ def add_conversation(
     the logged length before it.
     """
     report = reading.report
-    report.tool_results += sum(fact.role in ("tool", "function") for fact in facts)
+    report.tool_results += sum(fact.results for fact in facts)
     calls = [i for i, fact in enumerate(facts) if fact.role == "assistant"]
     if usages is not None and len(usages) != len(calls):
         raise InputError(
@@ -172,6 +239,8 @@ def add_conversation(
         usage = usages[number] if usages is not None else None
         logged = usage.counts() if usage is not None else None
         now, kept, estimated = _counted(logged, news, facts[at].tokens, context)
+        if logged is not None and logged.output < 0:
+            report.flag(NO_OUTPUT_COUNT)
         if now.prompt < context.prompt:
             news = [fact.part for fact in facts[:at]]
         elif kept < context.prompt + context.output and number:
@@ -179,6 +248,7 @@ def add_conversation(
             report.flag(REWRITTEN)
         if not now.output:
             report.flag(NO_OUTPUT)
+        flag_uncounted(report, facts[begin : at + 1])
         waited = [fact.tool for fact in facts[begin:at] if fact.tool]
         parent = reading.builder.turn(
             parent=parent,
@@ -200,6 +270,8 @@ def _counted(logged: Counts | None, news: Sequence[Part], output: int, context: 
         new = sum(part.tokens for part in news) + TEMPLATE_TOKENS  # the head of the answer
         return Counts(length + new, output, -1), length, new + output
     kept = by_lengths(logged.prompt, logged.cached, context.prompt, context.output)[0] if length else 0
+    if logged.output < 0:
+        return logged._replace(output=output), kept, output
     return logged, kept, 0
 
 

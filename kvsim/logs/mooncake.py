@@ -2,11 +2,14 @@
 
 A line is ``{"timestamp": ms, "input_length": n, "output_length": n, "hash_ids": [...]}``. The hashes are chained, so
 that equal ones mean equal prefixes. Each request becomes a trajectory of its own that comes at its own time and extends
-the context of the earlier request that shares most with it (the latest of several).
+the context of the earlier request that shares most with it (the latest of several). Time decides what is earlier, the
+order in the file only between equal times.
 """
 
 from __future__ import annotations
 
+from array import array
+from operator import itemgetter
 from typing import Annotated
 
 import msgspec
@@ -40,9 +43,7 @@ class _Reader:
 
     def read(self, source: Source) -> None:
         builder = self._reading.builder
-        index = PrefixIndex()
-        lengths: dict[int, tuple[int, int]] = {}
-        arrivals: list[tuple[int, int]] = []
+        requests: list[tuple[int, int, array[int]]] = []
         for text in self._reading.texts(source):
             with self._reading.attempt():
                 request = decode(self._decoder, text, source)
@@ -54,26 +55,26 @@ class _Reader:
                         field="session_id",
                         remedy="Only traces with whole inputs are read; convert it to neutral JSON lines",
                     )
-                earlier, shared = index.longest(request.hash_ids)
-                kept = 0
-                if shared:
-                    kept = by_blocks(shared, BLOCK_TOKENS, request.input_length, *lengths[earlier])
                 self._reading.trajectory(f"{source.stem}:{text.line}", source, text.line, 1)
-                row = builder.turn(
-                    parent=earlier,
-                    after=-1,
-                    kept_tokens=kept,
-                    prompt_tokens=request.input_length,
-                    output_tokens=request.output_length,
-                )
-                index.add(request.hash_ids, row)
-                lengths[row] = request.input_length, request.output_length
-                arrivals.append((row, round(request.timestamp * NS_PER_MS)))
+                row = builder.turn(prompt_tokens=request.input_length, output_tokens=request.output_length)
+                requests.append((round(request.timestamp * NS_PER_MS), row, array("q", request.hash_ids)))
                 if not request.output_length:
                     self._reading.report.flag("output of 0 tokens")
-        first = min((arrival for _, arrival in arrivals), default=0)
-        for row, arrival in arrivals:
-            builder.set(row, arrival_ns=arrival - first)
+        self._join(requests)
+
+    def _join(self, requests: list[tuple[int, int, array[int]]]) -> None:
+        """Give requests (time, row, hashes) their arrivals and parents; only what came before can be a parent."""
+        builder, index = self._reading.builder, PrefixIndex()
+        requests.sort(key=itemgetter(0))
+        for arrival, row, blocks in requests:
+            hashes = blocks.tolist()
+            earlier, shared = index.longest(hashes)
+            index.add(hashes, row)
+            builder.set(row, arrival_ns=arrival - requests[0][0])
+            if shared:
+                before = builder.get(earlier, "prompt_tokens"), builder.get(earlier, "output_tokens")
+                kept = by_blocks(shared, BLOCK_TOKENS, builder.get(row, "prompt_tokens"), *before)
+                builder.set(row, parent=earlier, kept_tokens=kept)
 
     def finish(self) -> None:
         pass

@@ -20,13 +20,15 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
+from kvsim._door import MAX_NS
+from kvsim.builder import UNUSABLE
 from kvsim.errors import InputError
 from kvsim.logs.reading import REMEDY, Format, Reading, decode
 from kvsim.logs.source import Source, Text
@@ -36,6 +38,28 @@ from kvsim.trajectory import SEGMENT_KINDS, Batch
 
 Tokens = Annotated[int, Meta(ge=0, le=1 << 30)]
 Reference = int | str | None
+
+
+_ABSENT = msgspec.Raw()
+
+_MAX_S = MAX_NS // 10**9
+
+_REFER = 'null, an index within the line, or "other-id/3"'
+
+#: What to do, in the terms of the file.
+_REMEDIES = {
+    "parent": f"Give {_REFER}; no turn can wait for itself, not even through others",
+    "after": f"Give {_REFER}; no turn can wait for itself, not even through others",
+    "waits_for": 'Give indexes within the line or "other-id/3"; no turn can wait for itself, not even through others',
+    "kept_tokens": "At most the prompt, and at most the parent's prompt + output, can be kept; a turn without parent "
+    "keeps something only of a named prefix",
+    "pause_ns": f"Give pause_s as seconds from 0 to {_MAX_S}",
+    "arrival_ns": f"Give arrival_s as seconds from 0 to {_MAX_S}",
+    "prefix": "Only a turn whose parent is null has a prefix; leave it out elsewhere",
+    "cached_tokens": "At most the prompt can be cached; leave it out where it was not logged",
+    "ttft_ns": "Leave ttft_s out where it was not logged",
+    "e2e_ns": "Leave e2e_s out where it was not logged",
+}
 
 
 class _Segment(msgspec.Struct, forbid_unknown_fields=True):
@@ -50,15 +74,15 @@ class _Turn(msgspec.Struct, forbid_unknown_fields=True):
     parent: Reference = None
     after: Reference | UnsetType = UNSET
     kept_tokens: Tokens = 0
-    pause_s: Decimal | None = None
-    arrival_s: Decimal | None = None
+    pause_s: msgspec.Raw = _ABSENT
+    arrival_s: msgspec.Raw = _ABSENT
     waits_for: list[int | str] = []
     tool: str | None = None
     priority: Annotated[int, Meta(ge=-(1 << 31), lt=1 << 31)] = 0
     segments: list[_Segment] = []
     cached_tokens: Tokens | None = None
-    ttft_s: Decimal | None = None
-    e2e_s: Decimal | None = None
+    ttft_s: msgspec.Raw = _ABSENT
+    e2e_s: msgspec.Raw = _ABSENT
     prefix: str | UnsetType | None = UNSET
     estimated_tokens: Tokens = 0
 
@@ -66,7 +90,7 @@ class _Turn(msgspec.Struct, forbid_unknown_fields=True):
 class _Trajectory(msgspec.Struct, forbid_unknown_fields=True):
     id: str
     turns: Annotated[list[_Turn], Meta(min_length=1)]
-    arrival_s: Decimal | None = None
+    arrival_s: msgspec.Raw = _ABSENT
     prefix: str | None = None
 
 
@@ -92,6 +116,7 @@ class _Reader:
 
     def read_texts(self, texts: Iterable[Text], source: Source) -> None:
         """Read lines that refer to each other only; ``source`` is named in errors."""
+        self._reading.builder.remedies(source.name, _REMEDIES)
         first_rows: dict[str, tuple[int, int]] = {}
         pending: list[_Pending] = []
         for text in texts:
@@ -131,25 +156,43 @@ class _Reader:
                 return -1
             if not 0 <= value < len(found.turns):
                 last = len(found.turns) - 1
-                raise fail(turn, name, f"{value} is not a turn of this line (0 to {last})")
+                raise fail(turn, name, f"{value} is not a turn of this line (0 to {last})", _REMEDIES[name])
             return base + value
 
-        def time(turn: int, name: str, value: Decimal | None, default: int) -> int:
-            if value is None:
+        def time(turn: int, name: str, value: msgspec.Raw, default: int) -> int:
+            if value is _ABSENT:
                 return default
-            ns = exact_ns(value)
-            if ns is None or ns < 0:
-                problem = f"{value} s is not between 0 and 2^33 with at most nine decimals"
-                raise fail(turn, name, problem, f"Give seconds rounded to nanoseconds, such as {_rounded(value)}")
+            text = bytes(value).decode()
+            if text in ("", "null"):
+                return default
+            if not (text[0] == "-" or text[0].isdigit()):
+                raise fail(turn, name, f"{text[:40]} is no number", "Give seconds as a number, without quotes")
+            try:
+                seconds = Decimal(text)
+            except InvalidOperation:
+                seconds = Decimal("Infinity")
+            if not 0 <= seconds <= _MAX_S:
+                raise fail(turn, name, f"{text[:40]} s is outside 0 to {_MAX_S} s", "Check units and clock")
+            ns = exact_ns(seconds)
+            if ns is None:
+                remedy = f"Give seconds rounded to nanoseconds: {canonical_seconds(round(seconds * 10**9))}"
+                raise fail(turn, name, f"{text[:40]} s has more than nine decimals", remedy)
             return ns
 
-        arrival = 0
-        if found.arrival_s is not None:
+        def logged_time(turn: int, name: str, value: msgspec.Raw) -> int:
             try:
-                arrival = time(0, "arrival_s", found.arrival_s, 0)
-            except InputError as error:
-                error = InputError(error.problem, file=source.name, line=line, field="arrival_s", remedy=error.remedy)
-                raise error from None
+                return time(turn, name, value, -1)
+            except InputError:
+                if not self._reading.lenient:
+                    raise
+                self._reading.report.flag(f"{name} {UNUSABLE}")
+                return -1
+
+        try:
+            arrival = time(0, "arrival_s", found.arrival_s, 0)
+        except InputError as error:
+            error = InputError(error.problem, file=source.name, line=line, field="arrival_s", remedy=error.remedy)
+            raise error from None
         for index, turn in enumerate(found.turns):
             parent = reference(index, "parent", turn.parent)
             after = parent
@@ -177,8 +220,8 @@ class _Reader:
                 priority=turn.priority,
                 segments=[(segment.kind, segment.tool, segment.tokens) for segment in turn.segments],
                 cached_tokens=-1 if turn.cached_tokens is None else turn.cached_tokens,
-                ttft_ns=time(index, "ttft_s", turn.ttft_s, -1),
-                e2e_ns=time(index, "e2e_s", turn.e2e_s, -1),
+                ttft_ns=logged_time(index, "ttft_s", turn.ttft_s),
+                e2e_ns=logged_time(index, "e2e_s", turn.e2e_s),
                 estimated_tokens=turn.estimated_tokens,
             )
         return pending
@@ -207,14 +250,17 @@ class _Reader:
 
 
 def from_objects(trajectories: Iterable[Mapping[str, Any]]) -> Batch:
-    """A batch of trajectories given as mappings with the keys of the neutral file (:meth:`Batch.from_trajectories`)."""
+    """A batch of trajectories given as mappings with the keys of the neutral file (:meth:`Batch.from_trajectories`).
+
+    Numbers may be numpy's; times given as floats are rounded to nanoseconds.
+    """
     reading = Reading(lenient=False, count=token_counter(None))
     source = Source("trajectories")
 
     def texts() -> Iterator[Text]:
         for number, trajectory in enumerate(trajectories):
             try:
-                yield Text(number, json.dumps(trajectory, allow_nan=False).encode())
+                yield Text(number, json.dumps(_plain(trajectory), allow_nan=False).encode())
             except (TypeError, ValueError) as error:
                 raise InputError(
                     str(error), file=source.name, line=number, remedy="Give plain, finite JSON values"
@@ -224,8 +270,17 @@ def from_objects(trajectories: Iterable[Mapping[str, Any]]) -> Batch:
     return reading.build()
 
 
-def _rounded(value: Decimal) -> str:
-    return canonical_seconds(round(value * 10**9)) if 0 <= value < 2**33 else "2.0"
+def _plain(value: Any) -> Any:
+    """A Python object as JSON knows it: numpy's numbers as Python's, floats (always times) rounded to nanoseconds."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, float):
+        return round(value, 9)
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value
 
 
 def write(batch: Batch, path: str | os.PathLike[str]) -> None:

@@ -4,11 +4,13 @@ Either one conversation a record: ``{"id", "messages", "usage"?, "tools"?}`` or 
 assistant message is a call and ``usage`` is a list with one object a call, stands in the assistant messages, or is one
 object where there is one call. Or one request a record, ``{"messages", "response", "tools"?, "timestamp"?,
 "latency_sec"?}`` (``request`` may wrap messages and tools), as LiteLLM's completion logs and the OpenHands SDK write
-them, in one file or one file each: see :mod:`kvsim.logs.requests`. There ``timestamp`` (unix seconds) is the end.
+them, in one file or one file each: see :mod:`kvsim.logs.requests`. There ``timestamp`` is the end:
+unix seconds, or RFC 3339.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -20,7 +22,7 @@ from kvsim.logs.reading import REMEDY, Format, Reading, decode
 from kvsim.logs.requests import Request, Requests
 from kvsim.logs.shape import key_paths
 from kvsim.logs.source import Source, Text
-from kvsim.logs.times import from_seconds
+from kvsim.logs.times import from_datetime, from_seconds
 from kvsim.logs.usage import Usage
 
 
@@ -121,7 +123,7 @@ class _Reader:
             raise InputError(
                 "has neither a message nor usage", file=source.name, line=text.line, field="response", remedy=REMEDY
             )
-        end_ns = from_seconds(record.timestamp) if isinstance(record.timestamp, float) else -1
+        end_ns = _moment(record.timestamp, source, text)
         start_ns = end_ns - from_seconds(record.latency_sec or 0.0) if end_ns >= 0 else -1
         return Request(
             id=id if record.id is not None else response.id or id,
@@ -135,6 +137,23 @@ class _Reader:
             start_ns=start_ns,
             end_ns=end_ns,
         )
+
+
+def _moment(timestamp: float | str | None, source: Source, text: Text) -> int:
+    """Nanoseconds since 1970, -1 where no time was logged."""
+    if timestamp is None:
+        return -1
+    if not isinstance(timestamp, str):
+        return from_seconds(timestamp)
+    try:
+        ns = from_datetime(msgspec.convert(timestamp, datetime))
+    except msgspec.ValidationError:
+        ns = -1
+    if ns < 0:
+        problem = f"{timestamp!r} is no time since 1970"
+        remedy = "Give unix seconds or RFC 3339, such as 2025-01-31T12:00:00Z"
+        raise InputError(problem, file=source.name, line=text.line, field="timestamp", remedy=remedy)
+    return ns
 
 
 def _plain(record: _Record) -> _Sent | None:

@@ -32,7 +32,7 @@ class Reading:
     """The batch under construction, its report, and how strictly to read."""
 
     def __init__(self, *, lenient: bool, count: TokenCounter) -> None:
-        self.builder = Builder()
+        self.builder = Builder(remark=(lambda remark: self.report.flag(remark)) if lenient else None)
         self.report = ReadReport(counted_with=count.name)
         self.lenient = lenient
         self.count = count
@@ -96,9 +96,8 @@ class Reading:
     def drop_trajectories(self, errors: dict[int, InputError]) -> None:
         """Leave out trajectories (by number) found wrong only after they were read, and those that depend on them."""
         gone = self.builder.discard(errors)
-        for lost in gone:
-            cause = errors.get(lost, next(iter(errors.values())))
-            self.report.drop_used(cause, self._records[lost])
+        for lost, cause in gone.items():
+            self.report.drop_used(errors[cause], self._records[lost])
         self._records = [records for number, records in enumerate(self._records) if number not in gone]
 
     def build(self) -> Batch:
@@ -109,7 +108,12 @@ class Reading:
             except InputError as error:
                 if not self.lenient or error.trajectory is None:
                     raise
-                self.drop_trajectories({error.trajectory: error})
+                errors = {error.trajectory: error}
+                for number, field in self.builder.misfits().items():
+                    file, line = self.builder.origin(number)
+                    problem = "does not fit the turns it refers to"
+                    errors.setdefault(number, InputError(problem, file=file, line=line, field=field, remedy=REMEDY))
+                self.drop_trajectories(errors)
 
 
 class Reader(Protocol):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from kvsim._ingest import PrefixIndex
 from kvsim.logs.kept import REWRITTEN, by_lengths
-from kvsim.logs.messages import NO_OUTPUT, TEMPLATE_TOKENS, Fact
+from kvsim.logs.messages import NO_OUTPUT, NO_OUTPUT_COUNT, TEMPLATE_TOKENS, Fact, flag_uncounted
 from kvsim.logs.reading import Reading
 from kvsim.logs.segments import Part, scaled
 from kvsim.logs.source import Source
@@ -129,7 +129,8 @@ class Requests:
         if context.own:
             parts.insert(0, Part("own", None, context.own))
         news = request.facts[max(0, context.new_from - 1) :]
-        report.tool_results += sum(fact.role in ("tool", "function") for fact in news)
+        report.tool_results += sum(fact.results for fact in news)
+        flag_uncounted(report, [*news, request.answer] if request.answer else news)
         tools = [fact.tool for fact in news if fact.tool]
         row = builder.turn(
             trajectory=trajectory,
@@ -193,12 +194,15 @@ class Requests:
         if request.counts is None:
             new += TEMPLATE_TOKENS
             return context, Counts(context.kept + new, answer, -1), new + answer
-        counts, parent = request.counts, context.parent
+        counts, parent, estimated = request.counts, context.parent, 0
+        if counts.output < 0:
+            self._reading.report.flag(NO_OUTPUT_COUNT)
+            counts, estimated = counts._replace(output=answer), answer
         if parent is None or context.kept <= counts.prompt:
-            return context, counts, 0
+            return context, counts, estimated
         kept, remark = by_lengths(counts.prompt, counts.cached, parent.counts.prompt, parent.counts.output)
         self._reading.report.flag(remark or REWRITTEN)
-        return _Context(parent, min(kept, context.kept), context.new_from, context.own), counts, 0
+        return _Context(parent, min(kept, context.kept), context.new_from, context.own), counts, estimated
 
 
 def _hashes(session: str | None, keys: Sequence[int]) -> Iterator[int]:

@@ -21,7 +21,7 @@ Count = Annotated[int, Meta(ge=0, le=1 << 30)]
 
 
 class Counts(NamedTuple):
-    """One request's tokens: all of the prompt, the output, and the cached part of the prompt (-1 not logged)."""
+    """One request's tokens: all of the prompt, the output, and the cached part of the prompt; -1 where not logged."""
 
     prompt: int
     output: int
@@ -48,7 +48,8 @@ class Usage(msgspec.Struct):
 
     def counts(self) -> Counts | None:
         """The request's tokens, None where the prompt was not counted."""
-        output = self.completion_tokens if self.completion_tokens is not None else self.output_tokens or 0
+        output = self.completion_tokens if self.completion_tokens is not None else self.output_tokens
+        output = -1 if output is None else output
         if self.prompt_tokens is not None:
             return _known(self.prompt_tokens, output, self._cached_part())
         if self.input_tokens is None:
@@ -57,7 +58,7 @@ class Usage(msgspec.Struct):
             return _known(self.input_tokens, output, self._cached_part())
         read, created = self.cache_read_input_tokens, self.cache_creation_input_tokens or 0
         beside = (read or 0) + created
-        if self.total_tokens is not None and beside and self.total_tokens == self.input_tokens + output:
+        if self.total_tokens is not None and beside and self.total_tokens == self.input_tokens + max(output, 0):
             beside = 0
         return _known(self.input_tokens + beside, output, -1 if read is None else read)
 
