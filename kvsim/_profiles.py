@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvsim.errors import InputError, UnknownNameError
 
@@ -17,10 +17,18 @@ else:
     import tomli as tomllib
 
 
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
+
+
 @cache
 def shipped(kind: str) -> Mapping[str, str]:
     """Texts of the shipped profiles of a kind ("gpus", "models", "calibrations") by bare file name."""
-    folder = files("kvsim.profiles").joinpath(kind)
+    try:
+        root: Traversable = files("kvsim.profiles")
+    except ModuleNotFoundError:  # a checkout that is run as it stands, as the fit is
+        root = Path(__file__).parents[1] / "profiles"
+    folder = root.joinpath(kind)
     return {
         entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8")
         for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
