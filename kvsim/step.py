@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import exp
 
+from ._inheritance import calibration_of, own
 from .architecture import Architecture
-from .calibration import Calibration, Evidence, shipped_calibration
+from .calibration import Calibration, Evidence
 from .costs import Costs
 from .engine import Engine, EngineConfig, resolve
 from .errors import InputError
@@ -54,7 +55,7 @@ def step_time(
     """
     architecture = model if isinstance(model, Architecture) else Architecture.load(model)
     card = gpu if isinstance(gpu, Gpu) else find_gpu(gpu)
-    fitted = calibration or shipped_calibration(card.id)
+    fitted = calibration_of(card) if calibration is None else own(calibration, card)
     settled, law = _law(architecture, card, engine or EngineConfig(), fitted)
     new, cached, contexts = _checked(settled, prefill_new, prefill_cached, decode_context)
 

@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -118,6 +119,17 @@ def test_json_agrees_with_the_library(ask):
     assert entry["totals"]["model_s_low"] < entry["totals"]["model_s"] < entry["totals"]["model_s_high"]
     assert entry["pricing"]["load"]["kv"] == "ttl:0.5"
     assert document["input"]["turns"] == 105
+
+
+def test_a_card_of_ones_own_is_priced_from_its_file_alone(kvsim_, log, tmp_path):
+    text = (Path(__file__).parents[1] / "profiles" / "gpus" / "rtx-4090.toml").read_text(encoding="utf-8")
+    card = tmp_path / "card.toml"
+    card.write_text(text.replace('id = "rtx-4090"', 'id = "mycard"'), encoding="utf-8")
+    done = kvsim_("estimate", log, "-m", MODEL, "-g", card)
+    assert done.exit_code == 0
+    assert "no calibration ships for mycard: that of rtx-4090 taken over" in done.stdout
+    assert "not measured on mycard" in done.stderr
+    assert kvsim_("profiles", "show", card).exit_code == 0
 
 
 def test_what_is_unknown_is_null_in_json_and_empty_in_csv(ask):
