@@ -89,6 +89,14 @@ def test_a_gpu_that_was_never_measured_is_said_to_be_datasheet_only(ask, kvsim_,
     assert "datasheet only: never measured" in kvsim_("estimate", log, "-m", MODEL, "-g", "h100-pcie").stdout
 
 
+def test_a_card_without_a_price_is_said_without_money(kvsim_, log):
+    for load in ("kv=never", "kv=ttl:0.5"):
+        shown = " ".join(kvsim_("estimate", log, "-m", MODEL, "-g", "a10", "--load", load).stdout.split())
+        assert "GPU-seconds, -" not in shown
+        assert "- more" not in shown
+        assert "model, -" not in shown
+
+
 def test_the_demo_tells_its_story(kvsim_):
     done = kvsim_("demo")
     assert done.exit_code == 0
@@ -230,6 +238,18 @@ def test_an_unknown_gpu_is_answered_with_a_near_one(kvsim_, log):
 
 def test_an_unknown_model_is_answered_with_a_near_one(kvsim_, log):
     fails(kvsim_("estimate", log, "-m", "qwen3-8", "-g", "h100"), 2, "did you mean 'Qwen/Qwen3-8B'")
+
+
+def test_part_of_a_models_name_is_answered_with_a_few_that_hold_it(kvsim_, log):
+    done = kvsim_("estimate", log, "-m", "Llama", "-g", "h100")
+    fails(done, 2, "did you mean 'meta-llama/")
+    assert len(done.stderr) < 300
+
+
+def test_a_model_like_none_is_answered_briefly(kvsim_, log):
+    done = kvsim_("estimate", log, "-m", "zzzzzz", "-g", "h100")
+    fails(done, 2, "'kvsim profiles list' shows all")
+    assert len(done.stderr) < 400
 
 
 def test_a_missing_file_is_named(kvsim_):
