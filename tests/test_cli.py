@@ -89,6 +89,24 @@ def test_a_gpu_that_was_never_measured_is_said_to_be_datasheet_only(ask, kvsim_,
     assert "datasheet only: never measured" in kvsim_("estimate", log, "-m", MODEL, "-g", "h100-pcie").stdout
 
 
+def test_a_card_that_does_not_fit_has_a_column_that_says_so(kvsim_, log):
+    asked = ("estimate", log, "-m", "Qwen/Qwen3-32B", "-g", "h200-sxm", "-g", "rtx-4090")
+    done = kvsim_(*asked)
+    assert done.exit_code == 0
+    assert "does not fit" in done.stdout
+    assert "rtx-4090" in done.stdout
+    assert "tensor_parallel_size=4" in done.stderr
+    document = loads(kvsim_(*asked, "--json").stdout)
+    assert [one["pricing"]["gpu"] for one in document["estimates"]] == ["h200-sxm"]
+    assert any("does not fit" in warning for warning in document["warnings"])
+
+
+def test_the_same_gpu_twice_is_one(ask):
+    assert ask("--gpu", "H100-SXM").stdout == ask().stdout
+    entries = loads(ask("-g", "rtx-4090", "-g", "H100-SXM", "--json").stdout)["estimates"]
+    assert [one["pricing"]["gpu"] for one in entries] == ["h100-sxm", "rtx-4090"]
+
+
 def test_a_card_without_a_price_is_said_without_money(kvsim_, log):
     for load in ("kv=never", "kv=ttl:0.5"):
         shown = " ".join(kvsim_("estimate", log, "-m", MODEL, "-g", "a10", "--load", load).stdout.split())
