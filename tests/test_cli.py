@@ -74,6 +74,16 @@ def test_a_load_is_priced_and_said(ask):
     assert "if every tool pause evicted" not in shown
 
 
+def test_logged_caching_says_how_many_turns_have_it(kvsim_, ask, tmp_path):
+    path = tmp_path / "log.jsonl"
+    turns = '{"prompt_tokens": 90, "output_tokens": 1}, {"prompt_tokens": 99, "output_tokens": 1, "cached_tokens": 80}'
+    path.write_text('{"id": "one", "turns": [' + turns + "]}\n", encoding="utf-8")
+    done = kvsim_("estimate", path, "-m", MODEL, "-g", "h100-sxm", "--load", "kv=logged")
+    assert "cached tokens as logged, in 1 of 2 turns" in " ".join(done.stdout.split())
+    assert "kv=logged" not in done.stderr
+    assert "no turn of the log says how many tokens were cached" in ask("--load", "kv=logged").stderr
+
+
 def test_turns_are_listed_when_asked_for(ask):
     assert "Most expensive turns (2 of 105)" in ask("--turns", "--top", 2).stdout
 

@@ -49,7 +49,7 @@ def show(console: Console, outlooks: Sequence[Outlook], misfits: Sequence[Misfit
         [
             ("Read", read_facts(first.batch)),
             ("Priced", [first.pricing.architecture.name]),
-            ("Load", [load_fact(first.pricing.load)]),
+            ("Load", [load_fact(first.pricing.load, first.batch)]),
         ],
     )
     among = priced_by_all(estimates)

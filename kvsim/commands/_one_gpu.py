@@ -39,7 +39,7 @@ def show(console: Console, outlook: Outlook, *, turns: bool, top: int) -> None:
         [
             ("Read", read_facts(estimate.batch)),
             ("Priced", priced_facts(pricing, estimate.usd_per_hour)),
-            ("Load", [load_fact(pricing.load)]),
+            ("Load", [load_fact(pricing.load, estimate.batch)]),
             ("Evidence", evidence_facts(pricing.calibration)),
         ],
     )
