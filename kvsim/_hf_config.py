@@ -109,6 +109,35 @@ class Config:
             raise self.wrong(name, f"{value!r} is not true or false")
         return value
 
+    def number(self, name: str, default: float, *, most: float) -> float:
+        """A number above 0 and up to ``most``."""
+        value = self.fields.get(name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
+            raise self.wrong(name, f"{value!r} is not a number above 0 and up to {most:g}")
+        return float(value)
+
+    def integers(self, name: str, *, length: int | None = None) -> tuple[int, ...] | None:
+        """A list of whole numbers, ``length`` of them if given; None if missing."""
+        value = self.fields.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(type(item) is int for item in value):
+            raise self.wrong(name, f"{value!r} is not a list of whole numbers")
+        if length is not None and len(value) != length:
+            raise self.wrong(name, f"{len(value)} numbers for {length} layers", "Give one for each layer.")
+        return tuple(value)
+
+    def table(self, name: str) -> Config | None:
+        """A nested object's fields; None if missing."""
+        value = self.fields.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            raise self.wrong(name, f"{value!r} is not an object with fields")
+        return Config(value, self.file, f"{self.under}{name}.")
+
     def first(self, *names: str) -> str:
         """The first of several spellings that is present; InputError naming the first if none is."""
         for name in names:
@@ -158,11 +187,15 @@ def layers(config: Config) -> tuple[Layers, ...]:
 def max_model_len(config: Config) -> int:
     """vLLM's longest context: max_position_embeddings, or what a YaRN ``rope_scaling`` stretches it to."""
     positions = config.integer("max_position_embeddings")
-    scaling = config.fields.get("rope_scaling") or config.fields.get("rope_parameters")
-    if isinstance(scaling, Mapping) and (scaling.get("rope_type") or scaling.get("type")) == "yarn":
-        original = scaling.get("original_max_position_embeddings", positions)
-        return max(positions, round(float(original) * float(scaling.get("factor", 1.0))))
+    scaling = config.table("rope_scaling" if config.fields.get("rope_scaling") else "rope_parameters")
+    if scaling is not None and (scaling.fields.get("rope_type") or scaling.fields.get("type")) == "yarn":
+        original = scaling.number("original_max_position_embeddings", positions, most=_MOST_POSITIONS)
+        return max(positions, round(original * scaling.number("factor", 1.0, most=_MOST_STRETCH)))
     return positions
+
+
+_MOST_POSITIONS, _MOST_STRETCH = 1e9, 1e6
+"""No context window is longer, and none is stretched by more."""
 
 
 def tied(config: Config) -> bool:
@@ -189,7 +222,10 @@ def _layer_kinds(config: Config, name: str, count: int) -> tuple[str, ...]:
         return _every(count, every, "linear_attention")
     if name == "llama4_text" and config.has("attention_chunk_size"):
         # no_rope_layers holds 0 where a layer has no rotary embedding, hence attends to everything.
-        flags = config.fields.get("no_rope_layers") or [(i + 1) % 4 for i in range(count)]
+        empty = config.fields.get("no_rope_layers") == []
+        flags = None if empty else config.integers("no_rope_layers", length=count)
+        if flags is None:
+            flags = tuple((i + 1) % 4 for i in range(count))
         return tuple("chunked_attention" if rotary else "full_attention" for rotary in flags)
     if not config.has("sliding_window") or not _window_is_on(config):
         return ("full_attention",) * count
@@ -277,7 +313,7 @@ def _expert_layers(config: Config, name: str, count: int) -> tuple[bool, ...]:
     if name == "gemma4_text":
         return (config.flag("enable_moe_block", False),) * count
     if name == "llama4_text":
-        listed = config.fields.get("moe_layers")
+        listed = config.integers("moe_layers")
         if listed is not None:
             return tuple(i in listed for i in range(count))
         every = config.integer("interleave_moe_layer_step", 1)
@@ -285,7 +321,7 @@ def _expert_layers(config: Config, name: str, count: int) -> tuple[bool, ...]:
     first = config.integer("first_k_dense_replace", 0, minimum=0)
     frequency = config.integer("moe_layer_freq", 1)
     step = config.integer("decoder_sparse_step", 1)
-    dense = config.fields.get("mlp_only_layers") or ()
+    dense = config.integers("mlp_only_layers") or ()
     return tuple(i >= first and i % frequency == 0 and (i + 1) % step == 0 and i not in dense for i in range(count))
 
 
@@ -296,7 +332,10 @@ def _mlp(config: Config, name: str, with_experts: bool) -> Mlp:
         wide = "intermediate_size_mlp" if name == "llama4_text" else "intermediate_size"
         return Mlp(hidden, dense=config.integer(wide))
     count = config.integer(config.first("num_experts", "num_local_experts", "n_routed_experts"))
-    chosen = config.integer(config.first("num_experts_per_tok", "top_k_experts", "experts_per_token"))
+    per_token = config.first("num_experts_per_tok", "top_k_experts", "experts_per_token")
+    chosen = config.integer(per_token)
+    if chosen > count:
+        raise config.wrong(per_token, f"{chosen} experts for each token of only {count}")
     width = config.integer(config.first("moe_intermediate_size", "intermediate_size"))
     shared, gate = 0, False
     if config.has("n_shared_experts"):

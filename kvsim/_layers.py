@@ -95,16 +95,6 @@ class AttentionGroup:
     keeps_all: bool = True
     expand_flops_per_token: int = 0
 
-    @property
-    def prefill_flops_per_pair(self) -> int:
-        """Floating-point operations per (query, key) pair of a prefill, over all its layers."""
-        return 2 * self.layers * self.query_heads * (self.prefill_qk_dim + self.prefill_v_dim)
-
-    @property
-    def decode_flops_per_pair(self) -> int:
-        """Floating-point operations per context token that a decoding sequence reads, over all its layers."""
-        return 2 * self.layers * self.query_heads * (self.qk_dim + self.v_dim)
-
     def bytes_per_token(self, element_bytes: float) -> int:
         """Cache bytes per token over all its layers, for KV elements of ``element_bytes``."""
         return round(self.layers * (self.cached_elements * element_bytes + self.cached_bytes))

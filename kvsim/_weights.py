@@ -84,8 +84,10 @@ def weight_format(name: str) -> WeightFormat:
     return FORMATS[key]
 
 
-def checkpoint_format(quantization: Mapping[str, Any], *, file: str) -> WeightFormat:
+def checkpoint_format(quantization: object, *, file: str) -> WeightFormat:
     """The format that a config's ``quantization_config`` describes; InputError if it is not known here."""
+    if not isinstance(quantization, Mapping):
+        raise _wrong(f"{quantization!r} is not an object with fields", file=file)
     method = str(quantization.get("quant_method", "")).lower()
     if method == "fp8":
         return FORMATS["fp8_block" if quantization.get("weight_block_size") else "fp8"]
@@ -94,8 +96,8 @@ def checkpoint_format(quantization: Mapping[str, Any], *, file: str) -> WeightFo
     if method == "modelopt" and "FP4" in str(quantization.get("quant_algo", "")).upper():
         return FORMATS["nvfp4"]
     if method in ("awq", "gptq"):
-        bits = int(quantization.get("bits", quantization.get("w_bit", 4)))
-        group = int(quantization.get("group_size", quantization.get("q_group_size", 128)))
+        bits = _integer(quantization, "bits" if "bits" in quantization else "w_bit", 4, file=file)
+        group = _integer(quantization, "group_size" if "group_size" in quantization else "q_group_size", 128, file=file)
         return _grouped_integers(bits, group, "linear", zero_points=True)
     if method in FORMATS or method in _ALIASES:
         return weight_format(method)
@@ -109,17 +111,22 @@ def checkpoint_format(quantization: Mapping[str, Any], *, file: str) -> WeightFo
 
 def _compressed_tensors(quantization: Mapping[str, Any], *, file: str) -> WeightFormat:
     groups = quantization.get("config_groups")
-    first: Mapping[str, Any] = next(iter(groups.values()), {}) if isinstance(groups, Mapping) else {}
-    weights = first.get("weights") or {}
-    if "num_bits" not in weights:
+    group_0 = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
+    first: Mapping[str, Any] = group_0 if isinstance(group_0, Mapping) else {}
+    weights = first.get("weights")
+    if not isinstance(weights, Mapping) or "num_bits" not in weights:
         raise InputError(
             "compressed-tensors without the bits of its weights",
             remedy="Keep config_groups.group_0.weights with num_bits, type and group_size.",
             file=file,
             field="quantization_config.config_groups",
         )
-    bits = int(weights["num_bits"])
-    attention_left_out = any("self_attn" in str(name) for name in quantization.get("ignore", ()))
+    where = "config_groups.group_0.weights."
+    bits = _integer(weights, "num_bits", 8, file=file, under=where)
+    ignored = quantization.get("ignore") or []
+    if not isinstance(ignored, list):
+        raise _wrong(f"{ignored!r} is not a list of names", file=file, field="ignore")
+    attention_left_out = any("self_attn" in str(name) for name in ignored)
     scope: Literal["linear", "experts"] = "experts" if attention_left_out else "linear"
     kind = weights.get("type", "int")
     if bits == 8:
@@ -129,7 +136,24 @@ def _compressed_tensors(quantization: Mapping[str, Any], *, file: str) -> Weight
     if kind == "float":
         return WeightFormat("nvfp4", FORMATS["nvfp4"].bytes_per_weight, scope, "fp4")
     zero_points = not weights.get("symmetric", True)
-    return _grouped_integers(bits, int(weights.get("group_size") or 0), scope, zero_points=zero_points)
+    group = _integer(weights, "group_size", 0, file=file, under=where)
+    return _grouped_integers(bits, group, scope, zero_points=zero_points)
+
+
+def _integer(table: Mapping[str, Any], name: str, default: int, *, file: str, under: str = "") -> int:
+    """A whole number (-1: one group a row; bits are at least 1); the default where it is missing or null."""
+    value = table.get(name)
+    if value is None:
+        return default
+    least = 1 if "bit" in name else -1
+    if type(value) is not int or not least <= value <= 2**20:
+        raise _wrong(f"{value!r} is not a whole number of at least {least}", file=file, field=under + name)
+    return value
+
+
+def _wrong(problem: str, *, file: str, field: str = "") -> InputError:
+    place = f"quantization_config.{field}" if field else "quantization_config"
+    return InputError(problem, remedy="Correct it; the model's own config.json has it.", file=file, field=place)
 
 
 def _grouped_integers(bits: int, group: int, scope: Literal["linear", "experts"], *, zero_points: bool) -> WeightFormat:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-_MOST_LISTED = 40
+_MOST_LISTED = 12
+"""Up to so many known models or GPUs are listed where none is like the unknown one."""
+
+_MOST_MEANT = 5
 
 
 class KvsimError(Exception):
@@ -53,18 +56,28 @@ class UnknownNameError(KvsimError, KeyError):
         self.kind = kind
         self.name = name
         self.known = sorted(known)
-        lowered = {part: other for other in self.known for part in (other.lower(), other.lower().rpartition("/")[2])}
-        close = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
-        if close:
-            hint = "did you mean " + " or ".join(repr(match) for match in dict.fromkeys(close)) + "?"
-        elif len(self.known) <= _MOST_LISTED:
+        if meant := _meant(name, self.known):
+            hint = "did you mean " + " or ".join(map(repr, meant)) + "?"
+        elif len(self.known) <= _MOST_LISTED or not ("model" in kind or "GPU" in kind):
             hint = "known: " + ", ".join(self.known)
         else:
-            hint = f"known: {', '.join(self.known[:_MOST_LISTED])}, ... ({len(self.known)} in all)"
+            hint = f"{len(self.known)} are known, among them {', '.join(self.known[:_MOST_MEANT])}."
+            remedy = remedy or "'kvsim profiles list' shows all models and GPUs."
         super().__init__(f"unknown {kind} {name!r}; {hint}" + (f" {remedy}" if remedy else ""))
 
     def __str__(self) -> str:  # KeyError would print the repr of the message
         return str(self.args[0])
+
+
+def _meant(name: str, known: Iterable[str]) -> list[str]:
+    """The known names that hold the unknown one, the shortest first; else those spelled nearly like it."""
+    asked = name.strip().lower()
+    holding = [other for other in known if asked in other.lower()] if len(asked) > 1 else []
+    if holding:
+        return sorted(holding, key=len)[:_MOST_MEANT]
+    lowered = {part: other for other in known for part in (other.lower(), other.lower().rpartition("/")[2])}
+    close = difflib.get_close_matches(asked, lowered, n=3, cutoff=0.5)
+    return list(dict.fromkeys(lowered[match] for match in close))
 
 
 class DoesNotFitError(KvsimError):

@@ -7,9 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kvsim._inheritance import calibration_of, own
 from kvsim.architecture import Architecture
 from kvsim.backends.rates import rates
-from kvsim.calibration import Calibration, load_calibration, shipped_calibration
+from kvsim.calibration import Calibration, load_calibration
 from kvsim.engine import Engine, EngineConfig, resolve
 from kvsim.hardware import Gpu, gpu
 from kvsim.law import Law, build_law
@@ -55,15 +56,16 @@ def resolve_pricing(
 ) -> Pricing:
     """The pricing for names, files or objects.
 
-    Known names are resolved once in a process; files are read anew each time, since they may have changed.
+    Known names and equal objects are resolved once in a process; files are read anew each time, since they may
+    have changed. A GPU that no calibration ships for takes over that of the nearest measured one.
     Raises :class:`kvsim.errors.KvsimError` for what is unknown, contradictory or does not fit.
     """
     engine = engine if engine is not None else _DEFAULT_ENGINE
     load = load if load is not None else _DEFAULT_LOAD
     if isinstance(calibration, (str, Path)):
         calibration = load_calibration(calibration)
-    elif type(model) is str and type(gpu) is str and not (_is_file(model) or _is_file(gpu)):
-        return _resolve_named(model, gpu, engine, load, calibration)
+    elif not _is_file(model) and not _is_file(gpu) and _is_hashable(model):
+        return _resolve_once(model, gpu, engine, load, calibration)
     return _resolve(model, gpu, engine, load, calibration)
 
 
@@ -71,12 +73,24 @@ _DEFAULT_ENGINE = EngineConfig()
 _DEFAULT_LOAD = Load()
 
 
-def _is_file(name: str) -> bool:
-    return name.endswith((".json", ".toml")) or name.startswith((".", "/", "~"))
+def _is_file(name: object) -> bool:
+    if isinstance(name, str):
+        return name.endswith((".json", ".toml")) or name.startswith((".", "/", "~"))
+    return isinstance(name, Path)
+
+
+def _is_hashable(model: object) -> bool:
+    try:
+        hash(model)
+    except TypeError:  # an Architecture made by hand, with a list where a tuple belongs
+        return False
+    return True
 
 
 @lru_cache(maxsize=256)
-def _resolve_named(model: str, gpu: str, engine: EngineConfig, load: Load, calibration: Calibration | None) -> Pricing:
+def _resolve_once(
+    model: str | Architecture, gpu: str | Gpu, engine: EngineConfig, load: Load, calibration: Calibration | None
+) -> Pricing:
     return _resolve(model, gpu, engine, load, calibration)
 
 
@@ -86,8 +100,7 @@ def _resolve(
     architecture = model if isinstance(model, Architecture) else Architecture.load(model)
     found = card if isinstance(card, Gpu) else gpu(card)
     engine = resolve(config, architecture, found)
-    if calibration is None:
-        calibration = shipped_calibration(found.id)
+    calibration = calibration_of(found) if calibration is None else own(calibration, found)
     law = build_law(architecture, engine, found, calibration, held_tokens=_held_tokens(engine, load))
     return Pricing(architecture, found, engine, calibration, law, load)
 

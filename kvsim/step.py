@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import exp
 
+from ._inheritance import calibration_of, own
 from .architecture import Architecture
-from .calibration import Calibration, Evidence, shipped_calibration
+from .calibration import Calibration, Evidence
 from .costs import Costs
 from .engine import Engine, EngineConfig, resolve
 from .errors import InputError
@@ -54,7 +55,7 @@ def step_time(
     """
     architecture = model if isinstance(model, Architecture) else Architecture.load(model)
     card = gpu if isinstance(gpu, Gpu) else find_gpu(gpu)
-    fitted = calibration or shipped_calibration(card.id)
+    fitted = calibration_of(card) if calibration is None else own(calibration, card)
     settled, law = _law(architecture, card, engine or EngineConfig(), fitted)
     new, cached, contexts = _checked(settled, prefill_new, prefill_cached, decode_context)
 
@@ -99,7 +100,7 @@ def extrapolated(
         ("tokens of context", context_tokens, evidence.context_tokens),
     ):
         if value > most:
-            found.append(f"{value} {what}: measured up to {most}.")
+            found.append(f"{value:,} {what}: measured up to {most:,}.")
     if engine.tensor_parallel_size not in evidence.tensor_parallel:
         known = ", ".join(map(str, evidence.tensor_parallel))
         found.append(f"tensor_parallel_size {engine.tensor_parallel_size}: measured with {known}.")
@@ -158,11 +159,7 @@ def _checked(
     lists = {"prefill_new": (new, 1), "prefill_cached": (cached, 0), "decode_context": (contexts, 1)}
     plain: list[list[int]] = []
     for name, (values, least) in lists.items():
-        whole = [int(value) for value in values]
-        for value, given in zip(whole, values, strict=True):
-            if value != given or value < least:
-                raise InputError(f"{given!r} is no count of at least {least}", field=name)
-        plain.append(whole)
+        plain.append([_count(given, least, field=name) for given in values])
     if not cached:
         plain[1] = [0] * len(plain[0])
     if len(plain[0]) != len(plain[1]):
@@ -181,6 +178,16 @@ def _checked(
         if count > most:
             raise InputError(f"{count} {what} in a step of at most {most}", remedy=f"Raise {name}.", field=name)
     return plain[0], plain[1], plain[2]
+
+
+def _count(given: object, least: int, *, field: str) -> int:
+    try:
+        value = int(given)  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError):
+        value = None
+    if value is None or value != given or value < least:
+        raise InputError(f"{given!r} is no count of at least {least}", remedy="Give whole tokens", field=field)
+    return int(value)
 
 
 def _units(law: Law, new: list[int], cached: list[int], contexts: list[int]) -> dict[str, int]:

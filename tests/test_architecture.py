@@ -285,6 +285,23 @@ def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
         ({"layer_types": ["mamba"] * 32}, "layer_types"),
         ({"torch_dtype": "int8"}, "torch_dtype"),
         ({"quantization_config": {"quant_method": "aqlm"}}, "quantization_config.quant_method"),
+        ({"quantization_config": 5}, "quantization_config"),
+        ({"quantization_config": {"quant_method": "awq", "bits": "x"}}, "quantization_config.bits"),
+        (
+            {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"a": 5}}},
+            "quantization_config.config_groups",
+        ),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": "x"}}, "rope_scaling.factor"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 1e300}}, "rope_scaling.factor"),
+        ({"rope_scaling": 5}, "rope_scaling"),
+        ({"num_experts": 8, "mlp_only_layers": 3}, "mlp_only_layers"),
+        (
+            {"num_experts": 8, "num_experts_per_tok": 9, "moe_intermediate_size": 512},
+            "num_experts_per_tok",
+        ),
+        ({"model_type": "llama4_text", "num_experts": 8, "moe_layers": 5}, "moe_layers"),
+        ({"model_type": "llama4_text", "num_experts": 8, "moe_layers": "abc"}, "moe_layers"),
+        ({"model_type": "llama4_text", "attention_chunk_size": 8192, "no_rope_layers": [1]}, "no_rope_layers"),
     ],
 )
 def test_what_cannot_be_priced_is_refused(tmp_path: Path, changes: dict[str, Any], field: str) -> None:

@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -73,6 +74,16 @@ def test_a_load_is_priced_and_said(ask):
     assert "if every tool pause evicted" not in shown
 
 
+def test_logged_caching_says_how_many_turns_have_it(kvsim_, ask, tmp_path):
+    path = tmp_path / "log.jsonl"
+    turns = '{"prompt_tokens": 90, "output_tokens": 1}, {"prompt_tokens": 99, "output_tokens": 1, "cached_tokens": 80}'
+    path.write_text('{"id": "one", "turns": [' + turns + "]}\n", encoding="utf-8")
+    done = kvsim_("estimate", path, "-m", MODEL, "-g", "h100-sxm", "--load", "kv=logged")
+    assert "cached tokens as logged, in 1 of 2 turns" in " ".join(done.stdout.split())
+    assert "kv=logged" not in done.stderr
+    assert "no turn of the log says how many tokens were cached" in ask("--load", "kv=logged").stderr
+
+
 def test_turns_are_listed_when_asked_for(ask):
     assert "Most expensive turns (2 of 105)" in ask("--turns", "--top", 2).stdout
 
@@ -86,6 +97,32 @@ def test_gpus_side_by_side_over_what_both_can_serve(ask):
 
 def test_a_gpu_that_was_never_measured_is_said_to_be_datasheet_only(ask, kvsim_, log):
     assert "datasheet only: never measured" in kvsim_("estimate", log, "-m", MODEL, "-g", "h100-pcie").stdout
+
+
+def test_a_card_that_does_not_fit_has_a_column_that_says_so(kvsim_, log):
+    asked = ("estimate", log, "-m", "Qwen/Qwen3-32B", "-g", "h200-sxm", "-g", "rtx-4090")
+    done = kvsim_(*asked)
+    assert done.exit_code == 0
+    assert "does not fit" in done.stdout
+    assert "rtx-4090" in done.stdout
+    assert "tensor_parallel_size=4" in done.stderr
+    document = loads(kvsim_(*asked, "--json").stdout)
+    assert [one["pricing"]["gpu"] for one in document["estimates"]] == ["h200-sxm"]
+    assert any("does not fit" in warning for warning in document["warnings"])
+
+
+def test_the_same_gpu_twice_is_one(ask):
+    assert ask("--gpu", "H100-SXM").stdout == ask().stdout
+    entries = loads(ask("-g", "rtx-4090", "-g", "H100-SXM", "--json").stdout)["estimates"]
+    assert [one["pricing"]["gpu"] for one in entries] == ["h100-sxm", "rtx-4090"]
+
+
+def test_a_card_without_a_price_is_said_without_money(kvsim_, log):
+    for load in ("kv=never", "kv=ttl:0.5"):
+        shown = " ".join(kvsim_("estimate", log, "-m", MODEL, "-g", "a10", "--load", load).stdout.split())
+        assert "GPU-seconds, -" not in shown
+        assert "- more" not in shown
+        assert "model, -" not in shown
 
 
 def test_the_demo_tells_its_story(kvsim_):
@@ -118,6 +155,17 @@ def test_json_agrees_with_the_library(ask):
     assert entry["totals"]["model_s_low"] < entry["totals"]["model_s"] < entry["totals"]["model_s_high"]
     assert entry["pricing"]["load"]["kv"] == "ttl:0.5"
     assert document["input"]["turns"] == 105
+
+
+def test_a_card_of_ones_own_is_priced_from_its_file_alone(kvsim_, log, tmp_path):
+    text = (Path(__file__).parents[1] / "profiles" / "gpus" / "rtx-4090.toml").read_text(encoding="utf-8")
+    card = tmp_path / "card.toml"
+    card.write_text(text.replace('id = "rtx-4090"', 'id = "mycard"'), encoding="utf-8")
+    done = kvsim_("estimate", log, "-m", MODEL, "-g", card)
+    assert done.exit_code == 0
+    assert "no calibration ships for mycard: that of rtx-4090 taken over" in done.stdout
+    assert "not measured on mycard" in done.stderr
+    assert kvsim_("profiles", "show", card).exit_code == 0
 
 
 def test_what_is_unknown_is_null_in_json_and_empty_in_csv(ask):
@@ -218,6 +266,18 @@ def test_an_unknown_gpu_is_answered_with_a_near_one(kvsim_, log):
 
 def test_an_unknown_model_is_answered_with_a_near_one(kvsim_, log):
     fails(kvsim_("estimate", log, "-m", "qwen3-8", "-g", "h100"), 2, "did you mean 'Qwen/Qwen3-8B'")
+
+
+def test_part_of_a_models_name_is_answered_with_a_few_that_hold_it(kvsim_, log):
+    done = kvsim_("estimate", log, "-m", "Llama", "-g", "h100")
+    fails(done, 2, "did you mean 'meta-llama/")
+    assert len(done.stderr) < 300
+
+
+def test_a_model_like_none_is_answered_briefly(kvsim_, log):
+    done = kvsim_("estimate", log, "-m", "zzzzzz", "-g", "h100")
+    fails(done, 2, "'kvsim profiles list' shows all")
+    assert len(done.stderr) < 400
 
 
 def test_a_missing_file_is_named(kvsim_):

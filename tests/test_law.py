@@ -193,3 +193,9 @@ def test_storage_follows_the_engine() -> None:
     assert awq.weight_bytes < 0.6
     assert awq.compute == "dtype"
     assert Storage.of(None, "fp8").cache_format == "fp8"
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), "a", None, 1.5, 0])
+def test_what_is_no_count_is_refused_by_field(wrong):
+    with pytest.raises(InputError, match="prefill_new"):
+        step_time(model="Qwen/Qwen3-8B", gpu="h100-sxm", prefill_new=[wrong])

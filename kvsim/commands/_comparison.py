@@ -11,7 +11,7 @@ from kvsim.commands._console import print_facts, table
 from kvsim.commands._evidence import basis, interval
 from kvsim.commands._format import count, duration, money, plain
 from kvsim.commands._one_gpu import GIB_HOURS
-from kvsim.commands._outlook import Outlook
+from kvsim.commands._outlook import Misfit, Outlook
 from kvsim.commands._pricing_facts import load_fact
 from kvsim.commands._reading_facts import read_facts
 from kvsim.commands._totals import Mask, priced_by_all, totals
@@ -34,8 +34,14 @@ _COSTS: list[Row] = [
 ]
 
 
-def show(console: Console, outlooks: Sequence[Outlook]) -> None:
-    """Print what was read and priced, and each GPU in a column, over the trajectories that all can serve."""
+NO_FIT = "does not fit"
+
+
+def show(console: Console, outlooks: Sequence[Outlook], misfits: Sequence[Misfit] = ()) -> None:
+    """Print what was read and priced, and each GPU in a column, over the trajectories that all can serve.
+
+    A GPU that the model does not fit on has a column that says so.
+    """
     estimates = [outlook.estimate for outlook in outlooks]
     first = estimates[0]
     print_facts(
@@ -43,7 +49,7 @@ def show(console: Console, outlooks: Sequence[Outlook]) -> None:
         [
             ("Read", read_facts(first.batch)),
             ("Priced", [first.pricing.architecture.name]),
-            ("Load", [load_fact(first.pricing.load)]),
+            ("Load", [load_fact(first.pricing.load, first.batch)]),
         ],
     )
     among = priced_by_all(estimates)
@@ -51,7 +57,9 @@ def show(console: Console, outlooks: Sequence[Outlook]) -> None:
     whose = "all trajectories" if number == len(first.batch) else f"the {count(number)} that every GPU can serve"
     console.print(f"\nTotals of {whose}", style="bold")
     headings = [_heading(estimate) for estimate in estimates]
-    comparison = side_by_side(headings, estimates, among)
+    comparison = side_by_side(
+        headings, estimates, among, [_ranks(one.tensor_parallel_size, one.gpu) for one in misfits]
+    )
     comparison.add_section()
     worst = [totals(outlook.evicted, among) for outlook in outlooks]
     comparison.add_row("if every pause evicted:")
@@ -63,13 +71,20 @@ def show(console: Console, outlooks: Sequence[Outlook]) -> None:
 
 
 def _heading(estimate: Estimate) -> str:
-    ranks = estimate.pricing.engine.tensor_parallel_size
-    return estimate.pricing.gpu.id if ranks == 1 else f"{ranks} x {estimate.pricing.gpu.id}"
+    return _ranks(estimate.pricing.engine.tensor_parallel_size, estimate.pricing.gpu.id)
 
 
-def side_by_side(headings: Sequence[str], estimates: Sequence[Estimate], among: Mask) -> Table:
-    """A column an estimate, sums over the trajectories of ``among``; model times also relative to the first."""
-    comparison = _columns_of(headings)
+def _ranks(number: int, gpu: str) -> str:
+    return gpu if number == 1 else f"{number} x {gpu}"
+
+
+def side_by_side(
+    headings: Sequence[str], estimates: Sequence[Estimate], among: Mask, misfits: Sequence[str] = ()
+) -> Table:
+    """A column an estimate, sums over the trajectories of ``among``; then one a heading of ``misfits``."""
+    comparison = _columns_of([*headings, *misfits])
+    if misfits:
+        comparison.add_row("", *[""] * len(headings), *[NO_FIT] * len(misfits))
     sums = [totals(estimate, among) for estimate in estimates]
     for rows in (_TIMES, _COSTS):
         for label, cell in rows:

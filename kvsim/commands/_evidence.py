@@ -29,7 +29,7 @@ def evidence_facts(calibration: Calibration) -> list[str]:
         lines = [f"partly measured: serving only, rates of kernels taken over; {fitted}"]
     else:
         lines = [f"datasheet only: never measured, efficiencies are those of {calibration.relative}"]
-    if calibration.kind == "measured" and calibration.note:
+    if calibration.note:
         lines.append(calibration.note)
     for regime, residual in calibration.residuals.items():
         points = f"in 90 % of {count(residual.n, 'held-out point')}" if residual.n else "(assumed: nothing to hold out)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isnan
 
 import numpy as np
 from rich.console import Console
@@ -38,7 +39,7 @@ def show(console: Console, outlook: Outlook, *, turns: bool, top: int) -> None:
         [
             ("Read", read_facts(estimate.batch)),
             ("Priced", priced_facts(pricing, estimate.usd_per_hour)),
-            ("Load", [load_fact(pricing.load)]),
+            ("Load", [load_fact(pricing.load, estimate.batch)]),
             ("Evidence", evidence_facts(pricing.calibration)),
         ],
     )
@@ -63,9 +64,8 @@ def total_lines(estimate: Estimate, sums: dict[str, float]) -> list[str]:
     if missing := len(estimate.batch) - int(sums["trajectories"]):
         among += f" (without {count(missing)} that could not be priced)"
     low, high = duration(sums["model_s_low"]), duration(sums["model_s_high"])
-    cost = (
-        f"{plain(sums['gpu_s'])} GPU-seconds, {money(sums['usd'])}, {plain(sums['kv_byte_s'] / GIB_HOURS)} GiB·h of KV"
-    )
+    held = f"{plain(sums['kv_byte_s'] / GIB_HOURS)} GiB·h of KV"
+    cost = ", ".join([f"{plain(sums['gpu_s'])} GPU-seconds", *_priced(sums["usd"]), held])
     return [
         f"{among}: {duration(sums['latency_s'])} end to end",
         f"{duration(sums['model_s'])} in the model ({low} to {high} at the held-out errors above)",
@@ -78,8 +78,9 @@ def eviction_lines(outlook: Outlook) -> list[str]:
     sums, worst = totals(outlook.estimate), totals(outlook.evicted)
     if sums["recompute_s"]:
         share = percent(sums["recompute_s"] / sums["model_s"])
-        price = money(sums["usd"] * sums["recompute_s"] / sums["model_s"])
-        line = f"{duration(sums['recompute_s'])} of recompute, {share} of the time in the model, {price}"
+        price = _priced(sums["usd"] * sums["recompute_s"] / sums["model_s"])
+        recompute = f"{duration(sums['recompute_s'])} of recompute"
+        line = ", ".join([recompute, f"{share} of the time in the model", *price])
         tokens = f"{count(sums['recomputed_tokens'])} tokens prefilled again"
         lines = [f"{line}: {tokens}"]
     else:
@@ -87,8 +88,14 @@ def eviction_lines(outlook: Outlook) -> list[str]:
     extra = worst["model_s"] - sums["model_s"]
     if extra > 0:
         more = f"{duration(extra)} more in the model (+{100 * extra / sums['model_s']:.0f} %)"
-        lines.append(f"if every tool pause evicted: {more}, {money(worst['usd'] - sums['usd'])} more")
+        price = [f"{amount} more" for amount in _priced(worst["usd"] - sums["usd"])]
+        lines.append(f"if every tool pause evicted: {', '.join([more, *price])}")
     return lines
+
+
+def _priced(usd: float) -> list[str]:
+    """The amount, or nothing where no price is known."""
+    return [] if isnan(usd) else [money(usd)]
 
 
 def time_bars(sums: dict[str, float]) -> Table:

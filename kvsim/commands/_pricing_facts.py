@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kvsim.hardware import Gpu
     from kvsim.load import Load
     from kvsim.pricing import Pricing
+    from kvsim.trajectory import Batch
 
 
 def pricing_object(estimate: Estimate) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def price_fact(gpu: Gpu, usd_per_hour: float) -> str:
     return f"${usd_per_hour:.2f} a GPU-hour ({whose})"
 
 
-def load_fact(load: Load) -> str:
+def load_fact(load: Load, batch: Batch) -> str:
     """The load in words."""
     company = "alone in its steps"
     if load.concurrent > 1:
@@ -63,12 +64,17 @@ def load_fact(load: Load) -> str:
     survival = {
         "never": "nothing is evicted",
         "always": "all KV is evicted at every pause",
-        "logged": "cached tokens as logged",
+        "logged": f"cached tokens as logged, in {count(logged_turns(batch))} of {count(batch.turns, 'turn')}",
         "lru": "no other traffic, so that nothing is evicted",
     }.get(load.kv, f"KV survives pauses of up to {load.ttl_ns / 1e9:g} s")
     if load.kv == "lru" and load.churn_blocks_per_s:
         survival = f"LRU eviction by {load.churn_blocks_per_s:,.0f} new blocks/s"
     return f"{company}; {survival}"
+
+
+def logged_turns(batch: Batch) -> int:
+    """How many turns say how many of their tokens were cached."""
+    return 0 if batch.cached_tokens is None else int((batch.cached_tokens >= 0).sum())
 
 
 def price_warnings(estimate: Estimate) -> list[str]:
@@ -86,5 +92,10 @@ def price_warnings(estimate: Estimate) -> list[str]:
             f"{gpu}: {count(over, 'turn')} beyond the KV cache of {count(engine.kv_capacity_tokens)} tokens: "
             "not priced, their trajectories left out of totals; a larger GPU, --tensor-parallel-size or "
             "--kv-cache-dtype fp8"
+        )
+    if estimate.pricing.load.kv == "logged" and estimate.batch.turns and not logged_turns(estimate.batch):
+        warnings.append(
+            f"{gpu}: kv=logged, but no turn of the log says how many tokens were cached: priced as if nothing was "
+            "evicted; say what survives a pause with --load kv=lru, ttl:SECONDS or always"
         )
     return warnings + [f"{gpu}: beyond the evidence: {sentence}" for sentence in beyond_evidence(estimate)]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from kvsim._inheritance import calibration_of
 from kvsim.architecture import Architecture
-from kvsim.calibration import shipped_calibration
 from kvsim.commands._evidence import calibration_object
-from kvsim.errors import UnknownNameError
 from kvsim.hardware import Gpu
 
 WEIGHT_FORMATS = ("none", "fp8", "awq", "mxfp4")
@@ -20,14 +19,11 @@ def gpu_object(card: Gpu) -> dict[str, Any]:
     texts = ("id", "name", "architecture", "compute_capability", "bf16")
     facts = dict(card.facts)
     numbers = {name: {"value": getattr(card, name), **asdict(fact)} for name, fact in facts.items()}
-    return {"type": "gpu", **{name: getattr(card, name) for name in texts}, "numbers": numbers, **_evidence(card.id)}
+    return {"type": "gpu", **{name: getattr(card, name) for name in texts}, "numbers": numbers, **_evidence(card)}
 
 
-def _evidence(gpu_id: str) -> dict[str, Any]:
-    try:
-        found = shipped_calibration(gpu_id)
-    except UnknownNameError:
-        return {"calibration": None}
+def _evidence(card: Gpu) -> dict[str, Any]:
+    found = calibration_of(card)
     return {"calibration": calibration_object(found) | {"evidence": asdict(found.evidence)}}
 
 

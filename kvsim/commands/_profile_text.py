@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.text import Text
 
+from kvsim._inheritance import calibration_of
 from kvsim.architecture import Architecture
 from kvsim.calibration import shipped_calibration
 from kvsim.commands._console import print_facts, table
@@ -14,7 +15,7 @@ from kvsim.commands._evidence import basis, evidence_facts
 from kvsim.commands._format import count, plain
 from kvsim.commands._profile_objects import WEIGHT_FORMATS
 from kvsim.engine import EngineConfig, resolve
-from kvsim.errors import KvsimError, UnknownNameError
+from kvsim.errors import KvsimError
 from kvsim.hardware import Gpu, gpu, gpus
 
 GIB = 2**30
@@ -76,12 +77,8 @@ def show_gpu(console: Console, card: Gpu) -> None:
     console.print(shown)
     console.print()
     print_facts(console, [(f"[{number}]", [source]) for number, source in enumerate(sources, 1)])
-    try:
-        lines = evidence_facts(shipped_calibration(card.id))
-    except UnknownNameError:
-        lines = ["no calibration ships for it; give one with --calibration"]
     console.print()
-    print_facts(console, [("Evidence", lines)])
+    print_facts(console, [("Evidence", evidence_facts(calibration_of(card)))])
 
 
 _UNITS = {

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from kvsim.commands import _options as options
-
-if TYPE_CHECKING:
-    from kvsim.engine import EngineConfig
-    from kvsim.load import Load
 
 
 def estimate(
@@ -71,12 +67,13 @@ def estimate(
     from kvsim.commands import _comparison, _for_programs, _one_gpu
     from kvsim.commands._console import results, warn
     from kvsim.commands._inputs import read_logs
-    from kvsim.commands._outlook import look_out, warnings
+    from kvsim.commands._outlook import distinct, fitting, look_out, warnings
     from kvsim.errors import InputError
     from kvsim.load import Load
 
     if json and csv:
         raise InputError("--json and --csv both want stdout", remedy="Choose one")
+    gpu = distinct(gpu)
     if calibration is not None and len(gpu) > 1:
         raise InputError("a calibration is of one GPU", field="calibration", remedy="Give --gpu once")
     engine = options.engine_config(
@@ -93,7 +90,8 @@ def estimate(
         enable_prefix_caching=False if no_enable_prefix_caching else None,
     )
     declared = Load.parse(load)
-    _resolve_early(model, gpu, engine, declared, calibration)
+    # Names and fit fail before a long read, not after it.
+    gpu, misfits = fitting(gpu, model=model, engine=engine, load=declared, calibration=calibration)
     batch = read_logs(files, format=format, lenient=lenient, tokenizer=tokenizer)
     outlooks = look_out(
         batch,
@@ -106,21 +104,13 @@ def estimate(
         usd_per_hour=usd_per_hour,
         strict=strict,
     )
-    said = warnings(outlooks)
+    said = warnings(outlooks, misfits)
     if json:
         _for_programs.write_json(outlooks, said, turns=turns)
     elif csv:
         _for_programs.write_csv(outlooks, turns=turns)
-    elif len(outlooks) == 1:
+    elif len(outlooks) == 1 and not misfits:
         _one_gpu.show(results(), outlooks[0], turns=turns, top=top)
     else:
-        _comparison.show(results(), outlooks)
+        _comparison.show(results(), outlooks, misfits)
     warn(said)
-
-
-def _resolve_early(model: str, gpus: list[str], engine: EngineConfig, load: Load, calibration: str | None) -> None:
-    """Fail on names and fit before a long read, not after it."""
-    from kvsim.pricing import resolve_pricing
-
-    for gpu in gpus:
-        resolve_pricing(model, gpu, engine, load, calibration)
