@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
@@ -13,6 +11,7 @@ import numpy as np
 from kvsim.backends import engine_kernels
 from kvsim.backends.engine_kernels import ENGINE_TOTALS, Contexts, Served, Settings, StepLaw, Workload
 from kvsim.backends.interface import Ints
+from kvsim.backends.numba_backend import compiled
 from kvsim.errors import BackendUnavailableError, UnknownNameError
 
 Serve = Callable[[Settings, StepLaw, Contexts, Workload], "tuple[Served, Ints]"]
@@ -77,19 +76,7 @@ def _reference() -> Serve:
 
 @lru_cache
 def _numba() -> Serve:
-    try:
-        import numba
-    except ImportError as error:
-        raise BackendUnavailableError(f"numba cannot be imported ({error}): pip install 'kvsim[numba]'") from error
-    name = "kvsim.backends._numba_engine_kernels"
-    spec = importlib.util.spec_from_file_location(name, engine_kernels.__file__)
-    if spec is None or spec.loader is None:
-        raise BackendUnavailableError(f"numba: {engine_kernels.__file__} cannot be loaded again")
-    module = importlib.util.module_from_spec(spec)
-    module.__dict__["jit"] = numba.njit(cache=True, error_model="numpy", nogil=True)
-    sys.modules[name] = module  # Numba's cache unpickles named tuples by module name
-    spec.loader.exec_module(module)
-    return _from_text(module)
+    return _from_text(compiled(engine_kernels))
 
 
 _MAKERS: dict[str, Callable[[], Serve]] = {"native": _native, "numba": _numba, "reference": _reference}

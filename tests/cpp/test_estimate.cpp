@@ -7,23 +7,11 @@
 
 #include "../../csrc/estimate.hpp"
 #include "../../csrc/order.hpp"
+#include "check.hpp"
 
 namespace {
 
 using namespace kvsim;
-
-#define CHECK_EQUAL(found, expected)                                                           \
-  do {                                                                                         \
-    const long long f = (found), e = (expected);                                               \
-    if (f != e) {                                                                              \
-      std::fprintf(stderr, "%s:%d: %s is %lld, not %lld\n", __FILE__, __LINE__, #found, f, e); \
-      std::exit(1);                                                                            \
-    }                                                                                          \
-  } while (false)
-
-using Random = std::mt19937_64;
-
-i64 draw(Random& random, i64 low, i64 high) { return std::uniform_int_distribution<i64>(low, high)(random); }
 
 Rates draw_rates(Random& random) {
   Rates rates;
