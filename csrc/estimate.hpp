@@ -93,7 +93,9 @@ KVSIM_HD i64 surviving_tokens(const Rates& rates, const Reuse& reuse, i64 prompt
 // Whether a turn can run at all beside the load.
 KVSIM_HD std::int8_t status_of(const Rates& rates, i64 prompt, i64 output) {
   if (prompt + output > rates.max_model_len) return kOverMax;
-  const i64 beside = rates.others * blocks_for(rates, rates.mean_context >= 0 ? rates.mean_context : prompt);
+  i64 beside = 0;
+  if (rates.others > 0)
+    beside = rates.others * blocks_for(rates, rates.mean_context >= 0 ? rates.mean_context : prompt);
   return blocks_for(rates, prompt + output - 1) + beside > rates.usable_blocks ? kOverCapacity : kOk;
 }
 

@@ -175,7 +175,9 @@ def status_of(rates: Rates, prompt: int, output: int) -> int:
     """Whether a turn can run at all beside the load."""
     if prompt + output > rates.max_model_len:
         return OVER_MAX
-    beside = rates.others * blocks_for(rates, rates.mean_context if rates.mean_context >= 0 else prompt)
+    beside = 0
+    if rates.others > 0:
+        beside = rates.others * blocks_for(rates, rates.mean_context if rates.mean_context >= 0 else prompt)
     return OVER_CAPACITY if blocks_for(rates, prompt + output - 1) + beside > rates.usable_blocks else OK
 
 
