@@ -15,7 +15,7 @@ from kvsim.backends.kernels import OK, TOTALS, PriceColumns
 from kvsim.backends.rates import rates
 from kvsim.errors import InputError
 from kvsim.load import Load
-from kvsim.pricing import Pricing, resolve_pricing
+from kvsim.pricing import Pricing, require_price, resolve_pricing
 from kvsim.result import STATUSES, Table, seconds
 
 if TYPE_CHECKING:
@@ -63,9 +63,7 @@ def estimate(
     """
     chosen = get(backend)
     pricing = resolve_pricing(model, gpu, engine, load, calibration)
-    known = usd_per_hour is None or isinstance(usd_per_hour, (int, float))
-    if not known or (usd_per_hour is not None and not 0 <= usd_per_hour < float("inf")):
-        raise InputError(f"{usd_per_hour!r} is no price", field="usd_per_hour", remedy="Give US dollars an hour")
+    require_price(usd_per_hour)
     result = Estimate(batch, pricing, chosen, usd_per_hour, reuse)
     if strict:
         result.require_priced()

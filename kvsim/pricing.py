@@ -12,6 +12,7 @@ from kvsim.architecture import Architecture
 from kvsim.backends.rates import rates
 from kvsim.calibration import Calibration, load_calibration
 from kvsim.engine import Engine, EngineConfig, resolve
+from kvsim.errors import InputError
 from kvsim.hardware import Gpu, gpu
 from kvsim.law import Law, build_law
 from kvsim.load import Load
@@ -109,3 +110,10 @@ def _held_tokens(engine: Engine, load: Load) -> int:
     """The most context tokens that the sequences of one step are taken to hold together."""
     context = engine.max_model_len if load.mean_context is None else load.mean_context
     return max(engine.kv_capacity_tokens, engine.max_model_len + (load.concurrent - 1) * context)
+
+
+def require_price(usd_per_hour: float | None) -> None:
+    """Refuse what cannot be a price of one GPU in US dollars an hour; None stands for the marketplace price."""
+    known = usd_per_hour is None or isinstance(usd_per_hour, (int, float))
+    if not known or (usd_per_hour is not None and not 0 <= usd_per_hour < float("inf")):
+        raise InputError(f"{usd_per_hour!r} is no price", field="usd_per_hour", remedy="Give US dollars an hour")

@@ -15,7 +15,7 @@ from kvsim.backends.kernels import OK, OVER_CAPACITY, OVER_MAX
 from kvsim.backends.serving import serve
 from kvsim.backends.workload import closed_starts, poisson_starts, workload_of
 from kvsim.errors import InputError, KvsimError, UnknownNameError
-from kvsim.pricing import Pricing, resolve_pricing
+from kvsim.pricing import Pricing, require_price, resolve_pricing
 from kvsim.result import STATUSES, Table, seconds
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ def simulate(
     """
     if replicas != 1:
         raise InputError(f"{replicas!r} replicas: only one engine can be simulated", field="replicas", remedy="Use 1")
-    if usd_per_hour is not None and not 0 <= usd_per_hour < float("inf"):
-        raise InputError(f"{usd_per_hour!r} is no price", field="usd_per_hour", remedy="Give US dollars an hour")
+    require_price(usd_per_hour)
     policy = _retention(retention)
     run = serve(backend)
     pricing = resolve_pricing(model, gpu, engine, None, calibration)
