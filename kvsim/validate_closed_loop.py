@@ -19,8 +19,8 @@ import numpy as np
 
 from kvsim.backends.contexts import contexts_of, step_law
 from kvsim.backends.engine_kernels import Settings
-from kvsim.backends.serving import serve
-from kvsim.backends.workload import workload_of
+from kvsim.backends.serving import ALONE, serve, timeline_of
+from kvsim.backends.workload import Starts, workload_of
 from kvsim.calibrate.robust import Accuracy, Array, Fit
 from kvsim.calibrate.step_logs import (
     Client,
@@ -324,8 +324,8 @@ def _simulated(run: Run, settings: Settings, cost: StepCost, client: Client, bac
         held_tokens=settings.num_gpu_blocks * settings.block_size,
     )
     nobody = np.zeros(batch.turns, np.int64)
-    contexts = contexts_of(batch, settings.block_size)
-    served, _ = serve(backend)(settings, step_law(law), contexts, workload_of(batch, None, nobody))
+    contexts, workload = contexts_of(batch, settings.block_size), workload_of(batch, Starts(), nobody)
+    served, _ = serve(backend)(settings, step_law(law), contexts, workload, ALONE, timeline_of(1))
     outside_s = sum(client)
     return Turns(
         served.cached_tokens.astype(np.float64),

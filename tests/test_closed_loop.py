@@ -11,8 +11,8 @@ import pytest
 from engine_cases import SETTINGS, turns
 
 from kvsim.backends.contexts import contexts_of, step_law
-from kvsim.backends.serving import serve
-from kvsim.backends.workload import workload_of
+from kvsim.backends.serving import ALONE, serve, timeline_of
+from kvsim.backends.workload import Starts, workload_of
 from kvsim.calibrate.robust import Accuracy
 from kvsim.calibrate.step_logs import LoggedProbe, StepCost, client_of, fit_steps, joined, steps_of
 from kvsim.errors import InputError
@@ -123,9 +123,8 @@ def test_the_tables_take_as_long_as_the_cost_says():
     expected_s = COST.of(steps_of(log)).sum()
     law = step_law(COST.law(tokens=64, sequences=16, max_model_len=64, held_tokens=400))
     nobody = np.zeros(batch.turns, np.int64)
-    served, _ = serve("native")(
-        SETTINGS, law, contexts_of(batch, SETTINGS.block_size), workload_of(batch, None, nobody)
-    )
+    contexts, workload = contexts_of(batch, SETTINGS.block_size), workload_of(batch, Starts(), nobody)
+    served, _ = serve("native")(SETTINGS, law, contexts, workload, ALONE, timeline_of(1))
     assert (served.finish_ns / 1e9).tolist() == pytest.approx([expected_s] * 2, abs=1e-9)
 
 
