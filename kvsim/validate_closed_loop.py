@@ -216,7 +216,8 @@ def predict_runs(directory: str | Path, *, backend: str = "auto") -> ClosedLoop:
                 not_predicted[str(path.relative_to(directory))] = reason
             else:
                 readable.append((log, logged, model))
-        laws = {model: _fit(folder.name, model, logs) for model, logs in sweeps.items()}
+        name = folder.name if folder == Path(directory) else str(folder.relative_to(directory))
+        laws = {model: _fit(name, model, logs) for model, logs in sweeps.items()}
         for log, logged, model in readable:
             runs += [_predict(run, log, laws[model], backend) for run in logged]
         fits += laws.values()

@@ -18,7 +18,7 @@ def validate(
     closed_loop: Annotated[
         Path | None, typer.Option("--closed-loop", help="Folder with such logs, sweeps among them, and manifest.json.")
     ] = None,
-    backend: Annotated[str, typer.Option(help="native or reference; both must agree with the log.")] = "native",
+    backend: Annotated[str, typer.Option(help="Where kvsim runs: native or reference.")] = "native",
 ) -> None:
     """Compare with logged runs of vLLM.
 
