@@ -39,6 +39,7 @@ def engine_totals(run: Simulation) -> dict[str, float]:
         "busy_share": _over(engine.busy_s, makespan_s),
         "steps": engine.steps,
         "hit_rate": _over(cached, prompt),
+        "recompute_share": _over(lost, prompt),
         "reuse_share": _over(cached, cached + lost),
         "evicted_blocks": engine.evicted_blocks,
         "preemptions": engine.preemptions,

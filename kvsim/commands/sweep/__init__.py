@@ -74,8 +74,8 @@ def sweep(
             "of P seconds takes L x P token-seconds of a cache that other turns then wait for; dropping it costs one "
             "prefill of L tokens. Simulates these trajectories with pauses times 0.1 to 100, every context kept "
             "(pin) or dropped (drop), lru beside them: the break-even is the mean pause from which on drop has the "
-            "shorter mean time in the model, queue included. Unless told, as many are in flight as want twice the "
-            "KV cache.",
+            "shorter mean time in the model, queue included. --retention compares others, the first against the last. "
+            "Unless told, as many are in flight as want twice the KV cache.",
             rich_help_panel="Presets",
         ),
     ] = False,

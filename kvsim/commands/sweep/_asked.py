@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from kvsim.commands.sweep._break_even import KEEP, PAUSE_SCALES
+from kvsim.commands.sweep._break_even import PAUSE_SCALES, POLICIES
 from kvsim.commands.sweep._cliff import closed
 from kvsim.commands.sweep._points import Grid, count_of, factor, values_of, word
 from kvsim.errors import InputError
@@ -68,8 +68,6 @@ def grid_of(
         raise InputError("--cliff and --break-even are two sweeps", remedy="Choose one")
     if cliff and arrivals:
         raise InputError("the cliff is over trajectories in flight", field="arrivals", remedy="Use --concurrency")
-    if break_even and retention:
-        raise InputError("the break-even is between policies of its own", field="retention", remedy="Leave it out")
     if blocks and kv_tokens:
         raise InputError("--blocks and --kv-tokens are the same", field="kv_tokens", remedy="Choose one")
     in_flight = values_of(concurrency or [], count_of(1), "concurrency", "Give whole numbers from 1, say 1,2,4,8")
@@ -81,6 +79,9 @@ def grid_of(
         "kv_tokens",
         f"Give whole numbers from {2 * engine.block_size}, two blocks",
     )
+    policies = values_of(retention or [], word, "retention", "Give names of policies")
+    if break_even and len(policies) == 1:
+        raise InputError("a break-even is between two policies", field="retention", remedy="Give another, say drop")
     counts = values_of(blocks or [], count_of(2), "blocks", "Give whole numbers from 2; one is the null block")
     return Grid(
         model=list(models),
@@ -88,9 +89,7 @@ def grid_of(
         num_gpu_blocks_override=list(dict.fromkeys([*counts, *(size // engine.block_size for size in tokens)]))
         or [None],
         replicas=values_of(replicas or ["1"], count_of(1), "replicas", "Give whole numbers from 1"),
-        retention=[KEEP]
-        if break_even
-        else values_of(retention or ["lru"], word, "retention", "Give names of policies"),
+        retention=policies or list(POLICIES if break_even else ("lru",)),
         pause_scale=values_of(pause_scale or [], factor, "pause_scale", "Give numbers above 0, say 0.1,1,10")
         or list(PAUSE_SCALES if break_even else (1.0,)),
         arrivals=patterns or ([] if cliff or break_even else ["logged"]),

@@ -10,8 +10,8 @@ between the simulated pauses, linear in the logarithms of pause and ratio.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from math import ceil, exp, log
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from kvsim.engine import Engine
     from kvsim.trajectory import Batch
 
-KEEP, DROP = "pin", "drop"
-POLICIES = (KEEP, "lru", DROP)
+POLICIES = ("pin", "lru", "drop")
+"""Compared unless others are asked for: the break-even is between the first, which keeps, and the last."""
+
 PAUSE_SCALES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 PRESSURE = 2
@@ -43,28 +44,24 @@ def pressing(batch: Batch, engine: Engine, replicas: int) -> int:
     return min(max(wanted, 2), len(batch))
 
 
-def points(base: Point, pause_scales: Sequence[float], policies: Sequence[str]) -> Iterator[Point]:
-    """Each policy at each pause."""
-    for scale in pause_scales:
-        for policy in policies:
-            yield replace(base, retention=policy, pause_scale=scale)
-
-
 @dataclass(frozen=True)
 class BreakEven:
-    """Mean pauses in seconds from which on ``drop`` beats ``pin``; None where it does at none that was tried.
+    """Mean pauses in seconds from which on ``dropping`` beats ``keeping`` on one deployment and load.
 
-    ``by_latency`` and ``by_throughput`` are 0 where it does at all of them. ``point`` has no retention and pause of its
-    own. ``best`` is the policy with the shortest mean time in the model at the logged pauses, None if they were not
-    tried.
+    ``by_model_s`` goes by the mean time of trajectories in the model, ``by_turns_per_s`` by throughput; None where it
+    does not at the longest pause that was tried, 0 where it does at all of them. ``point`` has no retention and pause
+    of its own. ``fastest`` is the policy with the least mean time in the model at the logged pauses, None if they were
+    not tried.
     """
 
     point: Point
-    by_latency_s: float | None
-    by_throughput_s: float | None
+    keeping: str
+    dropping: str
+    by_model_s: float | None
+    by_turns_per_s: float | None
     shortest_pause_s: float
     longest_pause_s: float
-    best: str | None
+    fastest: str | None
 
     def as_object(self) -> dict[str, Any]:
         """For JSON."""
@@ -76,26 +73,29 @@ def mean_model_s(row: Row) -> float:
     return float(row["model_s"]) / float(row["trajectories"])
 
 
-def break_even_of(point: Point, rows: Sequence[Row]) -> BreakEven | None:
+def break_even_of(point: Point, policies: Sequence[str], rows: Sequence[Row]) -> BreakEven | None:
     """The break-even among the rows of a deployment; None where no pause was simulated under both policies."""
     by_policy = {
         policy: {row["pause_scale"]: row for row in rows if row["retention"] == policy and row["status"] == OK}
-        for policy in POLICIES
+        for policy in policies
     }
-    scales = sorted(by_policy[KEEP].keys() & by_policy[DROP].keys())
+    keeping, dropping = policies[0], policies[-1]
+    scales = sorted(by_policy[keeping].keys() & by_policy[dropping].keys())
     if not scales:
         return None
-    kept, dropped = ([by_policy[policy][scale] for scale in scales] for policy in (KEEP, DROP))
+    kept, dropped = ([by_policy[policy][scale] for scale in scales] for policy in (keeping, dropping))
     pauses_s = [float(row["mean_pause_s"]) for row in kept]
 
-    def gain(measure: Callable[[Row], float]) -> list[float]:
-        return [log(measure(other) / measure(one)) for one, other in zip(dropped, kept, strict=True)]
+    def from_pause(cost: Callable[[Row], float]) -> float | None:
+        return crossing(pauses_s, [log(cost(one) / cost(other)) for one, other in zip(kept, dropped, strict=True)])
 
     logged = {policy: found[1.0] for policy, found in by_policy.items() if 1.0 in found}
     return BreakEven(
         point,
-        crossing(pauses_s, gain(mean_model_s)),
-        crossing(pauses_s, gain(lambda row: 1 / float(row["turns_per_s"]))),
+        keeping,
+        dropping,
+        from_pause(mean_model_s),
+        from_pause(lambda row: 1 / float(row["turns_per_s"])),
         pauses_s[0],
         pauses_s[-1],
         min(logged, key=lambda policy: mean_model_s(logged[policy])) if logged else None,

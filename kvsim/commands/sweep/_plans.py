@@ -34,10 +34,10 @@ def cliffs(grid: Grid, trajectories: int) -> Iterator[tuple[Point, Plan]]:
 def break_evens(grid: Grid, server: Server) -> Iterator[tuple[Point, Plan]]:
     """Each pause under each policy on each deployment, by default with as many in flight as press for the cache."""
     wanted: Sequence[str | None] = grid.arrivals or [None]
-    for base in replace(grid, retention=[_break_even.KEEP], pause_scale=[1.0], arrivals=[_cliff.closed(1)]).points():
+    for base in replace(grid, retention=grid.retention[:1], pause_scale=[1.0], arrivals=[_cliff.closed(1)]).points():
         for arrivals in wanted:
             point = replace(base, arrivals=_pressing(server, base) if arrivals is None else arrivals)
-            yield point, of_grid(_around(point, pause_scale=grid.pause_scale, retention=_break_even.POLICIES))
+            yield point, of_grid(_around(point, pause_scale=grid.pause_scale, retention=grid.retention))
 
 
 def follow(plan: Plan, serve: Callable[[Point], Row]) -> list[Row]:

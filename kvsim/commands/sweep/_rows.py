@@ -42,6 +42,7 @@ _ENGINE: dict[str, type] = {
     "busy_share": float,
     "steps": int,
     "hit_rate": float,
+    "recompute_share": float,
     "reuse_share": float,
     "evicted_blocks": int,
     "preemptions": int,
@@ -58,7 +59,6 @@ _SUMS: dict[str, type] = {
     "queue_s": float,
     "fresh_prefill_s": float,
     "recompute_s": float,
-    "recompute_share": float,
     "decode_s": float,
     "pause_s": float,
     "gpu_s": float,
@@ -84,7 +84,6 @@ def row_of(point: Point, run: Simulation, mean_pause_s: float) -> Row:
     found |= {
         f"{name}_{figure}": value for name, spread in distributions(run).items() for figure, value in spread.items()
     }
-    found["recompute_share"] = sums["recompute_s"] / sums["model_s"] if sums["model_s"] else None
     found["kv_capacity_tokens"] = run.pricing.engine.kv_capacity_tokens
     found["status"] = OK if sums["trajectories"] else "none_served"
     found["reason"] = None if sums["trajectories"] else "no trajectory could be served whole"

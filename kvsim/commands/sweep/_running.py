@@ -40,7 +40,7 @@ def run(grid: Grid, server: Server, journal: Journal, *, cliff: bool, break_even
             for base, plan in _plans.break_evens(grid, server):
                 rows = _plans.follow(plan, row)
                 found.rows += rows
-                found.break_evens += filter(None, [break_even_of(base, rows)])
+                found.break_evens += filter(None, [break_even_of(base, grid.retention, rows)])
         else:
             found.rows = _plans.follow(_plans.of_grid(grid), row)
     return found

@@ -13,7 +13,7 @@ from kvsim.commands._console import print_facts, table
 from kvsim.commands._evidence import basis, interval
 from kvsim.commands._format import count, duration, money, narrow, percent, plain, shorten
 from kvsim.commands._reading_facts import read_facts
-from kvsim.commands.sweep._break_even import POLICIES, BreakEven, mean_model_s
+from kvsim.commands.sweep._break_even import BreakEven, mean_model_s
 from kvsim.commands.sweep._cliff import Cliff
 from kvsim.commands.sweep._points import AXES
 from kvsim.commands.sweep._rows import OK, Row
@@ -72,7 +72,7 @@ def show(console: Console, batch: Batch, found: Found, pricings: Mapping[tuple[s
     for cliff in found.cliffs:
         console.print()
         where = [f"{_place(asdict(cliff.point), places)}:"] if places else []
-        print_facts(console, [("Cliff", [*where, *_cliff_lines(cliff)])])
+        print_facts(console, [("Result", [*where, *_cliff_lines(cliff)])])
 
 
 def _varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -157,7 +157,7 @@ def _print_break_even(console: Console, one: BreakEven, found: Found) -> None:
     console.print()
     _print_pauses(console, rows)
     console.print()
-    print_facts(console, [("Break-even", _break_even_lines(one))])
+    print_facts(console, [("Result", _break_even_lines(one))])
 
 
 _FREE = [axis for axis in AXES if axis not in ("retention", "pause_scale")]
@@ -166,7 +166,7 @@ _FREE = [axis for axis in AXES if axis not in ("retention", "pause_scale")]
 def _print_pauses(console: Console, rows: Sequence[Row]) -> None:
     """A row a pause, and in it the policies side by side."""
     cells = {(row["pause_scale"], row["retention"]): row for row in rows if row["status"] == OK}
-    policies = [policy for policy in POLICIES if any(policy == there for _, there in cells)]
+    policies = list(dict.fromkeys(policy for _, policy in cells))
     figures: Sequence[tuple[str, Show]] = (
         ("in the model", lambda row: narrow(mean_model_s(row))),
         ("turns/s", lambda row: plain(row["turns_per_s"])),
@@ -186,15 +186,15 @@ def _print_pauses(console: Console, rows: Sequence[Row]) -> None:
 
 def _break_even_lines(found: BreakEven) -> list[str]:
     """From which pause on dropping is better, in words."""
+    measures = {"mean time in the model": found.by_model_s, "turns/s": found.by_turns_per_s}
+    lines = [f"by {measure}: {_verdict(found, pause_s)}" for measure, pause_s in measures.items()]
+    return lines + ([f"at the logged pauses {found.fastest} is the fastest"] if found.fastest else [])
+
+
+def _verdict(found: BreakEven, pause_s: float | None) -> str:
     tried = f"mean pauses of {duration(found.shortest_pause_s)} to {duration(found.longest_pause_s)}"
-    measures = {"mean time in the model": found.by_latency_s, "turns/s": found.by_throughput_s}
-    lines = [f"by {measure}: {_verdict(pause_s, tried)}" for measure, pause_s in measures.items()]
-    return lines + ([f"at the logged pauses {found.best} is the fastest of the three"] if found.best else [])
-
-
-def _verdict(pause_s: float | None, tried: str) -> str:
     if pause_s is None:
-        return f"none, keeping stays ahead over {tried}"
+        return f"none, {found.keeping} stays ahead of {found.dropping} over {tried}"
     if pause_s == 0:
-        return f"none, dropping is ahead over all {tried}"
-    return f"dropping beats keeping from a mean pause of {duration(pause_s)} on"
+        return f"none, {found.dropping} is ahead of {found.keeping} over all {tried}"
+    return f"{found.dropping} beats {found.keeping} from a mean pause of {duration(pause_s)} on"
