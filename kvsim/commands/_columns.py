@@ -39,7 +39,7 @@ def trajectory_columns(result: Estimate | Simulation) -> Columns:
     }
     columns |= {name: getattr(result, name) for name in times}
     columns["pause_s"] = _per_trajectory(result, batch.pause_ns) / 1e9
-    return columns | {name: getattr(result, name) for name in _COSTS if hasattr(result, name)}
+    return columns | {name: getattr(result, name) for name in _COSTS}
 
 
 def turn_columns(result: Estimate | Simulation) -> Columns:

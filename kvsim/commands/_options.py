@@ -39,7 +39,8 @@ Arrivals = Annotated[
     str,
     typer.Option(
         metavar="PATTERN",
-        help="How turns come: logged, poisson:R (trajectory starts a second), closed:N (trajectories in flight).",
+        help="How turns come: logged, poisson:R (trajectory starts a second), closed:N (trajectories in flight), "
+        "batch:N (so many at a time: a synchronous rollout).",
         rich_help_panel=_TRAFFIC,
     ),
 ]
@@ -50,6 +51,23 @@ Retention = Annotated[
         help="What stays in the KV cache while nobody uses it: lru (vLLM's), drop (nothing), ...; "
         "an unknown name lists the known ones.",
         rich_help_panel=_TRAFFIC,
+    ),
+]
+Router = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Which replica a turn goes to: round-robin, least-loaded, sticky, prefix-aware.",
+        rich_help_panel=_TRAFFIC,
+    ),
+]
+Speedup = Annotated[
+    float, typer.Option(metavar="X", help="Logged arrivals come so many times as fast.", rich_help_panel=_TRAFFIC)
+]
+Stagger = Annotated[
+    float,
+    typer.Option(
+        "--stagger", metavar="SECONDS", help="Between the first starts of closed:N, batch:N.", rich_help_panel=_TRAFFIC
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, metavar="S", help="Of random arrivals.", rich_help_panel=_TRAFFIC)]

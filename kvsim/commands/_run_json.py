@@ -9,7 +9,7 @@ from kvsim.commands._columns import records, trajectory_columns
 from kvsim.commands._json import write
 from kvsim.commands._pricing_facts import pricing_object
 from kvsim.commands._reading_facts import input_object
-from kvsim.commands._run_totals import distributions, engine_totals, run_totals
+from kvsim.commands._run_totals import distributions, engine_totals, replica_totals, run_totals
 from kvsim.commands._run_warnings import beyond_evidence_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SCHEMA = "kvsim.simulate/1"
 
 
-def write_json(run: Simulation, traffic: Traffic, warnings: Sequence[str]) -> None:
+def write_json(run: Simulation, traffic: Traffic, warnings: Sequence[str], *, timeline: bool) -> None:
     """Print one object with everything but single turns."""
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -31,9 +31,12 @@ def write_json(run: Simulation, traffic: Traffic, warnings: Sequence[str]) -> No
         "traffic": traffic.arguments,
         "beyond_evidence": beyond_evidence_of(run),
         "engine": engine_totals(run),
+        "replicas": replica_totals(run),
         "totals": run_totals(run),
         "distributions": distributions(run),
         "status_counts": run.status_counts,
         "trajectories": records(trajectory_columns(run)),
     }
+    if timeline:
+        document["timeline"] = records(dict(run.timeline))
     write(document | {"warnings": warnings})

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isnan
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from kvsim.commands._columns import trajectory_columns
+from kvsim.commands._columns import records, trajectory_columns
 from kvsim.commands._console import indented, print_facts, table
 from kvsim.commands._evidence import evidence_facts
 from kvsim.commands._format import count, duration, money, narrow, percent, plain
 from kvsim.commands._pricing_facts import priced_facts
 from kvsim.commands._ranking import Column, highest, print_ranking
 from kvsim.commands._reading_facts import read_facts
-from kvsim.commands._run_totals import QUANTILES, distributions, engine_totals, run_totals
+from kvsim.commands._run_totals import QUANTILES, distributions, engine_totals, replica_totals, run_totals
 from kvsim.commands._time_bars import time_bars
 
 if TYPE_CHECKING:
@@ -30,8 +31,11 @@ _TIMES = {
     "latency_s": "a trajectory, pauses included",
 }
 
+BINS = 48
+"""So many bins of a timeline are shown."""
 
-def show(console: Console, run: Simulation, traffic: Traffic, *, top: int) -> None:
+
+def show(console: Console, run: Simulation, traffic: Traffic, *, top: int, timeline: bool) -> None:
     """Print what was read, what served it and how, totals, times, where the time went, and the slowest trajectories."""
     totals, sums = engine_totals(run), run_totals(run)
     print_facts(
@@ -48,6 +52,12 @@ def show(console: Console, run: Simulation, traffic: Traffic, *, top: int) -> No
         return
     console.print()
     print_facts(console, [("Total", total_lines(run, totals, sums)), ("Cache", cache_lines(totals, sums))])
+    if len(run.replicas) > 1:
+        console.print()
+        console.print(replica_table(run))
+    if timeline:
+        console.print()
+        _print_timeline(console, run)
     if not sums["trajectories"]:
         console.print("\nNone of the trajectories could be served whole.")
         return
@@ -96,6 +106,40 @@ def times_table(found: dict[str, dict[str, float]]) -> Table:
     for name, label in _TIMES.items():
         shown.add_row(label, *map(duration, found[name].values()))
     return shown
+
+
+def replica_table(run: Simulation) -> Table:
+    """A line a replica."""
+    shown: dict[str, tuple[str, Callable[[float], str]]] = {
+        "turns": ("turns", count),
+        "busy_s": ("busy", duration),
+        "busy_share": ("share", percent),
+        "hit_rate": ("hit rate", percent),
+        "evicted_blocks": ("evicted blocks", count),
+        "preemptions": ("preemptions", count),
+        "peak_blocks": ("peak blocks", count),
+    }
+    found = table()
+    found.add_column("replica", justify="right")
+    for heading, _ in shown.values():
+        found.add_column(heading, justify="right", no_wrap=True)
+    for number, totals in enumerate(replica_totals(run)):
+        found.add_row(str(number), *(render(totals[name]) for name, (_, render) in shown.items()))
+    return found
+
+
+def _print_timeline(console: Console, run: Simulation) -> None:
+    """A line a bin of a replica, the first of them where there are many."""
+    bins = records(dict(run.timeline))
+    found = table()
+    for heading in ("replica", "time", "KV use", "running", "waiting", "hit rate"):
+        found.add_column(heading, justify="right", no_wrap=True)
+    for one in bins[:BINS]:
+        figures = (percent(one["kv_use"]), f"{one['running']:.2f}", f"{one['waiting']:.2f}", percent(one["hit_rate"]))
+        found.add_row(str(one["replica"]), duration(one["time_s"]), *figures)
+    console.print(found)
+    if len(bins) > BINS:
+        console.print(f"The first {BINS} of {count(len(bins))} bins; --timeline-csv writes all.")
 
 
 def _print_slowest(console: Console, run: Simulation, top: int) -> None:

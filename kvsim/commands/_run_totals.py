@@ -36,7 +36,7 @@ def engine_totals(run: Simulation) -> dict[str, float]:
         "output_tokens_per_s": _over(int(run.batch.output_tokens[served].sum()), makespan_s),
         "makespan_s": makespan_s,
         "busy_s": engine.busy_s,
-        "busy_share": _over(engine.busy_s, makespan_s),
+        "busy_share": _over(engine.busy_s, makespan_s * len(run.replicas)),
         "steps": engine.steps,
         "hit_rate": _over(cached, prompt),
         "recompute_share": _over(lost, prompt),
@@ -64,6 +64,7 @@ _SUMMED = (
     "decode_s",
     "pause_s",
     "gpu_s",
+    "kv_byte_s",
     "usd",
     "joules",
 )
@@ -92,12 +93,32 @@ def distribution(values: Floats) -> dict[str, float]:
 
 
 def peak_sequences(run: Simulation) -> int:
-    """The most turns that were at once between their first step and their end."""
-    served = run.turns.status == "ok"
-    begun, ended = (np.sort(column[served]) for column in (run.served.scheduled_ns, run.served.finish_ns))
-    if not len(begun):
-        return 0
-    return int((np.arange(1, len(begun) + 1) - np.searchsorted(ended, begun, "right")).max())
+    """The most turns that a replica had at once between their first step and their end."""
+    most = 0
+    for replica in range(len(run.replicas)):
+        its = run.turns.replica == replica  # -1 where not served
+        begun, ended = (np.sort(column[its]) for column in (run.served.scheduled_ns, run.served.finish_ns))
+        at_once = np.arange(1, len(begun) + 1) - np.searchsorted(ended, begun, "right")
+        most = max(most, int(at_once.max(initial=0)))
+    return most
+
+
+def replica_totals(run: Simulation) -> list[dict[str, float]]:
+    """What each replica did."""
+    makespan_s = _makespan_s(run, run.turns.status == "ok")
+    return [
+        {
+            "turns": int((run.turns.replica == number).sum()),
+            "busy_s": replica.busy_s,
+            "busy_share": _over(replica.busy_s, makespan_s),
+            "steps": replica.steps,
+            "hit_rate": replica.hit_rate,
+            "evicted_blocks": replica.evicted_blocks,
+            "preemptions": replica.preemptions,
+            "peak_blocks": replica.peak_blocks,
+        }
+        for number, replica in enumerate(run.replicas)
+    ]
 
 
 def _makespan_s(run: Simulation, served: npt.NDArray[np.bool_]) -> float:

@@ -12,6 +12,7 @@ _ARRIVALS = {
     "logged": "arrivals as logged",
     "poisson": "{} trajectory starts a second, at random (Poisson, seed {})",
     "closed": "{} in flight, tool pauses included; when one ends the next starts",
+    "batch": "{} at a time; when the slowest has ended the next start",
 }
 """The patterns that can be said in words."""
 
@@ -23,6 +24,9 @@ class Traffic:
     arrivals: str = "logged"
     retention: str = "lru"
     replicas: int = 1
+    router: str = "round-robin"
+    speedup: float = 1.0
+    stagger_s: float = 0.0
     seed: int = 0
 
     @property
@@ -34,7 +38,11 @@ class Traffic:
         """The traffic in words."""
         kind, _, given = self.arrivals.partition(":")
         comes = _ARRIVALS[kind].format(given, self.seed) if kind in _ARRIVALS else self.arrivals
-        return f"{comes}; retention {self.retention}"
+        facts = [f"{comes}; retention {self.retention}"]
+        facts += [f"logged arrivals {self.speedup:g} times as fast"] if self.speedup != 1 else []
+        facts += [f"first starts {self.stagger_s:g} s apart"] if self.stagger_s else []
+        facts += [f"{self.replicas} replicas, {self.router}"] if self.replicas > 1 else []
+        return "; ".join(facts)
 
 
 def one_turn() -> Batch:

@@ -15,6 +15,12 @@ def simulate(
     gpu: Annotated[str, typer.Option("--gpu", "-g", metavar="NAME", help="GPU id or TOML file.")],
     arrivals: options.Arrivals = "logged",
     retention: options.Retention = "lru",
+    replicas: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Engines behind a router.", rich_help_panel="Traffic")
+    ] = 1,
+    router: options.Router = "round-robin",
+    speedup: options.Speedup = 1.0,
+    stagger: options.Stagger = 0.0,
     seed: options.Seed = 0,
     format: options.Format = "auto",
     tokenizer: options.Tokenizer = None,
@@ -22,6 +28,13 @@ def simulate(
     strict: options.Strict = False,
     json: options.Json = False,
     turns: Annotated[str | None, typer.Option(metavar="CSV", help="Write single turns there, one a row.")] = None,
+    timeline: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Show KV use, running, waiting and hits over time, in bins this long."),
+    ] = None,
+    timeline_csv: Annotated[
+        str | None, typer.Option(metavar="CSV", help="Write the timeline there, a bin of a replica a row.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
     top: Annotated[int, typer.Option(min=0, metavar="N", help="How many of the slowest to list.")] = 10,
     usd_per_hour: options.UsdPerHour = None,
@@ -53,9 +66,12 @@ def simulate(
     from kvsim.commands._outputs import require_free, write_columns
     from kvsim.commands._run_warnings import run_warnings
     from kvsim.commands._traffic import Traffic, one_turn
+    from kvsim.errors import InputError
 
-    require_free([turns], force=force)
-    traffic = Traffic(arrivals=arrivals, retention=retention, seed=seed)
+    if timeline_csv is not None and timeline is None:
+        raise InputError("a timeline of what resolution?", field="timeline_csv", remedy="Give --timeline SECONDS")
+    require_free([turns, timeline_csv], force=force)
+    traffic = Traffic(arrivals, retention, replicas, router, speedup, stagger, seed)
     how = {
         "model": model,
         "gpu": gpu,
@@ -79,12 +95,14 @@ def simulate(
     }
     simulation.simulate(one_turn(), **how)  # names and fit fail before a long read, not after it
     batch = read_logs(files, format=format, lenient=lenient, tokenizer=tokenizer)
-    run = simulation.simulate(batch, **how, strict=strict)
+    run = simulation.simulate(batch, **how, timeline_s=timeline, strict=strict)
     if turns is not None:
         write_columns(turns, turn_columns(run))
+    if timeline_csv is not None:
+        write_columns(timeline_csv, dict(run.timeline))
     said = run_warnings(run)
     if json:
-        _run_json.write_json(run, traffic, said)
+        _run_json.write_json(run, traffic, said, timeline=timeline is not None)
     else:
-        _run_text.show(results(), run, traffic, top=top)
+        _run_text.show(results(), run, traffic, top=top, timeline=timeline is not None)
     warn(said)

@@ -52,6 +52,10 @@ def sweep(
     replicas: Annotated[
         list[str] | None, typer.Option(metavar="N,...", help="Engines behind a router.", rich_help_panel=_AXES)
     ] = None,
+    router: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME,...", help="As kvsim simulate has them.", rich_help_panel=_AXES),
+    ] = None,
     pause_scale: Annotated[
         list[str] | None,
         typer.Option(metavar="X,...", help="Every tool pause times that.", rich_help_panel=_AXES),
@@ -86,6 +90,8 @@ def sweep(
             help="Write all columns of each point there as soon as it is known; a rerun skips points that are there.",
         ),
     ] = None,
+    speedup: options.Speedup = 1.0,
+    stagger: options.Stagger = 0.0,
     seed: options.Seed = 0,
     format: options.Format = "auto",
     tokenizer: options.Tokenizer = None,
@@ -148,6 +154,7 @@ def sweep(
         blocks=blocks,
         kv_tokens=kv_tokens,
         replicas=replicas,
+        router=router,
         pause_scale=pause_scale,
         cliff=cliff,
         break_even=break_even,
@@ -158,6 +165,8 @@ def sweep(
         engine=engine,
         calibration=_asked.calibration_of(calibration, gpus),
         usd_per_hour=usd_per_hour,
+        speedup=speedup,
+        stagger_s=stagger,
         seed=seed,
         backend=backend,
         strict=strict,

@@ -59,6 +59,7 @@ def grid_of(
     blocks: Texts,
     kv_tokens: Texts,
     replicas: Texts,
+    router: Texts,
     pause_scale: Texts,
     cliff: bool,
     break_even: bool,
@@ -89,6 +90,7 @@ def grid_of(
         num_gpu_blocks_override=list(dict.fromkeys([*counts, *(size // engine.block_size for size in tokens)]))
         or [None],
         replicas=values_of(replicas or ["1"], count_of(1), "replicas", "Give whole numbers from 1"),
+        router=values_of(router or ["round-robin"], word, "router", "Give names of routers"),
         retention=policies or list(POLICIES if break_even else ("lru",)),
         pause_scale=values_of(pause_scale or [], factor, "pause_scale", "Give numbers above 0, say 0.1,1,10")
         or list(PAUSE_SCALES if break_even else (1.0,)),

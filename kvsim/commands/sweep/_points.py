@@ -20,6 +20,7 @@ class Point:
     gpu: str
     num_gpu_blocks_override: int | None
     replicas: int
+    router: str
     retention: str
     pause_scale: float
     arrivals: str
@@ -36,6 +37,7 @@ class Grid:
     gpu: Sequence[str]
     num_gpu_blocks_override: Sequence[int | None]
     replicas: Sequence[int]
+    router: Sequence[str]
     retention: Sequence[str]
     pause_scale: Sequence[float]
     arrivals: Sequence[str]

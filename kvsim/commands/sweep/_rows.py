@@ -21,6 +21,7 @@ _POINT: dict[str, type] = {
     "gpu": str,
     "num_gpu_blocks_override": int,
     "replicas": int,
+    "router": str,
     "retention": str,
     "pause_scale": float,
     "arrivals": str,
@@ -62,6 +63,7 @@ _SUMS: dict[str, type] = {
     "decode_s": float,
     "pause_s": float,
     "gpu_s": float,
+    "kv_byte_s": float,
     "usd": float,
     "joules": float,
 }

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 _NOT_OF_A_POINT = (UnknownNameError, BackendUnavailableError)
 """Errors that no other point would be spared."""
 
-_SHARED_FIELDS = ("arrivals", "retention", "replicas", "usd_per_hour")
+_PLAIN: Mapping[str, Any] = {"replicas": 1, "router": "round-robin", "retention": "lru", "arrivals": "closed:1"}
+"""Traffic that every model and GPU can be tried with."""
+
+_SHARED_FIELDS = ("arrivals", "retention", "replicas", "speedup", "stagger_s")
 """Fields whose errors mean that the sweep was asked for wrongly, not that one point cannot be."""
 
 
@@ -40,6 +43,8 @@ class Conditions:
     engine: EngineConfig
     calibration: Calibration | None
     usd_per_hour: float | None
+    speedup: float
+    stagger_s: float
     seed: int
     backend: str
     strict: bool
@@ -55,6 +60,9 @@ class Conditions:
             "arrivals": point.arrivals,
             "retention": point.retention,
             "replicas": point.replicas,
+            "router": point.router,
+            "speedup": self.speedup,
+            "stagger_s": self.stagger_s,
             "seed": self.seed,
             "backend": self.backend,
         }
@@ -76,13 +84,13 @@ class Conditions:
         base = next((point for point in points if self._fits(turn, point)), None)
         if base is None:
             return
-        for axis in ("replicas", "retention", "arrivals"):
-            for value in getattr(grid, axis):
+        for axis in ("replicas", "router", "retention", "arrivals"):
+            for value in getattr(grid, axis):  # a preset without arrivals chooses them itself
                 simulate(turn, **self.arguments(replace(base, **{axis: value})))
 
     def _fits(self, turn: Batch, point: Point) -> bool:
         try:
-            simulate(turn, **self.arguments(replace(point, retention="lru", arrivals="closed:1", replicas=1)))
+            simulate(turn, **self.arguments(replace(point, **_PLAIN)))
         except _NOT_OF_A_POINT:
             raise
         except KvsimError:
@@ -129,6 +137,8 @@ class Server:
             "kvsim": __version__,
             "engine": asdict(conditions.engine),
             "usd_per_hour": conditions.usd_per_hour,
+            "speedup": conditions.speedup,
+            "stagger_s": conditions.stagger_s,
             "seed": conditions.seed,
             "calibration": repr(conditions.calibration),
             "models": {name: repr(model) for name, model in conditions.models.items()},

@@ -30,6 +30,7 @@ _AXES: Mapping[str, tuple[str, Show]] = {
     "gpu": ("GPU", str),
     "num_gpu_blocks_override": ("blocks", count),
     "replicas": ("replicas", count),
+    "router": ("router", str),
     "retention": ("retention", str),
     "pause_scale": ("pauses", lambda factor: f"x {factor:g}"),
     "arrivals": ("arrivals", str),
@@ -49,7 +50,7 @@ _FIGURES: Sequence[tuple[str, str, Show]] = (
 """Those in front have room first."""
 
 LEAST_FIGURES = 3
-NAMES = ("model", "gpu", "retention", "arrivals")
+NAMES = ("model", "gpu", "router", "retention", "arrivals")
 
 
 def show(console: Console, batch: Batch, found: Found, pricings: Mapping[tuple[str, str], Pricing]) -> None:
