@@ -115,7 +115,7 @@ def replica_table(run: Simulation) -> Table:
         "busy_s": ("busy", duration),
         "busy_share": ("share", percent),
         "hit_rate": ("hit rate", percent),
-        "evicted_blocks": ("evicted blocks", count),
+        "evicted_blocks": ("evicted", count),
         "preemptions": ("preemptions", count),
         "peak_blocks": ("peak blocks", count),
     }

@@ -24,13 +24,10 @@ if TYPE_CHECKING:
     from kvsim.pricing import Pricing
     from kvsim.trajectory import Batch
 
-_NOT_OF_A_POINT = (UnknownNameError, BackendUnavailableError)
-"""Errors that no other point would be spared."""
-
 _PLAIN: Mapping[str, Any] = {"replicas": 1, "router": "round-robin", "retention": "lru", "arrivals": "closed:1"}
 """Traffic that every model and GPU can be tried with."""
 
-_SHARED_FIELDS = ("arrivals", "retention", "replicas", "speedup", "stagger_s")
+_ASKED = ("arrivals", "retention", "replicas", "speedup", "stagger_s")
 """Fields whose errors mean that the sweep was asked for wrongly, not that one point cannot be."""
 
 
@@ -91,9 +88,9 @@ class Conditions:
     def _fits(self, turn: Batch, point: Point) -> bool:
         try:
             simulate(turn, **self.arguments(replace(point, **_PLAIN)))
-        except _NOT_OF_A_POINT:
-            raise
-        except KvsimError:
+        except KvsimError as error:
+            if _of_the_sweep(error):
+                raise
             return False
         return True
 
@@ -111,11 +108,8 @@ class Server:
         batch = self.scaled(point.pause_scale)
         try:
             run = simulate(batch, **self.conditions.arguments(point), strict=self.conditions.strict)
-        except _NOT_OF_A_POINT:
-            raise
         except KvsimError as error:
-            asked_wrongly = isinstance(error, InputError) and error.field in _SHARED_FIELDS
-            if self.conditions.strict or asked_wrongly:
+            if self.conditions.strict or _of_the_sweep(error):
                 raise
             return row_without_run(point, "does_not_fit" if isinstance(error, DoesNotFitError) else "refused", error)
         return row_of(point, run, mean_pause_s(batch))
@@ -145,6 +139,12 @@ class Server:
         }
         digest.update(msgspec.json.encode(fixed))
         return digest.hexdigest()[:16]
+
+
+def _of_the_sweep(error: KvsimError) -> bool:
+    """Whether the whole sweep is at fault rather than one point."""
+    wrong = isinstance(error, InputError) and error.field in _ASKED
+    return wrong or isinstance(error, (UnknownNameError, BackendUnavailableError))
 
 
 def mean_pause_s(batch: Batch) -> float:
