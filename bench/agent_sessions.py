@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import kvsim
 from kvsim import Batch
 
 Ints = npt.NDArray[np.int64]
@@ -76,3 +77,22 @@ class Sessions:
                 "tool_call_latency": (waits_ms / 1000).tolist(),
                 "final_assistant_response_length": int(replies[-1]),
             }
+
+
+def simulate(batch: Batch, concurrency: int, backend: str = "native") -> kvsim.Simulation:
+    """The sessions on an engine of the sizes above: Llama-3.1-8B on an H100."""
+    engine = kvsim.EngineConfig(
+        block_size=BLOCK_SIZE,
+        num_gpu_blocks_override=NUM_GPU_BLOCKS,
+        max_num_seqs=MAX_NUM_SEQS,
+        max_num_batched_tokens=MAX_NUM_BATCHED_TOKENS,
+        async_scheduling=False,
+    )
+    return kvsim.simulate(
+        batch,
+        model="meta-llama/Llama-3.1-8B-Instruct",
+        gpu="h100-sxm",
+        engine=engine,
+        arrivals=f"closed:{concurrency}",
+        backend=backend,
+    )

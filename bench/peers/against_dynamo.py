@@ -30,7 +30,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-
 from agent_sessions import (
     BLOCK_SIZE,
     CONCURRENCIES,
@@ -38,6 +37,7 @@ from agent_sessions import (
     MAX_NUM_SEQS,
     NUM_GPU_BLOCKS,
     Sessions,
+    simulate,
 )
 
 import kvsim
@@ -137,25 +137,6 @@ def serve_lines(batch: kvsim.Batch, concurrency: int) -> tuple[Served, dict[str,
     return served, dict(zip(ENGINE_TOTALS, totals.tolist(), strict=True))
 
 
-def simulate(batch: kvsim.Batch, concurrency: int) -> kvsim.Simulation:
-    """kvsim as users call it, with the law of a real GPU."""
-    engine = kvsim.EngineConfig(
-        block_size=BLOCK_SIZE,
-        num_gpu_blocks_override=NUM_GPU_BLOCKS,
-        max_num_seqs=MAX_NUM_SEQS,
-        max_num_batched_tokens=MAX_NUM_BATCHED_TOKENS,
-        async_scheduling=False,
-    )
-    return kvsim.simulate(
-        batch,
-        model="meta-llama/Llama-3.1-8B-Instruct",
-        gpu="h100-sxm",
-        engine=engine,
-        arrivals=f"closed:{concurrency}",
-        backend="native",
-    )
-
-
 def cpu_s(job: Callable[[], object], repeats: int = 5) -> float:
     """Median CPU time of a job of milliseconds."""
     times = []
@@ -182,7 +163,8 @@ def row_of_dynamo(summary: dict[str, Any], concurrency: int) -> str:
 
 
 def _cpu() -> str:
-    names = (line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
 
 
