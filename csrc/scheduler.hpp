@@ -33,7 +33,8 @@ struct Request {
   i64 computed = 0;
   i64 generated = 0;
   Holding holding;
-  i64 gpu_ns = 0;  // for the one who keeps time
+  i64 gpu_ns = 0;         // for the one who keeps time
+  i64 held_block_ns = 0;  // whole once the blocks are given back: until then, less what is still held since release
   i64 row = 0;
   // The rest.
   i64 priority = 0;
@@ -65,19 +66,19 @@ struct Work {
 
 class Scheduler {
  public:
-  Scheduler(const Settings& settings, const Contexts& contexts)
+  Scheduler(const Settings& settings, const Contexts& contexts, const Chains& chains)
       : settings_(settings),
         contexts_(contexts),
-        chains_(contexts, settings.block_size),
-        pool_(chains_, settings.num_gpu_blocks - 1, settings.retention),
+        chains_(chains),
+        pool_(chains, settings.num_gpu_blocks - 1, settings.retention),
         seats_(settings.max_num_seqs) {
     for (i64 seat = settings.max_num_seqs - 1; seat >= 0; --seat) empty_seats_.push_back(static_cast<i32>(seat));
   }
-  Scheduler(const Scheduler&) = delete;  // the pool points to seats and chains
+  Scheduler(const Scheduler&) = delete;  // the pool points to seats
   Scheduler& operator=(const Scheduler&) = delete;
 
   // A request joins the waiting queue.
-  void arrive(i64 row, i64 now_ns = 0) {
+  void arrive(i64 row, i64 now_ns) {
     Request request;
     request.row = row;
     request.prompt = contexts_.prompt[row];
@@ -87,11 +88,13 @@ class Scheduler {
     request.arrival = arrived_++;
     request.release_ns = now_ns;
     request.holding.chain = chains_.of_row[row];
+    prompt_blocks_ += blocks_for(request.prompt);
     enqueue(request, false);
   }
 
-  // Decides what the next step computes: work(), preempted().
-  void schedule() {
+  // Decides what the step that starts now computes: work(), preempted().
+  void schedule(i64 now_ns) {
+    now_ns_ = now_ns;
     work_.clear();
     preempted_.clear();
     admitted_ = 0;
@@ -106,7 +109,8 @@ class Scheduler {
 
   // Ends the step. `on_token(request)` follows each token, `on_finish(request)` the last one; blocks are free then.
   template <class OnToken, class OnFinish>
-  void update(OnToken&& on_token, OnFinish&& on_finish) {
+  void update(i64 now_ns, OnToken&& on_token, OnFinish&& on_finish) {
+    now_ns_ = now_ns;
     bool any = false;
     for (const Work& work : work_) {
       Request& request = seats_[work.seat];
@@ -115,7 +119,8 @@ class Scheduler {
       request.generated += 1;
       on_token(request);
       if (request.generated < request.output) continue;
-      pool_.release(request.holding);
+      prompt_blocks_ -= blocks_for(request.prompt);
+      release(request);
       on_finish(request);
       any = true;
     }
@@ -138,10 +143,18 @@ class Scheduler {
     return steps;
   }
 
-  // Runs `more` steps of one token each beyond the scheduled one, but for its update.
-  void advance(i64 more) {
+  // Runs `more` steps of one token each beyond the scheduled one, but for the last one's update. `start_of(n)` says
+  // when the n-th of them starts; `on_block(ns)` follows each block that is taken.
+  template <class StartOf, class OnBlock>
+  void advance(i64 more, StartOf&& start_of, OnBlock&& on_block) {
     for (Work& work : work_) {
       Request& request = seats_[work.seat];
+      const i64 held = request.holding.blocks() * settings_.block_size;
+      for (i64 step = held - request.computed; step <= more; step += settings_.block_size) {
+        const i64 at_ns = start_of(step);
+        request.held_block_ns -= at_ns - request.release_ns;
+        on_block(at_ns);
+      }
       request.computed += more;
       request.generated += more;
       work.before += more;
@@ -159,10 +172,19 @@ class Scheduler {
   const std::vector<i64>& preempted() const { return preempted_; }
   i64 admitted() const { return admitted_; }
   Request& seat(i32 seat) { return seats_[seat]; }
+  const Request& seat(i32 seat) const { return seats_[seat]; }
   const std::vector<i32>& running() const { return running_; }
   i64 waiting() const { return static_cast<i64>(waiting_.size()); }
   bool idle() const { return running_.empty() && waiting_.empty(); }
   const Pool& pool() const { return pool_; }
+
+  // For routers: how many requests are unfinished, the blocks of their prompts, and what a turn would have to compute.
+  i64 unfinished() const { return waiting() + static_cast<i64>(running_.size()); }
+  i64 prompt_blocks() const { return prompt_blocks_; }
+  i64 missing_blocks(i64 row) const {
+    const i64 prompt = contexts_.prompt[row];
+    return blocks_for(prompt) - pool_.hits(chains_.of_row[row], (prompt - 1) / settings_.block_size);
+  }
 
  private:
   i64 blocks_for(i64 tokens) const { return (tokens + settings_.block_size - 1) / settings_.block_size; }
@@ -172,6 +194,18 @@ class Scheduler {
     Holding& holding = request.holding;
     if (slots > holding.blocks() * settings_.block_size) pool_.allocate(holding, blocks_for(slots));
     if (slots >= (holding.keyed + 1) * settings_.block_size) pool_.give_keys(holding, slots / settings_.block_size);
+  }
+
+  // The same, from now on.
+  void take(Request& request, i64 slots) {
+    const i64 held = request.holding.blocks();
+    grow(request, slots);
+    request.held_block_ns -= (request.holding.blocks() - held) * (now_ns_ - request.release_ns);
+  }
+
+  void release(Request& request) {
+    request.held_block_ns += request.holding.blocks() * (now_ns_ - request.release_ns);
+    pool_.release(request.holding);
   }
 
   bool fits(const Request& request, i64 slots) const {
@@ -192,7 +226,7 @@ class Scheduler {
         if (self) return;
         if (victim < place) --place;
       }
-      grow(request, request.computed + count);
+      take(request, request.computed + count);
       work_.emplace_back(seat, request.computed, count);
       budget -= count;
     }
@@ -224,7 +258,8 @@ class Scheduler {
       pool_.touch(request.holding, found);
       request.computed = cached;
       if (request.cached < 0) request.cached = cached;
-      grow(request, slots);
+      request.held_block_ns -= found * (now_ns_ - request.release_ns);
+      take(request, slots);
       work_.emplace_back(seat, cached, count);
       budget -= count;
     }
@@ -243,7 +278,7 @@ class Scheduler {
     const i32 seat = running_[victim];
     Request& request = seats_[seat];
     running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(victim));
-    pool_.release(request.holding);
+    release(request);
     request.computed = 0;
     request.preemptions += 1;
     preempted_.push_back(request.row);
@@ -322,7 +357,7 @@ class Scheduler {
 
   Settings settings_;
   Contexts contexts_;
-  Chains chains_;
+  const Chains& chains_;
   Pool pool_;
   std::vector<Request> seats_;  // of the running; never resized, since the pool points into them
   std::vector<i32> empty_seats_;
@@ -332,6 +367,8 @@ class Scheduler {
   std::vector<i64> preempted_;
   i64 admitted_ = 0;
   i64 arrived_ = 0;
+  i64 prompt_blocks_ = 0;
+  i64 now_ns_ = 0;
 };
 
 }  // namespace kvsim
