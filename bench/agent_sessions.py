@@ -20,6 +20,15 @@ NUM_GPU_BLOCKS = 32_768
 MAX_NUM_SEQS = 256
 MAX_NUM_BATCHED_TOKENS = 8_192
 CONCURRENCIES = (16, 64, 256)
+MODEL = "meta-llama/Llama-3.1-8B-Instruct"
+GPU = "h100-sxm"
+ENGINE = kvsim.EngineConfig(
+    block_size=BLOCK_SIZE,
+    num_gpu_blocks_override=NUM_GPU_BLOCKS,
+    max_num_seqs=MAX_NUM_SEQS,
+    max_num_batched_tokens=MAX_NUM_BATCHED_TOKENS,
+    async_scheduling=False,
+)
 
 
 @dataclass(frozen=True)
@@ -80,19 +89,5 @@ class Sessions:
 
 
 def simulate(batch: Batch, concurrency: int, backend: str = "native") -> kvsim.Simulation:
-    """The sessions on an engine of the sizes above: Llama-3.1-8B on an H100."""
-    engine = kvsim.EngineConfig(
-        block_size=BLOCK_SIZE,
-        num_gpu_blocks_override=NUM_GPU_BLOCKS,
-        max_num_seqs=MAX_NUM_SEQS,
-        max_num_batched_tokens=MAX_NUM_BATCHED_TOKENS,
-        async_scheduling=False,
-    )
-    return kvsim.simulate(
-        batch,
-        model="meta-llama/Llama-3.1-8B-Instruct",
-        gpu="h100-sxm",
-        engine=engine,
-        arrivals=f"closed:{concurrency}",
-        backend=backend,
-    )
+    """The sessions on one engine, so many at a time."""
+    return kvsim.simulate(batch, model=MODEL, gpu=GPU, engine=ENGINE, arrivals=f"closed:{concurrency}", backend=backend)

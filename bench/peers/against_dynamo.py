@@ -33,18 +33,22 @@ import numpy as np
 from agent_sessions import (
     BLOCK_SIZE,
     CONCURRENCIES,
+    ENGINE,
+    GPU,
     MAX_NUM_BATCHED_TOKENS,
     MAX_NUM_SEQS,
+    MODEL,
     NUM_GPU_BLOCKS,
     Sessions,
     simulate,
 )
 
 import kvsim
-from kvsim.backends.contexts import contexts_of
-from kvsim.backends.engine_kernels import ENGINE_TOTALS, LRU, GroupLaw, Served, Settings, StepLaw
-from kvsim.backends.serving import serve
+from kvsim.backends.contexts import contexts_of, settings_of
+from kvsim.backends.engine_kernels import GroupLaw, Served, StepLaw
+from kvsim.backends.serving import ALONE, serve, timeline_of
 from kvsim.backends.workload import closed_starts, workload_of
+from kvsim.pricing import resolve_pricing
 
 HERE = Path(__file__).resolve().parent
 RECIPE = "bash bench/peers/install_dynamo.sh [FOLDER]"
@@ -54,19 +58,6 @@ RECIPE = "bash bench/peers/install_dynamo.sh [FOLDER]"
 PREFILL_MS_PER_TOKEN = 4.209989e-07 * MAX_NUM_BATCHED_TOKENS + 1.518344e-02 + 16.50142 / MAX_NUM_BATCHED_TOKENS
 DECODE_MS = 5.74
 DECODE_MS_PER_CONTEXT_TOKEN = (54.01 - 25.74) / (NUM_GPU_BLOCKS * BLOCK_SIZE)
-
-SETTINGS = Settings(
-    block_size=BLOCK_SIZE,
-    num_gpu_blocks=NUM_GPU_BLOCKS,
-    max_num_batched_tokens=MAX_NUM_BATCHED_TOKENS,
-    max_num_seqs=MAX_NUM_SEQS,
-    long_prefill_token_threshold=0,
-    watermark_blocks=0,
-    scheduler_reserve_full_isl=1,
-    enable_chunked_prefill=1,
-    priority=0,
-    retention=LRU,
-)
 
 
 def lines_law(fraction_bits: int = 20) -> StepLaw:
@@ -130,11 +121,12 @@ class Dynamo:
         return summary
 
 
-def serve_lines(batch: kvsim.Batch, concurrency: int) -> tuple[Served, dict[str, int]]:
-    """kvsim with the straight lines."""
+def serve_lines(batch: kvsim.Batch, concurrency: int) -> Served:
+    """kvsim with the straight lines; otherwise as :func:`agent_sessions.simulate`."""
+    settings = settings_of(resolve_pricing(MODEL, GPU, ENGINE).engine)
     workload = workload_of(batch, closed_starts(len(batch), concurrency), np.zeros(batch.turns, np.int64))
-    served, totals = serve("native")(SETTINGS, lines_law(), contexts_of(batch, BLOCK_SIZE), workload)
-    return served, dict(zip(ENGINE_TOTALS, totals.tolist(), strict=True))
+    contexts = contexts_of(batch, BLOCK_SIZE)
+    return serve("native")(settings, lines_law(), contexts, workload, ALONE, timeline_of(1))[0]
 
 
 def cpu_s(job: Callable[[], object], repeats: int = 5) -> float:
@@ -148,11 +140,12 @@ def cpu_s(job: Callable[[], object], repeats: int = 5) -> float:
 
 
 def row_of_kvsim(name: str, batch: kvsim.Batch, concurrency: int) -> str:
-    served, totals = serve_lines(batch, concurrency)
+    served = serve_lines(batch, concurrency)
     reuse = served.cached_tokens.sum() / batch.prompt_tokens.sum()
     ttft_s = (served.first_token_ns - served.release_ns).mean() / 1e9
     e2e_s = (served.finish_ns - served.release_ns).mean() / 1e9
-    return _row(concurrency, name, f"{reuse:.5f}", f"{ttft_s:.4f}", f"{e2e_s:.3f}", f"{totals['end_ns'] / 1e9:,.0f}")
+    end_s = served.finish_ns.max() / 1e9
+    return _row(concurrency, name, f"{reuse:.5f}", f"{ttft_s:.4f}", f"{e2e_s:.3f}", f"{end_s:,.0f}")
 
 
 def row_of_dynamo(summary: dict[str, Any], concurrency: int) -> str:
