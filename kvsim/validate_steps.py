@@ -172,6 +172,7 @@ def _settings(init: dict[str, Any]) -> Settings:
         enable_chunked_prefill=int(init["chunked_prefill"]),
         priority=int(str(init["policy"]).upper().endswith("PRIORITY")),
         retention=LRU if init["prefix_caching"] else NO_CACHE,
+        async_scheduling=0,
     )
 
 

@@ -24,6 +24,7 @@ SETTINGS = Settings(
     enable_chunked_prefill=1,
     priority=0,
     retention=LRU,
+    async_scheduling=0,
 )
 
 
@@ -177,6 +178,7 @@ def draw_settings(random: Random, batch: Batch, size: int) -> Settings:
         enable_chunked_prefill=1,
         priority=random.randrange(2),
         retention=random.choice([LRU, LRU, LRU, LRU, DROP, NO_CACHE]),
+        async_scheduling=random.randrange(2),
     )
 
 
