@@ -35,7 +35,8 @@ struct Request {
   i64 computed = 0;   // tokens, those of the steps in flight among them; 0: waiting
   i64 generated = 0;  // tokens that have come
   Holding holding;
-  i64 gpu_ns = 0;  // for the one who keeps time
+  i64 gpu_ns = 0;         // for the one who keeps time
+  i64 held_block_ns = 0;  // whole once the blocks are given back: until then, less what is still held since release
   i64 row = 0;
   // The rest.
   i64 priority = 0;
@@ -65,19 +66,19 @@ struct Work {
 
 class Scheduler {
  public:
-  Scheduler(const Settings& settings, const Contexts& contexts)
+  Scheduler(const Settings& settings, const Contexts& contexts, const Chains& chains)
       : settings_(settings),
         contexts_(contexts),
-        chains_(contexts, settings.block_size),
-        pool_(chains_, settings.num_gpu_blocks - 1, settings.retention),
+        chains_(chains),
+        pool_(chains, settings.num_gpu_blocks - 1, settings.retention),
         seats_(settings.max_num_seqs) {
     for (i64 seat = settings.max_num_seqs - 1; seat >= 0; --seat) empty_seats_.push_back(static_cast<i32>(seat));
   }
-  Scheduler(const Scheduler&) = delete;  // the pool points to seats and chains
+  Scheduler(const Scheduler&) = delete;  // the pool points to seats
   Scheduler& operator=(const Scheduler&) = delete;
 
   // A request joins the waiting queue.
-  void arrive(i64 row, i64 now_ns = 0) {
+  void arrive(i64 row, i64 now_ns) {
     Request request;
     request.row = row;
     request.prompt = contexts_.prompt[row];
@@ -87,11 +88,13 @@ class Scheduler {
     request.arrival = arrived_++;
     request.release_ns = now_ns;
     request.holding.chain = chains_.of_row[row];
+    prompt_blocks_ += blocks_for(request.prompt);
     enqueue(request, false);
   }
 
-  // Decides what the next step computes: work(), preempted(). One step may be in flight.
-  void schedule() {
+  // Decides what the next step computes: work(), preempted(). At most one step may be in flight.
+  void schedule(i64 now_ns) {
+    now_ns_ = now_ns;
     work_ = &steps_[oldest_ ^ in_flight_];
     work_->clear();
     preempted_.clear();
@@ -109,8 +112,9 @@ class Scheduler {
   // Ends the oldest step in flight. `on_token(request)` follows each token, `on_finish(request)` the last one; blocks
   // are free then.
   template <class OnToken, class OnFinish>
-  void update(OnToken&& on_token, OnFinish&& on_finish) {
+  void update(i64 now_ns, OnToken&& on_token, OnFinish&& on_finish) {
     if (in_flight_ == 0) return;
+    now_ns_ = now_ns;
     const std::vector<Work>& ended = steps_[oldest_];
     const bool async = settings_.async_scheduling;
     oldest_ ^= 1;
@@ -128,7 +132,8 @@ class Scheduler {
       on_token(request);
       if (async) give_keys(request, computed);
       if (request.generated < request.output) continue;
-      pool_.release(request.holding);
+      prompt_blocks_ -= blocks_for(request.prompt);
+      release(request);
       on_finish(request);
       any = true;
     }
@@ -155,10 +160,18 @@ class Scheduler {
     return steps;
   }
 
-  // Ends `more` of the steady steps, and schedules as many.
-  void advance(i64 more) {
+  // Ends `more` of the steady steps, and schedules as many. `end_of(n)` says when the n-th of them ends and the one
+  // after it starts; `on_block(ns)` follows each block that is taken.
+  template <class EndOf, class OnBlock>
+  void advance(i64 more, EndOf&& end_of, OnBlock&& on_block) {
     for (Work& work : *work_) {
       Request& request = seats_[work.seat];
+      const i64 held = request.holding.blocks() * settings_.block_size;
+      for (i64 step = held - request.computed + 1; step <= more; step += settings_.block_size) {
+        const i64 at_ns = end_of(step);
+        request.held_block_ns -= at_ns - request.release_ns;
+        on_block(at_ns);
+      }
       request.computed += more;
       request.generated += more;
       work.before += more;
@@ -180,10 +193,19 @@ class Scheduler {
   const std::vector<i64>& preempted() const { return preempted_; }
   i64 admitted() const { return admitted_; }
   Request& seat(i32 seat) { return seats_[seat]; }
+  const Request& seat(i32 seat) const { return seats_[seat]; }
   const std::vector<i32>& running() const { return running_; }
   i64 waiting() const { return static_cast<i64>(waiting_.size()); }
   bool idle() const { return running_.empty() && waiting_.empty(); }
   const Pool& pool() const { return pool_; }
+
+  // For routers: how many requests are unfinished, the blocks of their prompts, and what a turn would have to compute.
+  i64 unfinished() const { return waiting() + static_cast<i64>(running_.size()); }
+  i64 prompt_blocks() const { return prompt_blocks_; }
+  i64 missing_blocks(i64 row) const {
+    const i64 prompt = contexts_.prompt[row];
+    return blocks_for(prompt) - pool_.hits(chains_.of_row[row], (prompt - 1) / settings_.block_size);
+  }
 
  private:
   i64 blocks_for(i64 tokens) const { return (tokens + settings_.block_size - 1) / settings_.block_size; }
@@ -198,6 +220,16 @@ class Scheduler {
   void give_keys(Request& request, i64 tokens) {
     Holding& holding = request.holding;
     if (tokens >= (holding.keyed + 1) * settings_.block_size) pool_.give_keys(holding, tokens / settings_.block_size);
+  }
+
+  // Counts so many blocks as the request's from now on.
+  void note_blocks(Request& request, i64 blocks) {
+    request.held_block_ns -= blocks * (now_ns_ - request.release_ns);
+  }
+
+  void release(Request& request) {
+    note_blocks(request, -request.holding.blocks());
+    pool_.release(request.holding);
   }
 
   static bool same_seats(const std::vector<Work>& some, const std::vector<Work>& others) {
@@ -227,6 +259,7 @@ class Scheduler {
           if (self) return;
           if (victim < place) --place;
         }
+        note_blocks(request, blocks - request.holding.blocks());
         pool_.allocate(request.holding, blocks);
       }
       work_->emplace_back(seat, request.computed, count);
@@ -262,6 +295,7 @@ class Scheduler {
       pool_.touch(request.holding, found);
       request.computed = slots;
       if (request.cached < 0) request.cached = cached;
+      note_blocks(request, blocks_for(slots));
       grow(request, slots);
       work_->emplace_back(seat, cached, count);
       budget -= count;
@@ -281,7 +315,7 @@ class Scheduler {
     const i32 seat = running_[victim];
     Request& request = seats_[seat];
     running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(victim));
-    pool_.release(request.holding);
+    release(request);
     request.computed = 0;
     request.preemptions += 1;
     preempted_.push_back(request.row);
@@ -331,6 +365,7 @@ class Scheduler {
     request->generated += 1;
     on_token(*request);
     if (request->generated < request->output) return;
+    prompt_blocks_ -= blocks_for(request->prompt);
     on_finish(*request);
     waiting_.erase(request);
     if (settings_.priority) std::make_heap(waiting_.begin(), waiting_.end(), heap_order);
@@ -373,7 +408,7 @@ class Scheduler {
 
   Settings settings_;
   Contexts contexts_;
-  Chains chains_;
+  const Chains& chains_;
   Pool pool_;
   std::vector<Request> seats_;  // of the running; never resized, since the pool points into them
   std::vector<i32> empty_seats_;
@@ -386,6 +421,8 @@ class Scheduler {
   std::vector<i64> preempted_;
   i64 admitted_ = 0;
   i64 arrived_ = 0;
+  i64 prompt_blocks_ = 0;
+  i64 now_ns_ = 0;
 };
 
 }  // namespace kvsim

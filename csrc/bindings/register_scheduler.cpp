@@ -10,16 +10,18 @@ namespace {
 class SteppedScheduler {
  public:
   SteppedScheduler(const py::handle& settings, const py::handle& contexts)
-      : contexts_(contexts), scheduler_(settings_from(settings), contexts_.columns) {}
+      : contexts_(contexts),
+        chains_(contexts_.columns, settings.attr("block_size").cast<i64>()),
+        scheduler_(settings_from(settings), contexts_.columns, chains_) {}
 
   void arrive(i64 row) {
     if (row < 0 || row >= contexts_.columns.rows) throw std::out_of_range("no such row");
-    scheduler_.arrive(row);
+    scheduler_.arrive(row, 0);
   }
 
   py::tuple schedule() {
     const i64 evicted = scheduler_.pool().evicted();
-    scheduler_.schedule();
+    scheduler_.schedule(0);
     py::list work, preempted;
     for (const Work& part : scheduler_.work()) {
       const Request& request = scheduler_.seat(part.seat);
@@ -33,7 +35,7 @@ class SteppedScheduler {
 
   py::list update() {
     py::list finished;
-    scheduler_.update([](const Request&) {}, [&](const Request& request) { finished.append(request.row); });
+    scheduler_.update(0, [](const Request&) {}, [&](const Request& request) { finished.append(request.row); });
     return finished;
   }
 
@@ -44,6 +46,7 @@ class SteppedScheduler {
 
  private:
   HeldContexts contexts_;
+  Chains chains_;
   Scheduler scheduler_;
   std::unordered_map<i64, i64> cached_;
 };

@@ -84,7 +84,7 @@ class Contexts(NamedTuple):
 
 
 # Places in Engine.counts.
-FREE, EVICTED, RUNNING, WAITING, SCHEDULED, PREEMPTED, FINISHED, ARRIVED, AHEAD = range(9)
+FREE, EVICTED, RUNNING, WAITING, SCHEDULED, PREEMPTED, FINISHED, ARRIVED, AHEAD, SAMPLED = range(10)
 
 END = -1
 
@@ -120,7 +120,8 @@ class Engine(NamedTuple):
     before_ahead: Ints
     tokens_ahead: Ints
     preempted: Ints  # by the last schedule
-    finished: Ints  # in the last update
+    sampled: Ints  # who got a token in the last update
+    finished: Ints  # of those, who got the last one
 
 
 @jit
@@ -128,7 +129,7 @@ def new_engine(settings: Settings, contexts: Contexts) -> Engine:
     """An engine with an empty cache that will serve the rows of ``contexts``."""
     rows = len(contexts.prompt)
     blocks = settings.num_gpu_blocks
-    counts = np.zeros(9, np.int64)
+    counts = np.zeros(10, np.int64)
     counts[FREE] = blocks - 1
     ring = np.arange(blocks)
     start = np.zeros(rows + 1, np.int64)
@@ -161,6 +162,7 @@ def new_engine(settings: Settings, contexts: Contexts) -> Engine:
         before_ahead=np.zeros(rows, np.int64),
         tokens_ahead=np.zeros(rows, np.int64),
         preempted=np.zeros(rows, np.int64),
+        sampled=np.zeros(rows, np.int64),
         finished=np.zeros(rows, np.int64),
     )
 
@@ -468,11 +470,12 @@ def schedule(settings: Settings, contexts: Contexts, engine: Engine) -> None:
 
 @jit
 def update(settings: Settings, contexts: Contexts, engine: Engine) -> None:
-    """The oldest step in flight ends: a token each for those that caught up, and who is ``finished``.
+    """The oldest step in flight ends: a token each for those that caught up (``sampled``), and who is ``finished``.
 
     Who has been preempted since gets the token where it waits.
     """
     counts = engine.counts
+    counts[SAMPLED] = 0
     counts[FINISHED] = 0
     scheduled, before, tokens, count = engine.scheduled, engine.before, engine.tokens, counts[SCHEDULED]
     if counts[AHEAD] > 0:
@@ -485,6 +488,8 @@ def update(settings: Settings, contexts: Contexts, engine: Engine) -> None:
         row = scheduled[place]
         if before[place] + tokens[place] == contexts.prompt[row] + engine.generated[row]:
             engine.generated[row] += 1
+            engine.sampled[counts[SAMPLED]] = row
+            counts[SAMPLED] += 1
             if engine.computed[row] > 0:
                 give_keys(settings, contexts, engine, row, before[place] + tokens[place])
             if engine.generated[row] == contexts.output[row]:
@@ -515,6 +520,7 @@ class Workload(NamedTuple):
     """When turns come: a row's pause begins when the last of what it needs is there."""
 
     start_ns: Ints  # by trajectory, END: it starts when another one ends
+    refill: int  # whenever so many trajectories have ended, as many of those that wait for it start
     trajectory: Ints
     offset_ns: Ints  # of roots: from their trajectory's start
     pause_ns: Ints
@@ -526,6 +532,28 @@ class Workload(NamedTuple):
     refused: Ints  # 1: the turn is not served, and ends where it begins
 
 
+# Which replica a turn goes to.
+ROUND_ROBIN, LEAST_LOADED, STICKY, PREFIX_AWARE = range(4)
+
+
+class Fleet(NamedTuple):
+    """Replicas of one engine behind a router."""
+
+    replicas: int
+    router: int
+
+
+class Timeline(NamedTuple):
+    """Blocks in use over time, in bins of ``bin_ns`` (0: not asked for), by replica.
+
+    Bin b of replica r has ``partial[r, b] + bin_ns * sum(level[r, : b + 1])`` block-nanoseconds.
+    """
+
+    bin_ns: int
+    level: Ints
+    partial: Ints
+
+
 class Served(NamedTuple):
     """What became of each row, all END where it was refused but for ``release_ns`` and ``finish_ns``."""
 
@@ -535,12 +563,14 @@ class Served(NamedTuple):
     finish_ns: Ints
     recompute_ns: Ints
     gpu_ns: Ints
+    held_block_ns: Ints
     cached_tokens: Ints
     preemptions: Ints
+    replica: Ints
 
 
-#: The columns of an engine's totals.
-ENGINE_TOTALS = ("steps", "busy_ns", "end_ns", "evicted_blocks", "preemptions", "peak_blocks", "unserved")
+#: The columns of a replica's totals.
+REPLICA_TOTALS = ("steps", "busy_ns", "end_ns", "evicted_blocks", "preemptions", "peak_blocks")
 
 
 @jit
@@ -647,34 +677,230 @@ def start_next(workload: Workload, needs: Ints, ready: Ints, left: Ints, events:
 
 @jit
 def finish(workload: Workload, needs: Ints, ready: Ints, left: Ints, events: Any, row: int, now_ns: int) -> None:
-    """Releases what waited for the row, and starts the next trajectory if this was the last row of its own.
+    """Releases what waited for the row, and starts the next trajectories if this was the last row of its own.
 
-    ``left[t]`` counts unfinished rows of trajectory t; the last entry is the next trajectory to start.
+    ``left[t]`` counts unfinished rows of trajectory t; then come the next trajectory to start, and how many ended.
     """
     for at in range(workload.dependants_start[row], workload.dependants_start[row + 1]):
         meet_need(workload, needs, ready, events, workload.dependants[at], now_ns)
     left[workload.trajectory[row]] -= 1
     if left[workload.trajectory[row]] == 0:
-        start_next(workload, needs, ready, left, events, now_ns)
+        ended = len(workload.start_ns) + 1
+        left[ended] += 1
+        if left[ended] % workload.refill == 0:
+            for _ in range(workload.refill):
+                start_next(workload, needs, ready, left, events, now_ns)
+
+
+# ---- Replicas ----
+
+
+class Clocks(NamedTuple):
+    """The time of each replica, and who shares its decode stretch under way."""
+
+    now_ns: Ints  # end of its last step
+    fraction: Ints  # of a nanosecond, in units
+    ends_ns: Ints  # of the step under way, END: none
+    sharers: Ints  # (replicas, rows)
+    sharing: Ints
+    shared_ns: Ints
+
+
+@jit
+def load_of(contexts: Contexts, settings: Settings, engine: Engine, router: int, row: int) -> int:
+    """What the router minimises: unfinished requests, or their prompts' blocks and those that ``row`` would miss."""
+    counts = engine.counts
+    if router != PREFIX_AWARE:
+        return int(counts[RUNNING] + counts[WAITING])
+    blocks = -(-contexts.prompt[row] // settings.block_size) - hits(settings, contexts, engine, row)
+    for place in range(counts[RUNNING]):
+        blocks += -(-contexts.prompt[engine.running[place]] // settings.block_size)
+    for place in range(counts[WAITING]):
+        blocks += -(-contexts.prompt[engine.waiting[place]] // settings.block_size)
+    return int(blocks)
+
+
+@jit
+def route(
+    settings: Settings, contexts: Contexts, fleet: Fleet, engines: Any, homes: Ints, trajectory: int, row: int
+) -> int:
+    """The replica for a turn; the first of equals. ``homes`` has that of each trajectory, then the next in turn."""
+    if fleet.router == ROUND_ROBIN:
+        homes[-1] += 1
+        return int((homes[-1] - 1) % fleet.replicas)
+    if fleet.router == STICKY and homes[trajectory] != END:
+        return int(homes[trajectory])
+    best = 0
+    least = load_of(contexts, settings, engines[0], fleet.router, row)
+    for replica in range(1, fleet.replicas):
+        load = load_of(contexts, settings, engines[replica], fleet.router, row)
+        if load < least:
+            best = replica
+            least = load
+    homes[trajectory] = best
+    return best
+
+
+@jit
+def note_blocks(timeline: Timeline, replica: int, at_ns: int, blocks: int) -> None:
+    """From that instant on, so many more blocks are in use."""
+    if timeline.bin_ns > 0:
+        place = at_ns // timeline.bin_ns
+        timeline.partial[replica, place] += blocks * ((place + 1) * timeline.bin_ns - at_ns)
+        if place + 1 < timeline.level.shape[1]:
+            timeline.level[replica, place + 1] += blocks
+
+
+@jit
+def share_step(
+    settings: Settings, engine: Engine, clocks: Clocks, served: Served, replica: int, step: tuple[int, int, int]
+) -> None:
+    """Shares a step's ``(duration, tokens, decoding)`` by tokens; decode steps of the same requests are one."""
+    duration_ns, tokens, decoding = step
+    count = engine.counts[SCHEDULED]
+    sharers = clocks.sharers[replica]
+    same = decoding == count and count == clocks.sharing[replica]
+    for place in range(count):
+        same = same and sharers[place] == engine.scheduled[place]
+    if not same:
+        share_out(served.gpu_ns, sharers, clocks.sharing[replica], clocks.shared_ns[replica])
+        clocks.sharing[replica] = 0
+        clocks.shared_ns[replica] = 0
+    if decoding == count:
+        clocks.sharing[replica] = count
+        sharers[:count] = engine.scheduled[:count]
+        clocks.shared_ns[replica] += duration_ns
+    else:
+        rest_ns = duration_ns
+        for place in range(count):
+            share_ns = duration_ns * engine.tokens[place] // tokens
+            served.gpu_ns[engine.scheduled[place]] += share_ns
+            rest_ns -= share_ns
+        served.gpu_ns[engine.scheduled[0]] += rest_ns
+
+
+@jit
+def begin_step(
+    settings: Settings,
+    law: StepLaw,
+    contexts: Contexts,
+    timeline: Timeline,
+    engine: Engine,
+    clocks: Clocks,
+    served: Served,
+    again_units: Ints,
+    totals: Ints,
+    replica: int,
+    at_ns: int,
+) -> None:
+    """Starts the replica's next step at that instant, if there is anything that can run.
+
+    With asynchronous scheduling that step has been decided on when the one before it started, unless the replica was
+    idle then; and the one after it is decided on now.
+    """
+    counts = engine.counts
+    if counts[SCHEDULED] == 0:
+        schedule(settings, contexts, engine)
+        while counts[SCHEDULED] == 0 and counts[PREEMPTED] > 0:
+            schedule(settings, contexts, engine)  # the only one that could run preempted itself: no time passes
+    count = counts[SCHEDULED]
+    if count == 0:
+        return
+    if clocks.now_ns[replica] < at_ns:
+        clocks.fraction[replica] = 0
+    units, tokens, decoding = step_units(law, contexts, engine)
+    sum_units = clocks.fraction[replica] + units
+    duration_ns = sum_units >> law.fraction_bits
+    clocks.now_ns[replica] = at_ns + duration_ns
+    clocks.ends_ns[replica] = at_ns + duration_ns
+    clocks.fraction[replica] = sum_units & ((1 << law.fraction_bits) - 1)
+
+    totals[replica, 0] += 1
+    totals[replica, 1] += duration_ns
+    share_step(settings, engine, clocks, served, replica, (duration_ns, tokens, decoding))
+    for place in range(count):
+        row = engine.scheduled[place]
+        if served.scheduled_ns[row] == END:
+            served.scheduled_ns[row] = at_ns
+        if engine.generated[row] == 0:
+            again_units[row] += recompute_units(
+                law, engine.before[place], engine.tokens[place], contexts.hittable[row], tokens, count
+            )
+
+    if settings.async_scheduling:
+        schedule(settings, contexts, engine)
+    used = settings.num_gpu_blocks - 1 - counts[FREE]
+    totals[replica, 5] = max(totals[replica, 5], used)
+    note_blocks(timeline, replica, at_ns, used)
+    note_blocks(timeline, replica, at_ns + duration_ns, -used)
+    for place in range(counts[RUNNING]):
+        row = engine.running[place]
+        served.held_block_ns[row] += engine.held[row] * duration_ns
+
+
+@jit
+def end_step(
+    settings: Settings,
+    law: StepLaw,
+    contexts: Contexts,
+    engine: Engine,
+    served: Served,
+    again_units: Ints,
+    now_ns: int,
+) -> None:
+    """Ends the step under way: first tokens and the columns of those that finished."""
+    unit = 1 << law.fraction_bits
+    update(settings, contexts, engine)
+    for place in range(engine.counts[SAMPLED]):
+        row = engine.sampled[place]
+        if served.first_token_ns[row] == END:
+            served.first_token_ns[row] = now_ns
+            prefill_ns = now_ns - served.scheduled_ns[row]
+            served.recompute_ns[row] = min((again_units[row] + unit // 2) >> law.fraction_bits, prefill_ns)
+    for place in range(engine.counts[FINISHED]):
+        row = engine.finished[place]
+        served.finish_ns[row] = now_ns
+        served.cached_tokens[row] = engine.cached[row]
+        served.preemptions[row] = engine.preemptions[row]
 
 
 @jit
 def simulate(
-    settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload, served: Served, totals: Ints
+    settings: Settings,
+    law: StepLaw,
+    contexts: Contexts,
+    workload: Workload,
+    fleet: Fleet,
+    timeline: Timeline,
+    served: Served,
+    totals: Ints,
 ) -> None:
-    """Serves all rows on one engine, step by step.
+    """Serves all rows, step by step.
 
-    The clock runs in units; a timestamp is its whole nanoseconds. A step's time is shared among its requests by
-    tokens. Consecutive steps that decode one token of the same requests are shared as one.
+    Clocks run in units; a timestamp is its whole nanoseconds. At one instant steps end first, replica by replica;
+    then turns come, in the order in which they were due and of their rows; then free replicas start their next step.
+    A step's time is shared among its requests by tokens. Consecutive steps of a replica that decode one token of the
+    same requests are shared as one. ``totals`` has a row for each replica.
     """
-    engine = new_engine(settings, contexts)
-    counts = engine.counts
     rows = len(contexts.prompt)
     trajectories = len(workload.start_ns)
+    engines = [new_engine(settings, contexts)]
+    for _ in range(1, fleet.replicas):
+        engines.append(new_engine(settings, contexts))
+    clocks = Clocks(
+        now_ns=np.zeros(fleet.replicas, np.int64),
+        fraction=np.zeros(fleet.replicas, np.int64),
+        ends_ns=np.full(fleet.replicas, END, np.int64),
+        sharers=np.zeros((fleet.replicas, rows), np.int64),
+        sharing=np.zeros(fleet.replicas, np.int64),
+        shared_ns=np.zeros(fleet.replicas, np.int64),
+    )
+    homes = np.full(trajectories + 1, END, np.int64)
+    homes[-1] = 0
+    again_units = np.zeros(rows, np.int64)
     needs = workload.needs.copy()
     ready = np.zeros(rows, np.int64)
-    again_units = np.zeros(rows, np.int64)
-    left = np.zeros(trajectories + 1, np.int64)
+    left = np.zeros(trajectories + 2, np.int64)
     for row in range(rows):
         left[workload.trajectory[row]] += 1
     events = [(workload.start_ns[0], workload.roots[0])]
@@ -685,17 +911,30 @@ def simulate(
     for column in served:
         column[:] = END
     served.gpu_ns[:] = 0
+    served.held_block_ns[:] = 0
+    totals[:] = 0
 
-    unit = 1 << law.fraction_bits
     now_ns = 0
-    fraction = 0  # of a nanosecond, in units
-    sharers = np.zeros(rows, np.int64)
-    sharing = 0
-    shared_ns = 0
-    steps = 0
-    busy_ns = 0
-    peak = 0
     while True:
+        next_ns = END
+        if len(events) > 0:
+            next_ns = events[0][0]
+        for replica in range(fleet.replicas):
+            ends_ns = clocks.ends_ns[replica]
+            if ends_ns != END and (next_ns == END or ends_ns < next_ns):
+                next_ns = ends_ns
+        if next_ns == END:
+            if start_next(workload, needs, ready, left, events, now_ns):
+                continue
+            break
+        now_ns = next_ns
+        for replica in range(fleet.replicas):
+            if clocks.ends_ns[replica] == now_ns:
+                engine = engines[replica]
+                clocks.ends_ns[replica] = END
+                end_step(settings, law, contexts, engine, served, again_units, now_ns)
+                for place in range(engine.counts[FINISHED]):
+                    finish(workload, needs, ready, left, events, engine.finished[place], now_ns)
         while len(events) > 0 and events[0][0] <= now_ns:
             due_ns, row = heapq.heappop(events)
             served.release_ns[row] = due_ns
@@ -703,79 +942,27 @@ def simulate(
                 served.finish_ns[row] = due_ns
                 finish(workload, needs, ready, left, events, row, due_ns)
             else:
-                arrive(settings, contexts, engine, row)
-        if counts[RUNNING] + counts[WAITING] == 0:
-            if len(events) > 0:
-                now_ns = events[0][0]
-                fraction = 0
-            elif not start_next(workload, needs, ready, left, events, now_ns):
-                break
-            continue
-
-        schedule(settings, contexts, engine)
-        count = counts[SCHEDULED]
-        if count == 0:
-            if counts[PREEMPTED] == 0:
-                break
-            continue  # the only one that could run preempted itself: no time passes
-        units, tokens, decoding = step_units(law, contexts, engine)
-        started_ns = now_ns
-        fraction += units
-        now_ns += fraction >> law.fraction_bits
-        fraction &= unit - 1
-        duration_ns = now_ns - started_ns
-        steps += 1
-        busy_ns += duration_ns
-        peak = max(peak, settings.num_gpu_blocks - 1 - counts[FREE])
-
-        same = decoding == count and count == sharing
-        for place in range(count):
-            same = same and sharers[place] == engine.scheduled[place]
-        if not same:
-            share_out(served.gpu_ns, sharers, sharing, shared_ns)
-            sharing = 0
-            shared_ns = 0
-        if decoding == count:
-            sharing = count
-            sharers[:count] = engine.scheduled[:count]
-            shared_ns += duration_ns
-        else:
-            rest_ns = duration_ns
-            for place in range(count):
-                share_ns = duration_ns * engine.tokens[place] // tokens
-                served.gpu_ns[engine.scheduled[place]] += share_ns
-                rest_ns -= share_ns
-            served.gpu_ns[engine.scheduled[0]] += rest_ns
-
-        for place in range(count):
-            row = engine.scheduled[place]
-            if served.scheduled_ns[row] == END:
-                served.scheduled_ns[row] = started_ns
-            if engine.generated[row] == 0:
-                again_units[row] += recompute_units(
-                    law, engine.before[place], engine.tokens[place], contexts.hittable[row], tokens, count
+                replica = route(settings, contexts, fleet, engines, homes, workload.trajectory[row], row)
+                served.replica[row] = replica
+                arrive(settings, contexts, engines[replica], row)
+        for replica in range(fleet.replicas):
+            engine = engines[replica]
+            if clocks.ends_ns[replica] == END and engine.counts[RUNNING] + engine.counts[WAITING] > 0:
+                begin_step(
+                    settings,
+                    law,
+                    contexts,
+                    timeline,
+                    engine,
+                    clocks,
+                    served,
+                    again_units,
+                    totals,
+                    replica,
+                    now_ns,
                 )
-        update(settings, contexts, engine)
-        for place in range(count):
-            row = engine.scheduled[place]
-            if engine.generated[row] > 0 and served.first_token_ns[row] == END:
-                served.first_token_ns[row] = now_ns
-                prefill_ns = now_ns - served.scheduled_ns[row]
-                served.recompute_ns[row] = min((again_units[row] + unit // 2) >> law.fraction_bits, prefill_ns)
-        for place in range(counts[FINISHED]):
-            row = engine.finished[place]
-            served.finish_ns[row] = now_ns
-            served.cached_tokens[row] = engine.cached[row]
-            served.preemptions[row] = engine.preemptions[row]
-            finish(workload, needs, ready, left, events, row, now_ns)
-    share_out(served.gpu_ns, sharers, sharing, shared_ns)
-    unserved = 0
-    for row in range(rows):
-        unserved += served.finish_ns[row] == END
-    totals[0] = steps
-    totals[1] = busy_ns
-    totals[2] = now_ns
-    totals[3] = counts[EVICTED]
-    totals[4] = np.sum(engine.preemptions)
-    totals[5] = peak
-    totals[6] = unserved
+    for replica in range(fleet.replicas):
+        share_out(served.gpu_ns, clocks.sharers[replica], clocks.sharing[replica], clocks.shared_ns[replica])
+        totals[replica, 2] = clocks.now_ns[replica]
+        totals[replica, 3] = engines[replica].counts[EVICTED]
+        totals[replica, 4] = np.sum(engines[replica].preemptions)
