@@ -92,12 +92,12 @@ class Replica {
   // there is anything that can run. With asynchronous scheduling the step after it is decided on now.
   void begin(i64 now_ns) {
     const i64 free_blocks = scheduler_.pool().free_blocks();
-    if (!scheduler_.in_flight()) {
+    if (scheduler_.steps_in_flight() == 0) {
       do {  // where the only one that could run preempts itself, no time passes
         schedule(now_ns);
       } while (scheduler_.work().empty() && !scheduler_.preempted().empty());
     }
-    if (scheduler_.in_flight()) {
+    if (scheduler_.steps_in_flight() > 0) {
       clock_.wait(now_ns);
       price();
       if (!decoding()) note_prefill();

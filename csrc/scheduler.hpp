@@ -140,9 +140,9 @@ class Scheduler {
     if (any) leave();
   }
 
-  // How many steps from the oldest in flight on, itself included, are sure to run the same requests, one token each, and
-  // so are those scheduled until the last of them ends. Arrivals, which may end this, are the caller's to watch where
-  // admits_arrivals().
+  // How many steps from the oldest in flight on, itself included, are sure to run the same requests, one token each,
+  // and so are those scheduled until the last of them ends. Arrivals, which may end this, are the caller's to watch
+  // where admits_arrivals().
   i64 steady_steps() const {
     if (!preempted_.empty() || work_->size() != running_.size() || admitted_ > 0 || head_may_gain_hits()) return 1;
     const std::vector<Work>& oldest = steps_[oldest_];
@@ -187,9 +187,9 @@ class Scheduler {
     return waiting_.empty() && static_cast<i64>(running_.size()) < settings_.max_num_seqs;
   }
 
-  const std::vector<Work>& work() const { return *work_; }           // of the step scheduled last
+  const std::vector<Work>& work() const { return *work_; }             // of the step scheduled last
   const std::vector<Work>& oldest() const { return steps_[oldest_]; }  // of the one that ends next
-  bool in_flight() const { return in_flight_ > 0; }
+  i64 steps_in_flight() const { return in_flight_; }
   const std::vector<i64>& preempted() const { return preempted_; }
   i64 admitted() const { return admitted_; }
   Request& seat(i32 seat) { return seats_[seat]; }
@@ -223,9 +223,7 @@ class Scheduler {
   }
 
   // Counts so many blocks as the request's from now on.
-  void note_blocks(Request& request, i64 blocks) {
-    request.held_block_ns -= blocks * (now_ns_ - request.release_ns);
-  }
+  void note_blocks(Request& request, i64 blocks) { request.held_block_ns -= blocks * (now_ns_ - request.release_ns); }
 
   void release(Request& request) {
     note_blocks(request, -request.holding.blocks());
@@ -412,8 +410,8 @@ class Scheduler {
   Pool pool_;
   std::vector<Request> seats_;  // of the running; never resized, since the pool points into them
   std::vector<i32> empty_seats_;
-  std::vector<i32> running_;     // seats in order of admission
-  std::deque<Request> waiting_;  // in order of service, or a heap of it under the priority policy
+  std::vector<i32> running_;                // seats in order of admission
+  std::deque<Request> waiting_;             // in order of service, or a heap of it under the priority policy
   std::array<std::vector<Work>, 2> steps_;  // those in flight: the oldest, then the one after it
   i64 oldest_ = 0;
   i64 in_flight_ = 0;
