@@ -40,6 +40,7 @@ struct Served {
   i64* gpu_ns = nullptr;
   i64* cached_tokens = nullptr;
   i64* preemptions = nullptr;
+  i64* loaded_tokens = nullptr;
 };
 
 struct EngineTotals {
@@ -147,13 +148,13 @@ class Clock {
 class Simulation {
  public:
   Simulation(const Settings& settings, const StepLaw& law, const Contexts& contexts, const Workload& workload,
-             const Served& served)
+             const Plan& plan, const Served& served)
       : law_(law),
         workload_(workload),
         served_(served),
         usable_blocks_(settings.num_gpu_blocks - 1),
         rows_(contexts.rows),
-        scheduler_(settings, contexts),
+        scheduler_(settings, contexts, plan),
         arrivals_(workload, contexts.rows),
         clock_(law.fraction_bits) {}
 
@@ -168,12 +169,12 @@ class Simulation {
         }
         continue;
       }
-      scheduler_.schedule();
+      scheduler_.schedule(clock_.ns());
       totals_.preemptions += static_cast<i64>(scheduler_.preempted().size());
       if (!scheduler_.work().empty()) {
         step();
       } else if (scheduler_.preempted().empty()) {
-        break;
+        if (!await()) break;
       }  // else the only one that could run preempted itself: no time passes
     }
     totals_.end_ns = clock_.ns();
@@ -183,6 +184,14 @@ class Simulation {
   }
 
  private:
+  // Nothing can run: the clock jumps to where something may change. Says whether there is such an instant.
+  bool await() {
+    i64 next_ns = scheduler_.next_event_ns();
+    if (!arrivals_.empty() && (next_ns < 0 || arrivals_.next_ns() < next_ns)) next_ns = arrivals_.next_ns();
+    if (next_ns >= 0) clock_.jump(next_ns);
+    return next_ns >= 0;
+  }
+
   void receive() {
     while (!arrivals_.empty() && arrivals_.next_ns() <= clock_.ns()) {
       const Arrivals::Due due = arrivals_.pop();
@@ -198,7 +207,7 @@ class Simulation {
   void refuse(const Arrivals::Due& due) {
     const i64 row = due.row;
     served_.scheduled_ns[row] = served_.first_token_ns[row] = served_.recompute_ns[row] = -1;
-    served_.cached_tokens[row] = served_.preemptions[row] = -1;
+    served_.cached_tokens[row] = served_.preemptions[row] = served_.loaded_tokens[row] = -1;
     served_.gpu_ns[row] = 0;
     finish(row, due.ns);
   }
@@ -242,10 +251,8 @@ class Simulation {
     const bool decoding = stretch.lines == in_step;
     if (decoding) {
       steps = stretch.within_horizon(min_of(scheduler_.steady_steps(), room_in_window));
-      if (steps > 1 && !arrivals_.empty() && scheduler_.admits_arrivals()) {
-        const i64 longest = stretch.units(steps);
-        steps = stretch.steps_until(clock_.units_until(arrivals_.next_ns(), longest), steps);
-      }
+      if (!arrivals_.empty() && scheduler_.admits_arrivals()) steps = until(stretch, steps, arrivals_.next_ns());
+      if (scheduler_.next_event_ns() >= 0) steps = until(stretch, steps, scheduler_.next_event_ns());
       if (steps > 1) scheduler_.advance(steps - 1);
     }
     const i64 started_ns = clock_.ns();
@@ -257,6 +264,11 @@ class Simulation {
     share(decoding, tokens, duration_ns);
     if (!decoding) note_prefill(tokens, in_step, started_ns);
     update();
+  }
+
+  // How many of the stretch's steps begin before that instant.
+  i64 until(const DecodeStretch& stretch, i64 steps, i64 ns) const {
+    return steps == 1 ? 1 : stretch.steps_until(clock_.units_until(ns, stretch.units(steps)), steps);
   }
 
   // Shares the time among the requests of the step. Consecutive steps that decode the same ones are shared as one.
@@ -315,7 +327,8 @@ class Simulation {
           settle();
           write(request);
           finish(request.row, now_ns);
-        });
+        },
+        now_ns);
   }
 
   void write(const Request& request) {
@@ -328,6 +341,7 @@ class Simulation {
     served_.gpu_ns[row] += request.gpu_ns;
     served_.cached_tokens[row] = request.cached;
     served_.preemptions[row] = request.preemptions;
+    served_.loaded_tokens[row] = request.loaded;
   }
 
   StepLaw law_;

@@ -9,7 +9,24 @@ import numpy as np
 from hypothesis import strategies as st
 
 from kvsim.backends.contexts import contexts_of
-from kvsim.backends.engine_kernels import DROP, LRU, NO_CACHE, Contexts, GroupLaw, Settings, StepLaw, Workload
+from kvsim.backends.engine_kernels import (
+    DROP,
+    END,
+    FOREVER,
+    LRU,
+    NO_CACHE,
+    NO_HOST,
+    NO_PLAN,
+    ON_EVICTION,
+    SWAP,
+    WRITE_THROUGH,
+    Contexts,
+    GroupLaw,
+    Plan,
+    Settings,
+    StepLaw,
+    Workload,
+)
 from kvsim.backends.workload import closed_starts, poisson_starts, workload_of
 from kvsim.trajectory import Batch
 
@@ -34,6 +51,7 @@ class Case(NamedTuple):
     law: StepLaw
     contexts: Contexts
     workload: Workload
+    plan: Plan = NO_PLAN
 
 
 def turns(rows: list[dict[str, Any]], **columns: Any) -> Batch:
@@ -197,6 +215,26 @@ def draw_law(random: Random, settings: Settings) -> StepLaw:
     return StepLaw(unit.bit_length() - 1, step, table(settings.max_num_seqs, 50), window, group(1), group(window > 0))
 
 
+def draw_plan(random: Random, rows: int) -> Plan:
+    """Any mixture of mechanisms, most often one or none."""
+    scale = random.choice([10, 10**4, 10**6])
+
+    def column(*special: int) -> Any:
+        return np.array([random.choice([*special, random.randrange(scale)]) for _ in range(rows)], np.int64)
+
+    plan = NO_PLAN
+    if random.random() < 0.4:
+        plan = plan._replace(hold_ns=column(0, FOREVER, FOREVER))
+    if random.random() < 0.4:
+        plan = plan._replace(next_use_ns=column(END, 0))
+    if random.random() < 0.4:
+        host = random.choice([WRITE_THROUGH, ON_EVICTION, SWAP])
+        plan = plan._replace(host=host, host_blocks=random.randrange(60), load_ns=random.choice([0, 7, scale]))
+    if len(plan.hold_ns) and plan.host in (NO_HOST, SWAP) and random.random() < 0.7:
+        plan = plan._replace(pause_us=column(0), recompute_us=column(0), swap_us=column(0))
+    return plan
+
+
 def draw_case(random: Random) -> Case:
     size = random.choice([4, 8, 16])
     batch = draw_batch(random, size)
@@ -205,7 +243,8 @@ def draw_case(random: Random) -> Case:
         [None, closed_starts(len(batch), random.randrange(1, 4)), poisson_starts(len(batch), 1e5, random.randrange(99))]
     )
     refused = np.array([int(random.random() < 0.05) for _ in range(batch.turns)], np.int64)
-    return Case(settings, draw_law(random, settings), contexts_of(batch, size), workload_of(batch, starts, refused))
+    contexts, workload = contexts_of(batch, size), workload_of(batch, starts, refused)
+    return Case(settings, draw_law(random, settings), contexts, workload, draw_plan(random, batch.turns))
 
 
 any_case = st.randoms(use_true_random=False).map(draw_case)

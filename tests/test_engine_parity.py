@@ -59,19 +59,29 @@ def test_every_draw_agrees_and_keeps_the_invariants(case):
 def test_step_by_step_the_pools_agree_and_lose_no_block(case, random):
     rows = list(range(len(case.contexts.prompt)))
     random.shuffle(rows)
-    native = stepper("native", case.settings, case.contexts)
-    oracle = stepper("reference", case.settings, case.contexts)
+    native = stepper("native", case.settings, case.contexts, case.plan)
+    oracle = stepper("reference", case.settings, case.contexts, case.plan)
     unfinished = len(rows)
+    now_ns = 0
     while unfinished:
         while rows and random.random() < 0.4:
             row = rows.pop()
             native.arrive(row)
             oracle.arrive(row)
-        assert native.schedule() == oracle.schedule()
+        step = oracle.schedule(now_ns)
+        assert native.schedule(now_ns) == step
+        assert native.next_event_ns() == oracle.next_event_ns()
         check_blocks(oracle.engine)
-        finished = oracle.update()
-        assert native.update() == finished
+        if not step.work and oracle.next_event_ns() >= 0:
+            now_ns = max(now_ns, oracle.next_event_ns())  # all that run are loading
+        now_ns += random.choice([0, 1, random.randrange(10**4)])
+        finished = oracle.update(now_ns)
+        assert native.update(now_ns) == finished
         unfinished -= len(finished)
+    for row in range(len(case.contexts.prompt)):
+        assert native.cached_tokens(row) == oracle.cached_tokens(row)
+        assert native.loaded_tokens(row) == oracle.loaded_tokens(row)
+    assert oracle.schedule(engine_kernels.FOREVER) == native.schedule(engine_kernels.FOREVER)  # lets all pauses end
     check_blocks(oracle.engine)
     assert oracle.engine.counts[engine_kernels.FREE] == case.settings.num_gpu_blocks - 1
 

@@ -66,8 +66,20 @@ def contexts_of(batch: Batch, block_size: int) -> Contexts:
         first_key=first_key,
         prefix_key=prefix_key,
         hittable=hittable_tokens(batch, block_size),
+        continues=_continues(batch, own_from, block_size),
         keys=keys,
     )
+
+
+def _continues(batch: Batch, own_from: Ints, block_size: int) -> Ints:
+    """1 for the first row that keeps all full blocks of its parent's context, shape (rows,)."""
+    full = (batch.prompt_tokens + np.maximum(batch.output_tokens, 1)) // block_size
+    whole = np.flatnonzero((batch.parent >= 0) & (own_from >= full[batch.parent]))
+    first = np.full(batch.turns, -1, np.int64)
+    first[batch.parent[whole[::-1]]] = whole[::-1]  # of several values for a place the last one stays
+    continues = np.zeros(batch.turns, np.int64)
+    continues[first[first >= 0]] = 1
+    return continues
 
 
 def hittable_tokens(batch: Batch, block_size: int) -> Ints:

@@ -9,12 +9,12 @@ from types import ModuleType
 import numpy as np
 
 from kvsim.backends import engine_kernels
-from kvsim.backends.engine_kernels import ENGINE_TOTALS, Contexts, Served, Settings, StepLaw, Workload
+from kvsim.backends.engine_kernels import ENGINE_TOTALS, Contexts, Plan, Served, Settings, StepLaw, Workload
 from kvsim.backends.interface import Ints
 from kvsim.backends.numba_backend import compiled
 from kvsim.errors import BackendUnavailableError, UnknownNameError
 
-Serve = Callable[[Settings, StepLaw, Contexts, Workload], "tuple[Served, Ints]"]
+Serve = Callable[[Settings, StepLaw, Contexts, Workload, Plan], "tuple[Served, Ints]"]
 """Serves a workload; returns the columns of rows and the engine's totals (:data:`ENGINE_TOTALS`)."""
 
 AUTOMATIC = ("native", "numba")
@@ -47,22 +47,32 @@ def _native() -> Serve:
             f"native: the C++ core is not built ({error}); reinstall kvsim with a C++17 compiler"
         ) from error
 
-    def run(settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload) -> tuple[Served, Ints]:
-        columns, totals = _core.simulate(settings, law, contexts, workload)
+    def run(
+        settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload, plan: Plan
+    ) -> tuple[Served, Ints]:
+        columns, totals = _core.simulate(settings, law, contexts, workload, plan)
         return Served(*columns), np.array(totals, np.int64)
 
     return run
 
 
 def _from_text(text: ModuleType) -> Serve:
-    def run(settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload) -> tuple[Served, Ints]:
+    def run(
+        settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload, plan: Plan
+    ) -> tuple[Served, Ints]:
         rows = len(contexts.prompt)
         served = text.Served(*(np.empty(rows, np.int64) for _ in Served._fields))
         totals = np.zeros(len(ENGINE_TOTALS), np.int64)
         groups = {"full": text.GroupLaw(*law.full), "windowed": text.GroupLaw(*law.windowed)}
         own_law = text.StepLaw(**{**law._asdict(), **groups})
         text.simulate(
-            text.Settings(*settings), own_law, text.Contexts(*contexts), text.Workload(*workload), served, totals
+            text.Settings(*settings),
+            own_law,
+            text.Contexts(*contexts),
+            text.Workload(*workload),
+            text.Plan(*plan),
+            served,
+            totals,
         )
         return Served(*served), totals
 
