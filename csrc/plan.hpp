@@ -8,6 +8,7 @@ namespace kvsim {
 enum Host : i64 { kNoHost = 0, kWriteThrough = 1, kOnEviction = 2, kSwap = 3 };
 
 constexpr i64 kForever = i64{1} << 62;
+constexpr i64 kAwaited = kForever + 1;  // held until a turn that waits already has been admitted
 
 // Columns are by row; one that is missing: the mechanism is not used.
 struct Plan {

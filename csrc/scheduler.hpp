@@ -85,7 +85,7 @@ class Scheduler {
   Scheduler(const Scheduler&) = delete;  // the pool points to seats and chains
   Scheduler& operator=(const Scheduler&) = delete;
 
-  // A request joins the waiting queue.
+  // A request joins the waiting queue. What the turn above still holds then stays held until it is admitted.
   void arrive(i64 row, i64 now_ns = 0) {
     Request request;
     request.row = row;
@@ -97,6 +97,7 @@ class Scheduler {
     request.release_ns = now_ns;
     request.holding.chain = chains_.of_row[row];
     enqueue(request, false);
+    if (!pauses_.empty()) hold_on(contexts_.above[row], now_ns);
   }
 
   // Decides what the next step computes: work(), preempted().
@@ -164,7 +165,7 @@ class Scheduler {
 
   // When blocks are loaded or held no longer, as of the last schedule(); -1: nothing is to come by itself.
   i64 next_event_ns() const {
-    i64 next_ns = pauses_.empty() ? kForever : pauses_.begin()->first.until_ns;
+    i64 next_ns = pauses_.empty() ? kForever : min_of(pauses_.begin()->first.until_ns, kForever);
     if (host_ != nullptr) {
       for (const i32 seat : running_) {
         if (seats_[seat].ready_ns >= 0) next_ns = min_of(next_ns, seats_[seat].ready_ns);
@@ -364,6 +365,14 @@ class Scheduler {
     const auto place = pauses_.emplace(end, Pause{row, next_use, {}}).first;
     pool_.hand_over(request.holding, place->second.holding);
     pause_of_[row] = place;
+  }
+
+  void hold_on(i64 row, i64 now_ns) {
+    const auto known = pause_of_.find(row);
+    if (known == pause_of_.end() || known->second->first.until_ns < now_ns) return;
+    auto node = pauses_.extract(known->second);
+    node.key().until_ns = kAwaited;
+    known->second = pauses_.insert(std::move(node)).position;
   }
 
   void let_go(i64 row) {

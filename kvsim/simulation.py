@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from kvsim.backends.contexts import RETENTION, contexts_of, settings_of, step_law
-from kvsim.backends.engine_kernels import ENGINE_TOTALS, Contexts, Served
+from kvsim.backends.contexts import contexts_of, settings_of, step_law
+from kvsim.backends.engine_kernels import DROP, ENGINE_TOTALS, LRU, Contexts, Served
 from kvsim.backends.kernels import OK, OVER_CAPACITY, OVER_MAX
 from kvsim.backends.serving import serve
 from kvsim.backends.workload import closed_starts, poisson_starts, workload_of
-from kvsim.errors import InputError, KvsimError, UnknownNameError
+from kvsim.errors import InputError, KvsimError
 from kvsim.pricing import Pricing, require_price, resolve_pricing
 from kvsim.result import STATUSES, Table, seconds
+from kvsim.retention import Policy, policy
+from kvsim.retention.checks import checked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,10 +34,6 @@ __all__ = ["EngineRun", "Simulation", "simulate"]
 
 Floats = npt.NDArray[np.float64]
 
-PLANNED_RETENTION = ("pin", "ttl", "continuum", "min-waste", "next-use", "offload", "belady")
-"""Policies that have a name but no implementation yet: refused, not approximated."""
-
-
 def simulate(
     batch: Batch,
     *,
@@ -43,7 +41,7 @@ def simulate(
     gpu: str | Gpu,
     engine: EngineConfig | None = None,
     arrivals: str = "logged",
-    retention: str = "lru",
+    retention: str | Policy = "lru",
     replicas: int = 1,
     seed: int = 0,
     backend: str = "auto",
@@ -56,7 +54,10 @@ def simulate(
     arrivals: ``"logged"`` (each turn that waits for nobody at its ``arrival_ns``), ``"poisson:R"`` (R trajectory
         starts a second, from ``seed``), ``"closed:N"`` (N trajectories in flight, tool pauses included; when one ends
         the next in file order starts).
-    retention: ``"lru"`` is vLLM's; with ``"drop"`` a block that nobody holds is forgotten at once.
+    retention: what happens to a turn's KV blocks while its tool runs: ``"lru"`` (vLLM's), ``"drop"``, ``"pin"``,
+        ``"ttl:S"``, ``"continuum"``, ``"min-waste"``, ``"next-use"``, ``"offload:GiB@GB/s"``,
+        ``"offload-lazy:GiB@GB/s"``, ``"belady"``, or an object with a method ``plan(batch, pricing)``
+        (:mod:`kvsim.retention`).
     backend: ``"auto"``, ``"native"``, ``"numba"`` or ``"reference"``; all give the same bits.
     model, gpu, engine, calibration, usd_per_hour, strict: as :func:`kvsim.estimate` has them.
 
@@ -69,7 +70,7 @@ def simulate(
     if replicas != 1:
         raise InputError(f"{replicas!r} replicas: only one engine can be simulated", field="replicas", remedy="Use 1")
     require_price(usd_per_hour)
-    policy = _retention(retention)
+    chosen = policy(retention)
     run = serve(backend)
     pricing = resolve_pricing(model, gpu, engine, None, calibration)
     _require_one_pool(pricing.architecture)
@@ -85,7 +86,9 @@ def simulate(
     starts = _starts(batch, arrivals, seed)
     contexts = contexts_of(batch, settled.block_size)
     workload = workload_of(batch, starts, (status != OK).astype(np.int64))
-    served, totals = run(settings_of(settled, policy), step_law(pricing.law), contexts, workload)
+    plan = checked(chosen.plan(batch, pricing), batch, pricing)
+    settings = settings_of(settled, DROP if plan.drop else LRU)
+    served, totals = run(settings, step_law(pricing.law), contexts, workload, plan)
     result = Simulation(batch, pricing, backend, status, contexts, served, totals, usd_per_hour)
     if result.engine.unserved_turns:
         raise KvsimError(
@@ -207,8 +210,13 @@ class Simulation:
 
     @property
     def cached_tokens(self) -> Ints:
-        """Prompt tokens found in the cache at each turn's first admission."""
+        """Prompt tokens found in the cache, host tier included, at each turn's first admission."""
         return self._sum_tokens(self.served.cached_tokens)
+
+    @property
+    def loaded_tokens(self) -> Ints:
+        """Of the cached tokens those that were loaded from the host tier."""
+        return self._sum_tokens(self.served.loaded_tokens)
 
     @property
     def recomputed_tokens(self) -> Ints:
@@ -220,8 +228,9 @@ class Simulation:
         """One value a turn, rows as in the batch. Columns:
 
         ``ttft_s e2e_s queue_s fresh_prefill_s recompute_s decode_s pause_s release_s finish_s gpu_s`` (NaN where not
-        served), ``cached_tokens recomputed_tokens preemptions`` (integers, -1 where not served) and ``status`` (text:
-        ``ok``, ``over_max`` beyond max_model_len, ``over_capacity`` beyond the KV cache).
+        served), ``cached_tokens loaded_tokens recomputed_tokens preemptions`` (integers, -1 where not served) and
+        ``status`` (text: ``ok``, ``over_max`` beyond max_model_len, ``over_capacity`` beyond the KV cache).
+        ``loaded_tokens`` are those of the cached ones that came from the host tier; the wait for them is queueing.
         ``e2e_s`` is queue + fresh prefill + recompute + decode. ``release_s`` and ``finish_s`` count from the
         simulation's start; ``pause_s`` precedes the turn.
         """
@@ -243,6 +252,7 @@ class Simulation:
                 "finish_s": lambda: seconds(served.finish_ns, unknown),
                 "gpu_s": lambda: seconds(served.gpu_ns * ranks, unknown),
                 "cached_tokens": lambda: served.cached_tokens,
+                "loaded_tokens": lambda: served.loaded_tokens,
                 "recomputed_tokens": lambda: self._recomputed_tokens,
                 "preemptions": lambda: served.preemptions,
                 "status": lambda: np.array(STATUSES)[self._status],
@@ -308,16 +318,6 @@ class Simulation:
 
     def _sum(self, nanoseconds: Ints) -> Floats:
         return seconds(self._sum_tokens(nanoseconds), self._refused_trajectories)
-
-
-def _retention(name: str) -> int:
-    if name in RETENTION:
-        return RETENTION[name]
-    if name.split(":")[0] in PLANNED_RETENTION:
-        raise InputError(
-            f"{name!r} is not built yet", field="retention", remedy="Use one of " + ", ".join(sorted(RETENTION))
-        )
-    raise UnknownNameError("retention policy", name, RETENTION)
 
 
 def _starts(batch: Batch, arrivals: str, seed: int) -> Ints | None:

@@ -66,8 +66,8 @@ def test_step_by_step_the_pools_agree_and_lose_no_block(case, random):
     while unfinished:
         while rows and random.random() < 0.4:
             row = rows.pop()
-            native.arrive(row)
-            oracle.arrive(row)
+            native.arrive(row, now_ns)
+            oracle.arrive(row, now_ns)
         step = oracle.schedule(now_ns)
         assert native.schedule(now_ns) == step
         assert native.next_event_ns() == oracle.next_event_ns()

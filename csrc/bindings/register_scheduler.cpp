@@ -14,9 +14,9 @@ class SteppedScheduler {
         plan_(plan, contexts_.columns.rows),
         scheduler_(settings_from(settings), contexts_.columns, plan_.plan) {}
 
-  void arrive(i64 row) {
+  void arrive(i64 row, i64 now_ns) {
     if (row < 0 || row >= contexts_.columns.rows) throw std::out_of_range("no such row");
-    scheduler_.arrive(row);
+    scheduler_.arrive(row, now_ns);
   }
 
   py::tuple schedule(i64 now_ns) {
@@ -69,7 +69,7 @@ class SteppedScheduler {
 void register_scheduler(py::module_& module) {
   py::class_<SteppedScheduler>(module, "Scheduler", "See kvsim.backends.stepping.Stepper.")
       .def(py::init<py::handle, py::handle, py::handle>(), py::arg("settings"), py::arg("contexts"), py::arg("plan"))
-      .def("arrive", &SteppedScheduler::arrive, py::arg("row"))
+      .def("arrive", &SteppedScheduler::arrive, py::arg("row"), py::arg("now_ns"))
       .def("schedule", &SteppedScheduler::schedule, py::arg("now_ns"),
            "(work, preempted, evicted, free blocks, running, waiting) of the next step.")
       .def("update", &SteppedScheduler::update, py::arg("now_ns"), "Ends the step; the rows that finished.")

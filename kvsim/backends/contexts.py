@@ -6,16 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvsim.backends.engine_kernels import DROP, LRU, NO_CACHE, Contexts, GroupLaw, Settings, StepLaw
+from kvsim.backends.engine_kernels import LRU, NO_CACHE, Contexts, GroupLaw, Settings, StepLaw
 
 if TYPE_CHECKING:
     from kvsim.backends.interface import Ints
     from kvsim.engine import Engine
     from kvsim.law import AttentionTable, Law
     from kvsim.trajectory import Batch
-
-RETENTION = {"lru": LRU, "drop": DROP}
-
 
 def settings_of(engine: Engine, retention: int = LRU) -> Settings:
     """What the scheduler obeys. The watermark is vLLM's: a share of all blocks, rounded down."""

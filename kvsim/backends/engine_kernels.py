@@ -88,12 +88,14 @@ class Contexts(NamedTuple):
 NO_HOST, WRITE_THROUGH, ON_EVICTION, SWAP = range(4)
 
 FOREVER = 1 << 62
+AWAITED = FOREVER + 1  # held until a turn that waits already has been admitted
 
 
 class Plan(NamedTuple):
     """What a retention policy asks of the engine. Columns are by row; an empty one: the mechanism is not used.
 
-    Hold: the blocks of a finished turn stay held for ``hold_ns``, or until a turn that extends it has been admitted.
+    Hold: the blocks of a finished turn stay held until a turn that extends it has been admitted, if one comes within
+    ``hold_ns``.
     Order: idle blocks are evicted by the instant of their next use, the last first.
     Host: a second tier of blocks, from which a lookup's run of known keys goes on.
     Least waste: each finished turn is held, stored in the host tier, or given back, whichever wastes least.
@@ -177,9 +179,14 @@ def new_engine(settings: Settings, contexts: Contexts, plan: Plan) -> Engine:
         longest = contexts.prompt[row] + contexts.output[row] - 1
         start[row + 1] = start[row] + -(-longest // settings.block_size)
     held_on = rows if len(plan.hold_ns) > 0 else 0
-    ordered = len(plan.next_use_ns) > 0
     stored = np.full(contexts.keys + 1 if plan.host != NO_HOST else 0, END, np.int64)
     stored[:1] = 0
+    next_use = used_again = shared = key_behind = np.zeros(0, np.int64)
+    if len(plan.next_use_ns) > 0:
+        next_use = np.zeros(blocks, np.int64)
+        used_again = np.zeros(rows, np.int64)
+        shared = shared_keys(contexts)
+        key_behind = keys_behind(settings, contexts)
     return Engine(
         counts=counts,
         later=(ring + 1) % blocks,
@@ -189,10 +196,10 @@ def new_engine(settings: Settings, contexts: Contexts, plan: Plan) -> Engine:
         same_key=np.full(blocks, END, np.int64),
         first=np.full(contexts.keys, END, np.int64),
         plan=plan,
-        next_use=np.zeros(blocks if ordered else 0, np.int64),
-        used_again=np.zeros(rows if ordered else 0, np.int64),
-        shared=shared_keys(contexts) if ordered else np.zeros(0, np.int64),
-        key_behind=keys_behind(settings, contexts) if ordered else np.zeros(0, np.int64),
+        next_use=next_use,
+        used_again=used_again,
+        shared=shared,
+        key_behind=key_behind,
         held_on=np.zeros(held_on, np.int64),
         held_until=np.full(held_on, END, np.int64),
         stored_later=stored,
@@ -575,8 +582,11 @@ def enqueue(settings: Settings, contexts: Contexts, engine: Engine, row: int, pl
 
 
 @jit
-def arrive(settings: Settings, contexts: Contexts, engine: Engine, row: int) -> None:
-    """A new request joins the waiting queue."""
+def arrive(settings: Settings, contexts: Contexts, engine: Engine, row: int, now_ns: int) -> None:
+    """A new request joins the waiting queue. What the turn above still holds then stays held until it is admitted."""
+    above = contexts.above[row]
+    if above >= 0 and len(engine.held_until) > 0 and engine.held_until[above] >= now_ns:
+        engine.held_until[above] = AWAITED
     engine.arrival[row] = engine.counts[ARRIVED]
     engine.counts[ARRIVED] += 1
     enqueue(settings, contexts, engine, row, engine.counts[WAITING])
@@ -946,7 +956,7 @@ def simulate(
                 served.finish_ns[row] = due_ns
                 finish(workload, needs, ready, left, events, row, due_ns)
             else:
-                arrive(settings, contexts, engine, row)
+                arrive(settings, contexts, engine, row, due_ns)
         if counts[RUNNING] + counts[WAITING] == 0:
             if len(events) > 0:
                 now_ns = events[0][0]

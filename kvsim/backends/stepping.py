@@ -23,7 +23,7 @@ class Step(NamedTuple):
 class Stepper(Protocol):
     """A scheduler that does nothing by itself."""
 
-    def arrive(self, row: int) -> None:
+    def arrive(self, row: int, now_ns: int = 0) -> None:
         """A request joins the waiting queue."""
         ...
 
@@ -56,8 +56,8 @@ class OracleStepper:
         self._contexts = contexts
         self.engine = oracle.new_engine(settings, contexts, plan)
 
-    def arrive(self, row: int) -> None:
-        oracle.arrive(self._settings, self._contexts, self.engine, row)
+    def arrive(self, row: int, now_ns: int = 0) -> None:
+        oracle.arrive(self._settings, self._contexts, self.engine, row, now_ns)
 
     def schedule(self, now_ns: int = 0) -> Step:
         engine, counts = self.engine, self.engine.counts
@@ -101,8 +101,8 @@ class NativeStepper:
             ) from error
         self._scheduler = _core.Scheduler(settings, contexts, plan)
 
-    def arrive(self, row: int) -> None:
-        self._scheduler.arrive(row)
+    def arrive(self, row: int, now_ns: int = 0) -> None:
+        self._scheduler.arrive(row, now_ns)
 
     def schedule(self, now_ns: int = 0) -> Step:
         return Step(*self._scheduler.schedule(now_ns))
