@@ -37,7 +37,8 @@ struct Request {
   i64 computed = 0;
   i64 generated = 0;
   Holding holding;
-  i64 gpu_ns = 0;  // for the one who keeps time
+  i64 gpu_ns = 0;         // for the one who keeps time
+  i64 held_block_ns = 0;  // whole once the blocks are given back: until then, less what is still held since release
   i64 row = 0;
   // The rest.
   i64 priority = 0;
@@ -71,22 +72,22 @@ struct Work {
 
 class Scheduler {
  public:
-  Scheduler(const Settings& settings, const Contexts& contexts, const Plan& plan = {})
+  Scheduler(const Settings& settings, const Contexts& contexts, const Chains& chains, const Plan& plan)
       : settings_(settings),
         contexts_(contexts),
         plan_(plan),
-        chains_(contexts),
-        host_(plan.host == kNoHost ? nullptr : new HostTier(chains_, plan.host_blocks)),
-        pool_(chains_, settings.num_gpu_blocks - 1, settings.retention, plan.next_use_ns != nullptr,
+        chains_(chains),
+        host_(plan.host == kNoHost ? nullptr : new HostTier(chains, plan.host_blocks)),
+        pool_(chains, settings.num_gpu_blocks - 1, settings.retention, plan.next_use_ns != nullptr,
               plan.host == kOnEviction ? host_.get() : nullptr),
         seats_(settings.max_num_seqs) {
     for (i64 seat = settings.max_num_seqs - 1; seat >= 0; --seat) empty_seats_.push_back(static_cast<i32>(seat));
   }
-  Scheduler(const Scheduler&) = delete;  // the pool points to seats and chains
+  Scheduler(const Scheduler&) = delete;  // the pool points to seats
   Scheduler& operator=(const Scheduler&) = delete;
 
   // A request joins the waiting queue. What the turn above still holds then stays held until it is admitted.
-  void arrive(i64 row, i64 now_ns = 0) {
+  void arrive(i64 row, i64 now_ns) {
     Request request;
     request.row = row;
     request.prompt = contexts_.prompt[row];
@@ -96,12 +97,13 @@ class Scheduler {
     request.arrival = arrived_++;
     request.release_ns = now_ns;
     request.holding.chain = chains_.of_row[row];
+    prompt_blocks_ += blocks_for(request.prompt);
     enqueue(request, false);
     if (!pauses_.empty()) hold_on(contexts_.above[row], now_ns);
   }
 
-  // Decides what the next step computes: work(), preempted().
-  void schedule(i64 now_ns = 0) {
+  // Decides what the step that starts now computes: work(), preempted().
+  void schedule(i64 now_ns) {
     now_ns_ = now_ns;
     work_.clear();
     preempted_.clear();
@@ -119,7 +121,8 @@ class Scheduler {
 
   // Ends the step. `on_token(request)` follows each token, `on_finish(request)` the last one; blocks are free then.
   template <class OnToken, class OnFinish>
-  void update(OnToken&& on_token, OnFinish&& on_finish, i64 now_ns = 0) {
+  void update(i64 now_ns, OnToken&& on_token, OnFinish&& on_finish) {
+    now_ns_ = now_ns;
     bool any = false;
     for (const Work& work : work_) {
       Request& request = seats_[work.seat];
@@ -128,7 +131,8 @@ class Scheduler {
       request.generated += 1;
       on_token(request);
       if (request.generated < request.output) continue;
-      pause(request, now_ns);
+      prompt_blocks_ -= blocks_for(request.prompt);
+      pause(request);
       on_finish(request);
       any = true;
     }
@@ -152,10 +156,18 @@ class Scheduler {
     return steps;
   }
 
-  // Runs `more` steps of one token each beyond the scheduled one, but for its update.
-  void advance(i64 more) {
+  // Runs `more` steps of one token each beyond the scheduled one, but for the last one's update. `start_of(n)` says
+  // when the n-th of them starts; `on_block(ns)` follows each block that is taken.
+  template <class StartOf, class OnBlock>
+  void advance(i64 more, StartOf&& start_of, OnBlock&& on_block) {
     for (Work& work : work_) {
       Request& request = seats_[work.seat];
+      const i64 held = request.holding.blocks() * settings_.block_size;
+      for (i64 step = held - request.computed; step <= more; step += settings_.block_size) {
+        const i64 at_ns = start_of(step);
+        request.held_block_ns -= at_ns - request.release_ns;
+        on_block(at_ns);
+      }
       request.computed += more;
       request.generated += more;
       work.before += more;
@@ -184,10 +196,19 @@ class Scheduler {
   const std::vector<i64>& preempted() const { return preempted_; }
   i64 admitted() const { return admitted_; }
   Request& seat(i32 seat) { return seats_[seat]; }
+  const Request& seat(i32 seat) const { return seats_[seat]; }
   const std::vector<i32>& running() const { return running_; }
   i64 waiting() const { return static_cast<i64>(waiting_.size()); }
   bool idle() const { return running_.empty() && waiting_.empty(); }
   const Pool& pool() const { return pool_; }
+
+  // For routers: how many requests are unfinished, the blocks of their prompts, and what a turn would have to compute.
+  i64 unfinished() const { return waiting() + static_cast<i64>(running_.size()); }
+  i64 prompt_blocks() const { return prompt_blocks_; }
+  i64 missing_blocks(i64 row) const {
+    const i64 prompt = contexts_.prompt[row];
+    return blocks_for(prompt) - pool_.hits(chains_.of_row[row], (prompt - 1) / settings_.block_size);
+  }
 
  private:
   i64 blocks_for(i64 tokens) const { return (tokens + settings_.block_size - 1) / settings_.block_size; }
@@ -197,6 +218,18 @@ class Scheduler {
     Holding& holding = request.holding;
     if (slots > holding.blocks() * settings_.block_size) pool_.allocate(holding, blocks_for(slots));
     if (slots >= (holding.keyed + 1) * settings_.block_size) pool_.give_keys(holding, slots / settings_.block_size);
+  }
+
+  // The same, from now on.
+  void take(Request& request, i64 slots) {
+    const i64 held = request.holding.blocks();
+    grow(request, slots);
+    request.held_block_ns -= (request.holding.blocks() - held) * (now_ns_ - request.release_ns);
+  }
+
+  // What the request holds it holds until now.
+  void note_held(Request& request) const {
+    request.held_block_ns += request.holding.blocks() * (now_ns_ - request.release_ns);
   }
 
   bool fits(const Request& request, i64 slots) const {
@@ -226,7 +259,7 @@ class Scheduler {
         if (self) return;
         if (victim < place) --place;
       }
-      grow(request, request.computed + count);
+      take(request, request.computed + count);
       work_.emplace_back(seat, request.computed, count);
       budget -= count;
     }
@@ -266,17 +299,24 @@ class Scheduler {
         request.cached = cached;
         request.loaded = stored * settings_.block_size;
       }
+      request.held_block_ns -= found * (now_ns_ - request.release_ns);
       if (stored > 0) {
-        host_->store_context(request.holding.chain, found, found + stored);
-        pool_.allocate(request.holding, found + stored);
-        link_free_ns_ = max_of(link_free_ns_, now_ns_) + stored * plan_.load_ns;
-        request.ready_ns = link_free_ns_;
+        load(request, found, stored);
         continue;
       }
-      grow(request, slots);
+      take(request, slots);
       work_.emplace_back(seat, cached, count);
       budget -= count;
     }
+  }
+
+  // The link brings the request's blocks when it has brought all that were asked for before.
+  void load(Request& request, i64 found, i64 stored) {
+    host_->store_context(request.holding.chain, found, found + stored);
+    pool_.allocate(request.holding, found + stored);
+    request.held_block_ns -= stored * (now_ns_ - request.release_ns);
+    link_free_ns_ = max_of(link_free_ns_, now_ns_) + stored * plan_.load_ns;
+    request.ready_ns = link_free_ns_;
   }
 
   // How many blocks behind the first `found` the host tier can load.
@@ -299,6 +339,7 @@ class Scheduler {
     Request& request = seats_[seat];
     running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(victim));
     if (plan_.host == kWriteThrough) host_->store_context(request.holding.chain, 0, request.holding.keyed);
+    note_held(request);
     pool_.release(request.holding);
     request.ready_ns = -1;
     request.computed = 0;
@@ -343,11 +384,12 @@ class Scheduler {
   }
 
   // A finished turn's blocks are held on or given back, and stored in the host tier, as the plan says.
-  void pause(Request& request, i64 now_ns) {
+  void pause(Request& request) {
     const i64 row = request.row;
+    note_held(request);
     i64 next_use = 0;
     if (plan_.next_use_ns != nullptr) {
-      next_use = plan_.next_use_ns[row] < 0 ? kForever : now_ns + plan_.next_use_ns[row];
+      next_use = plan_.next_use_ns[row] < 0 ? kForever : now_ns_ + plan_.next_use_ns[row];
     }
     i64 hold_ns = plan_.hold_ns == nullptr ? 0 : plan_.hold_ns[row];
     bool swap = plan_.host == kWriteThrough;
@@ -361,7 +403,7 @@ class Scheduler {
       pool_.release(request.holding, next_use);
       return;
     }
-    const PauseEnd end{min_of(now_ns + hold_ns, kForever), paused_++};
+    const PauseEnd end{min_of(now_ns_ + hold_ns, kForever), paused_++};
     const auto place = pauses_.emplace(end, Pause{row, next_use, {}}).first;
     pool_.hand_over(request.holding, place->second.holding);
     pause_of_[row] = place;
@@ -466,7 +508,7 @@ class Scheduler {
   Settings settings_;
   Contexts contexts_;
   Plan plan_;
-  Chains chains_;
+  const Chains& chains_;
   std::unique_ptr<HostTier> host_;
   Pool pool_;
   std::vector<Request> seats_;  // of the running; never resized, since the pool points into them
@@ -477,12 +519,13 @@ class Scheduler {
   std::vector<i64> preempted_;
   Pauses pauses_;
   std::unordered_map<i64, Pauses::iterator> pause_of_;  // by row
-  i64 now_ns_ = 0;
   i64 link_free_ns_ = 0;
   std::size_t loading_ = 0;
   i64 paused_ = 0;
   i64 admitted_ = 0;
   i64 arrived_ = 0;
+  i64 prompt_blocks_ = 0;
+  i64 now_ns_ = 0;
 };
 
 }  // namespace kvsim

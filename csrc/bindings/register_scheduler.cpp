@@ -12,7 +12,8 @@ class SteppedScheduler {
   SteppedScheduler(const py::handle& settings, const py::handle& contexts, const py::handle& plan)
       : contexts_(contexts),
         plan_(plan, contexts_.columns.rows),
-        scheduler_(settings_from(settings), contexts_.columns, plan_.plan) {}
+        chains_(contexts_.columns),
+        scheduler_(settings_from(settings), contexts_.columns, chains_, plan_.plan) {}
 
   void arrive(i64 row, i64 now_ns) {
     if (row < 0 || row >= contexts_.columns.rows) throw std::out_of_range("no such row");
@@ -39,7 +40,7 @@ class SteppedScheduler {
   py::list update(i64 now_ns) {
     py::list finished;
     const auto on_finish = [&](const Request& request) { finished.append(request.row); };
-    scheduler_.update([](const Request&) {}, on_finish, now_ns);
+    scheduler_.update(now_ns, [](const Request&) {}, on_finish);
     return finished;
   }
 
@@ -60,6 +61,7 @@ class SteppedScheduler {
 
   HeldContexts contexts_;
   HeldPlan plan_;
+  Chains chains_;
   Scheduler scheduler_;
   std::unordered_map<i64, Hits> hits_;
 };

@@ -767,6 +767,7 @@ class Workload(NamedTuple):
     """When turns come: a row's pause begins when the last of what it needs is there."""
 
     start_ns: Ints  # by trajectory, END: it starts when another one ends
+    refill: int  # whenever so many trajectories have ended, as many of those that wait for it start
     trajectory: Ints
     offset_ns: Ints  # of roots: from their trajectory's start
     pause_ns: Ints
@@ -778,6 +779,28 @@ class Workload(NamedTuple):
     refused: Ints  # 1: the turn is not served, and ends where it begins
 
 
+# Which replica a turn goes to.
+ROUND_ROBIN, LEAST_LOADED, STICKY, PREFIX_AWARE = range(4)
+
+
+class Fleet(NamedTuple):
+    """Replicas of one engine behind a router."""
+
+    replicas: int
+    router: int
+
+
+class Timeline(NamedTuple):
+    """Blocks in use over time, in bins of ``bin_ns`` (0: not asked for), by replica.
+
+    Bin b of replica r has ``partial[r, b] + bin_ns * sum(level[r, : b + 1])`` block-nanoseconds.
+    """
+
+    bin_ns: int
+    level: Ints
+    partial: Ints
+
+
 class Served(NamedTuple):
     """What became of each row, all END where it was refused but for ``release_ns`` and ``finish_ns``."""
 
@@ -787,13 +810,15 @@ class Served(NamedTuple):
     finish_ns: Ints
     recompute_ns: Ints
     gpu_ns: Ints
+    held_block_ns: Ints
     cached_tokens: Ints
-    preemptions: Ints
     loaded_tokens: Ints  # of the cached ones those that came from the host tier
+    preemptions: Ints
+    replica: Ints
 
 
-#: The columns of an engine's totals.
-ENGINE_TOTALS = ("steps", "busy_ns", "end_ns", "evicted_blocks", "preemptions", "peak_blocks", "unserved")
+#: The columns of a replica's totals.
+REPLICA_TOTALS = ("steps", "busy_ns", "end_ns", "evicted_blocks", "preemptions", "peak_blocks")
 
 
 @jit
@@ -900,34 +925,248 @@ def start_next(workload: Workload, needs: Ints, ready: Ints, left: Ints, events:
 
 @jit
 def finish(workload: Workload, needs: Ints, ready: Ints, left: Ints, events: Any, row: int, now_ns: int) -> None:
-    """Releases what waited for the row, and starts the next trajectory if this was the last row of its own.
+    """Releases what waited for the row, and starts the next trajectories if this was the last row of its own.
 
-    ``left[t]`` counts unfinished rows of trajectory t; the last entry is the next trajectory to start.
+    ``left[t]`` counts unfinished rows of trajectory t; then come the next trajectory to start, and how many ended.
     """
     for at in range(workload.dependants_start[row], workload.dependants_start[row + 1]):
         meet_need(workload, needs, ready, events, workload.dependants[at], now_ns)
     left[workload.trajectory[row]] -= 1
     if left[workload.trajectory[row]] == 0:
-        start_next(workload, needs, ready, left, events, now_ns)
+        ended = len(workload.start_ns) + 1
+        left[ended] += 1
+        if left[ended] % workload.refill == 0:
+            for _ in range(workload.refill):
+                start_next(workload, needs, ready, left, events, now_ns)
+
+
+# ---- Replicas ----
+
+
+class Clocks(NamedTuple):
+    """The time of each replica, and who shares its decode stretch under way."""
+
+    now_ns: Ints  # end of its last step
+    fraction: Ints  # of a nanosecond, in units
+    ends_ns: Ints  # of the step under way, END: none
+    wakes_ns: Ints  # when the next step may start that could not yet: blocks are being loaded; END: none is awaited
+    waits_ns: Ints  # since when, END: it does not
+    used: Ints  # blocks in use, as last noted
+    sharers: Ints  # (replicas, rows)
+    sharing: Ints
+    shared_ns: Ints
+
+
+@jit
+def load_of(contexts: Contexts, settings: Settings, engine: Engine, router: int, row: int) -> int:
+    """What the router minimises: unfinished requests, or their prompts' blocks and those that ``row`` would miss."""
+    counts = engine.counts
+    if router != PREFIX_AWARE:
+        return int(counts[RUNNING] + counts[WAITING])
+    blocks = -(-contexts.prompt[row] // settings.block_size) - hits(settings, contexts, engine, row)
+    for place in range(counts[RUNNING]):
+        blocks += -(-contexts.prompt[engine.running[place]] // settings.block_size)
+    for place in range(counts[WAITING]):
+        blocks += -(-contexts.prompt[engine.waiting[place]] // settings.block_size)
+    return int(blocks)
+
+
+@jit
+def route(
+    settings: Settings, contexts: Contexts, fleet: Fleet, engines: Any, homes: Ints, trajectory: int, row: int
+) -> int:
+    """The replica for a turn; the first of equals. ``homes`` has that of each trajectory, then the next in turn."""
+    if fleet.router == ROUND_ROBIN:
+        homes[-1] += 1
+        return int((homes[-1] - 1) % fleet.replicas)
+    if fleet.router == STICKY and homes[trajectory] != END:
+        return int(homes[trajectory])
+    best = 0
+    least = load_of(contexts, settings, engines[0], fleet.router, row)
+    for replica in range(1, fleet.replicas):
+        load = load_of(contexts, settings, engines[replica], fleet.router, row)
+        if load < least:
+            best = replica
+            least = load
+    homes[trajectory] = best
+    return best
+
+
+@jit
+def note_blocks(timeline: Timeline, replica: int, at_ns: int, blocks: int) -> None:
+    """From that instant on, so many more blocks are in use."""
+    if timeline.bin_ns > 0 and blocks != 0:
+        place = at_ns // timeline.bin_ns
+        timeline.partial[replica, place] += blocks * ((place + 1) * timeline.bin_ns - at_ns)
+        if place + 1 < timeline.level.shape[1]:
+            timeline.level[replica, place + 1] += blocks
+
+
+@jit
+def note_use(settings: Settings, timeline: Timeline, engine: Engine, clocks: Clocks, replica: int, at_ns: int) -> None:
+    """Notes what has become of the blocks in use."""
+    used = settings.num_gpu_blocks - 1 - engine.counts[FREE]
+    note_blocks(timeline, replica, at_ns, used - clocks.used[replica])
+    clocks.used[replica] = used
+
+
+@jit
+def note_held(engine: Engine, served: Served, duration_ns: int) -> None:
+    """All that run have held their blocks for so long."""
+    for place in range(engine.counts[RUNNING]):
+        row = engine.running[place]
+        served.held_block_ns[row] += engine.held[row] * duration_ns
+
+
+@jit
+def share_step(
+    settings: Settings, engine: Engine, clocks: Clocks, served: Served, replica: int, step: tuple[int, int, int]
+) -> None:
+    """Shares a step's ``(duration, tokens, decoding)`` by tokens; decode steps of the same requests are one."""
+    duration_ns, tokens, decoding = step
+    count = engine.counts[SCHEDULED]
+    sharers = clocks.sharers[replica]
+    same = decoding == count and count == clocks.sharing[replica]
+    for place in range(count):
+        same = same and sharers[place] == engine.scheduled[place]
+    if not same:
+        share_out(served.gpu_ns, sharers, clocks.sharing[replica], clocks.shared_ns[replica])
+        clocks.sharing[replica] = 0
+        clocks.shared_ns[replica] = 0
+    if decoding == count:
+        clocks.sharing[replica] = count
+        sharers[:count] = engine.scheduled[:count]
+        clocks.shared_ns[replica] += duration_ns
+    else:
+        rest_ns = duration_ns
+        for place in range(count):
+            share_ns = duration_ns * engine.tokens[place] // tokens
+            served.gpu_ns[engine.scheduled[place]] += share_ns
+            rest_ns -= share_ns
+        served.gpu_ns[engine.scheduled[0]] += rest_ns
+
+
+@jit
+def begin_step(
+    settings: Settings,
+    law: StepLaw,
+    contexts: Contexts,
+    timeline: Timeline,
+    engine: Engine,
+    clocks: Clocks,
+    served: Served,
+    again_units: Ints,
+    totals: Ints,
+    replica: int,
+    at_ns: int,
+) -> None:
+    """Schedules the replica's next step at that instant and starts it, if there is anything that can run."""
+    counts = engine.counts
+    if clocks.waits_ns[replica] != END:
+        note_held(engine, served, at_ns - clocks.waits_ns[replica])
+    clocks.waits_ns[replica] = END
+    clocks.wakes_ns[replica] = END
+    schedule(settings, contexts, engine, at_ns)
+    while counts[SCHEDULED] == 0 and counts[PREEMPTED] > 0:
+        schedule(settings, contexts, engine, at_ns)  # the only one that could run preempted itself: no time passes
+    note_use(settings, timeline, engine, clocks, replica, at_ns)
+    count = counts[SCHEDULED]
+    if count == 0:
+        clocks.waits_ns[replica] = at_ns
+        clocks.wakes_ns[replica] = next_event_ns(engine)
+        return
+    if clocks.now_ns[replica] < at_ns:
+        clocks.fraction[replica] = 0
+    units, tokens, decoding = step_units(law, contexts, engine)
+    sum_units = clocks.fraction[replica] + units
+    duration_ns = sum_units >> law.fraction_bits
+    clocks.now_ns[replica] = at_ns + duration_ns
+    clocks.ends_ns[replica] = at_ns + duration_ns
+    clocks.fraction[replica] = sum_units & ((1 << law.fraction_bits) - 1)
+
+    totals[replica, 0] += 1
+    totals[replica, 1] += duration_ns
+    totals[replica, 5] = max(totals[replica, 5], clocks.used[replica])
+    note_held(engine, served, duration_ns)
+    share_step(settings, engine, clocks, served, replica, (duration_ns, tokens, decoding))
+    for place in range(count):
+        row = engine.scheduled[place]
+        if served.scheduled_ns[row] == END:
+            served.scheduled_ns[row] = at_ns
+        if engine.generated[row] == 0:
+            again_units[row] += recompute_units(
+                law, engine.before[place], engine.tokens[place], contexts.hittable[row], tokens, count
+            )
+
+
+@jit
+def end_step(
+    settings: Settings,
+    law: StepLaw,
+    contexts: Contexts,
+    engine: Engine,
+    served: Served,
+    again_units: Ints,
+    now_ns: int,
+) -> None:
+    """Ends the step under way: first tokens and the columns of those that finished."""
+    unit = 1 << law.fraction_bits
+    update(settings, contexts, engine, now_ns)
+    for place in range(engine.counts[SCHEDULED]):
+        row = engine.scheduled[place]
+        if engine.generated[row] > 0 and served.first_token_ns[row] == END:
+            served.first_token_ns[row] = now_ns
+            prefill_ns = now_ns - served.scheduled_ns[row]
+            served.recompute_ns[row] = min((again_units[row] + unit // 2) >> law.fraction_bits, prefill_ns)
+    for place in range(engine.counts[FINISHED]):
+        row = engine.finished[place]
+        served.finish_ns[row] = now_ns
+        served.cached_tokens[row] = engine.cached[row]
+        served.loaded_tokens[row] = engine.loaded[row]
+        served.preemptions[row] = engine.preemptions[row]
 
 
 @jit
 def simulate(
-    settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload, plan: Plan, served: Served, totals: Ints
+    settings: Settings,
+    law: StepLaw,
+    contexts: Contexts,
+    workload: Workload,
+    plan: Plan,
+    fleet: Fleet,
+    timeline: Timeline,
+    served: Served,
+    totals: Ints,
 ) -> None:
-    """Serves all rows on one engine, step by step.
+    """Serves all rows, step by step.
 
-    The clock runs in units; a timestamp is its whole nanoseconds. A step's time is shared among its requests by
-    tokens. Consecutive steps that decode one token of the same requests are shared as one.
+    Clocks run in units; a timestamp is its whole nanoseconds. At one instant steps end first, replica by replica;
+    then turns come, in the order in which they were due and of their rows; then free replicas start their next step.
+    A step's time is shared among its requests by tokens. Consecutive steps of a replica that decode one token of the
+    same requests are shared as one. ``totals`` has a row for each replica.
     """
-    engine = new_engine(settings, contexts, plan)
-    counts = engine.counts
     rows = len(contexts.prompt)
     trajectories = len(workload.start_ns)
+    engines = [new_engine(settings, contexts, plan)]
+    for _ in range(1, fleet.replicas):
+        engines.append(new_engine(settings, contexts, plan))
+    clocks = Clocks(
+        now_ns=np.zeros(fleet.replicas, np.int64),
+        fraction=np.zeros(fleet.replicas, np.int64),
+        ends_ns=np.full(fleet.replicas, END, np.int64),
+        wakes_ns=np.full(fleet.replicas, END, np.int64),
+        waits_ns=np.full(fleet.replicas, END, np.int64),
+        used=np.zeros(fleet.replicas, np.int64),
+        sharers=np.zeros((fleet.replicas, rows), np.int64),
+        sharing=np.zeros(fleet.replicas, np.int64),
+        shared_ns=np.zeros(fleet.replicas, np.int64),
+    )
+    homes = np.full(trajectories + 1, END, np.int64)
+    homes[-1] = 0
+    again_units = np.zeros(rows, np.int64)
     needs = workload.needs.copy()
     ready = np.zeros(rows, np.int64)
-    again_units = np.zeros(rows, np.int64)
-    left = np.zeros(trajectories + 1, np.int64)
+    left = np.zeros(trajectories + 2, np.int64)
     for row in range(rows):
         left[workload.trajectory[row]] += 1
     events = [(workload.start_ns[0], workload.roots[0])]
@@ -938,17 +1177,33 @@ def simulate(
     for column in served:
         column[:] = END
     served.gpu_ns[:] = 0
+    served.held_block_ns[:] = 0
+    totals[:] = 0
 
-    unit = 1 << law.fraction_bits
     now_ns = 0
-    fraction = 0  # of a nanosecond, in units
-    sharers = np.zeros(rows, np.int64)
-    sharing = 0
-    shared_ns = 0
-    steps = 0
-    busy_ns = 0
-    peak = 0
     while True:
+        next_ns = END
+        if len(events) > 0:
+            next_ns = events[0][0]
+        for replica in range(fleet.replicas):
+            ends_ns = clocks.ends_ns[replica]
+            if ends_ns == END:
+                ends_ns = clocks.wakes_ns[replica]
+            if ends_ns != END and (next_ns == END or ends_ns < next_ns):
+                next_ns = ends_ns
+        if next_ns == END:
+            if start_next(workload, needs, ready, left, events, now_ns):
+                continue
+            break
+        now_ns = next_ns
+        for replica in range(fleet.replicas):
+            if clocks.ends_ns[replica] == now_ns:
+                engine = engines[replica]
+                clocks.ends_ns[replica] = END
+                end_step(settings, law, contexts, engine, served, again_units, now_ns)
+                note_use(settings, timeline, engine, clocks, replica, now_ns)
+                for place in range(engine.counts[FINISHED]):
+                    finish(workload, needs, ready, left, events, engine.finished[place], now_ns)
         while len(events) > 0 and events[0][0] <= now_ns:
             due_ns, row = heapq.heappop(events)
             served.release_ns[row] = due_ns
@@ -956,87 +1211,27 @@ def simulate(
                 served.finish_ns[row] = due_ns
                 finish(workload, needs, ready, left, events, row, due_ns)
             else:
-                arrive(settings, contexts, engine, row, due_ns)
-        if counts[RUNNING] + counts[WAITING] == 0:
-            if len(events) > 0:
-                now_ns = events[0][0]
-                fraction = 0
-            elif not start_next(workload, needs, ready, left, events, now_ns):
-                break
-            continue
-
-        schedule(settings, contexts, engine, now_ns)
-        count = counts[SCHEDULED]
-        if count == 0:
-            if counts[PREEMPTED] > 0:
-                continue  # the only one that could run preempted itself: no time passes
-            next_ns = next_event_ns(engine)
-            if len(events) > 0 and (next_ns == END or events[0][0] < next_ns):
-                next_ns = events[0][0]
-            if next_ns == END:
-                break
-            now_ns = next_ns
-            fraction = 0
-            continue
-        units, tokens, decoding = step_units(law, contexts, engine)
-        started_ns = now_ns
-        fraction += units
-        now_ns += fraction >> law.fraction_bits
-        fraction &= unit - 1
-        duration_ns = now_ns - started_ns
-        steps += 1
-        busy_ns += duration_ns
-        peak = max(peak, settings.num_gpu_blocks - 1 - counts[FREE])
-
-        same = decoding == count and count == sharing
-        for place in range(count):
-            same = same and sharers[place] == engine.scheduled[place]
-        if not same:
-            share_out(served.gpu_ns, sharers, sharing, shared_ns)
-            sharing = 0
-            shared_ns = 0
-        if decoding == count:
-            sharing = count
-            sharers[:count] = engine.scheduled[:count]
-            shared_ns += duration_ns
-        else:
-            rest_ns = duration_ns
-            for place in range(count):
-                share_ns = duration_ns * engine.tokens[place] // tokens
-                served.gpu_ns[engine.scheduled[place]] += share_ns
-                rest_ns -= share_ns
-            served.gpu_ns[engine.scheduled[0]] += rest_ns
-
-        for place in range(count):
-            row = engine.scheduled[place]
-            if served.scheduled_ns[row] == END:
-                served.scheduled_ns[row] = started_ns
-            if engine.generated[row] == 0:
-                again_units[row] += recompute_units(
-                    law, engine.before[place], engine.tokens[place], contexts.hittable[row], tokens, count
+                replica = route(settings, contexts, fleet, engines, homes, workload.trajectory[row], row)
+                served.replica[row] = replica
+                arrive(settings, contexts, engines[replica], row, due_ns)
+        for replica in range(fleet.replicas):
+            engine = engines[replica]
+            if clocks.ends_ns[replica] == END and engine.counts[RUNNING] + engine.counts[WAITING] > 0:
+                begin_step(
+                    settings,
+                    law,
+                    contexts,
+                    timeline,
+                    engine,
+                    clocks,
+                    served,
+                    again_units,
+                    totals,
+                    replica,
+                    now_ns,
                 )
-        update(settings, contexts, engine, now_ns)
-        for place in range(count):
-            row = engine.scheduled[place]
-            if engine.generated[row] > 0 and served.first_token_ns[row] == END:
-                served.first_token_ns[row] = now_ns
-                prefill_ns = now_ns - served.scheduled_ns[row]
-                served.recompute_ns[row] = min((again_units[row] + unit // 2) >> law.fraction_bits, prefill_ns)
-        for place in range(counts[FINISHED]):
-            row = engine.finished[place]
-            served.finish_ns[row] = now_ns
-            served.cached_tokens[row] = engine.cached[row]
-            served.preemptions[row] = engine.preemptions[row]
-            served.loaded_tokens[row] = engine.loaded[row]
-            finish(workload, needs, ready, left, events, row, now_ns)
-    share_out(served.gpu_ns, sharers, sharing, shared_ns)
-    unserved = 0
-    for row in range(rows):
-        unserved += served.finish_ns[row] == END
-    totals[0] = steps
-    totals[1] = busy_ns
-    totals[2] = now_ns
-    totals[3] = counts[EVICTED]
-    totals[4] = np.sum(engine.preemptions)
-    totals[5] = peak
-    totals[6] = unserved
+    for replica in range(fleet.replicas):
+        share_out(served.gpu_ns, clocks.sharers[replica], clocks.sharing[replica], clocks.shared_ns[replica])
+        totals[replica, 2] = clocks.now_ns[replica]
+        totals[replica, 3] = engines[replica].counts[EVICTED]
+        totals[replica, 4] = np.sum(engines[replica].preemptions)

@@ -9,13 +9,34 @@ from types import ModuleType
 import numpy as np
 
 from kvsim.backends import engine_kernels
-from kvsim.backends.engine_kernels import ENGINE_TOTALS, Contexts, Plan, Served, Settings, StepLaw, Workload
+from kvsim.backends.engine_kernels import (
+    REPLICA_TOTALS,
+    ROUND_ROBIN,
+    Contexts,
+    Fleet,
+    Plan,
+    Served,
+    Settings,
+    StepLaw,
+    Timeline,
+    Workload,
+)
 from kvsim.backends.interface import Ints
 from kvsim.backends.numba_backend import compiled
 from kvsim.errors import BackendUnavailableError, UnknownNameError
 
-Serve = Callable[[Settings, StepLaw, Contexts, Workload, Plan], "tuple[Served, Ints]"]
-"""Serves a workload; returns the columns of rows and the engine's totals (:data:`ENGINE_TOTALS`)."""
+Serve = Callable[[Settings, StepLaw, Contexts, Workload, Plan, Fleet, Timeline], "tuple[Served, Ints]"]
+"""Serves a workload; returns the columns of rows and the totals of replicas, shape (replicas, REPLICA_TOTALS)."""
+
+ALONE = Fleet(replicas=1, router=ROUND_ROBIN)
+"""One engine."""
+
+
+def timeline_of(replicas: int, bin_ns: int = 0, end_ns: int = 0) -> Timeline:
+    """An empty timeline up to and including ``end_ns``; without bins where ``bin_ns`` is 0."""
+    bins = end_ns // bin_ns + 1 if bin_ns else 0
+    return Timeline(bin_ns, np.zeros((replicas, bins), np.int64), np.zeros((replicas, bins), np.int64))
+
 
 AUTOMATIC = ("native", "numba")
 
@@ -48,9 +69,15 @@ def _native() -> Serve:
         ) from error
 
     def run(
-        settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload, plan: Plan
+        settings: Settings,
+        law: StepLaw,
+        contexts: Contexts,
+        workload: Workload,
+        plan: Plan,
+        fleet: Fleet,
+        timeline: Timeline,
     ) -> tuple[Served, Ints]:
-        columns, totals = _core.simulate(settings, law, contexts, workload, plan)
+        columns, totals = _core.simulate(settings, law, contexts, workload, plan, fleet, timeline)
         return Served(*columns), np.array(totals, np.int64)
 
     return run
@@ -58,11 +85,17 @@ def _native() -> Serve:
 
 def _from_text(text: ModuleType) -> Serve:
     def run(
-        settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload, plan: Plan
+        settings: Settings,
+        law: StepLaw,
+        contexts: Contexts,
+        workload: Workload,
+        plan: Plan,
+        fleet: Fleet,
+        timeline: Timeline,
     ) -> tuple[Served, Ints]:
         rows = len(contexts.prompt)
         served = text.Served(*(np.empty(rows, np.int64) for _ in Served._fields))
-        totals = np.zeros(len(ENGINE_TOTALS), np.int64)
+        totals = np.zeros((fleet.replicas, len(REPLICA_TOTALS)), np.int64)
         groups = {"full": text.GroupLaw(*law.full), "windowed": text.GroupLaw(*law.windowed)}
         own_law = text.StepLaw(**{**law._asdict(), **groups})
         text.simulate(
@@ -71,6 +104,8 @@ def _from_text(text: ModuleType) -> Serve:
             text.Contexts(*contexts),
             text.Workload(*workload),
             text.Plan(*plan),
+            text.Fleet(*fleet),
+            text.Timeline(*timeline),
             served,
             totals,
         )

@@ -89,6 +89,7 @@ void simulations_lose_nothing(Random& random) {
       zero.data(), continues.data()};
   Workload workload{static_cast<i64>(roots.size()),
                     start.data(),
+                    1,
                     trajectory.data(),
                     zero.data(),
                     pause.data(),
@@ -98,9 +99,9 @@ void simulations_lose_nothing(Random& random) {
                     roots.data(),
                     roots_start.data(),
                     zero.data()};
-  std::vector<Column> out(9, Column(rows, 0));
-  const Served served{out[0].data(), out[1].data(), out[2].data(), out[3].data(), out[4].data(),
-                      out[5].data(), out[6].data(), out[7].data(), out[8].data()};
+  std::vector<Column> out(11, Column(rows, 0));
+  const Served served{out[0].data(), out[1].data(), out[2].data(), out[3].data(), out[4].data(), out[5].data(),
+                      out[6].data(), out[7].data(), out[8].data(), out[9].data(), out[10].data()};
   Plan plan;
   if (draw(random, 0, 2) == 0) plan.hold_ns = hold.data();
   if (draw(random, 0, 2) == 0) plan.next_use_ns = next_use.data();
@@ -109,21 +110,33 @@ void simulations_lose_nothing(Random& random) {
     plan.host_blocks = draw(random, 0, 3 * most_blocks);
     plan.load_ns = draw(random, 0, 2000);
   }
-  const EngineTotals totals = Simulation(settings, law, contexts, workload, plan, served).run();
-  CHECK_EQUAL(totals.unserved, 0);
-  CHECK_EQUAL(std::accumulate(out[5].begin(), out[5].end(), i64{0}), totals.busy_ns);
-  CHECK_EQUAL(totals.peak_blocks <= settings.num_gpu_blocks - 1, 1);
-  CHECK_EQUAL(std::accumulate(out[7].begin(), out[7].end(), i64{0}), totals.preemptions);
+  const Fleet fleet{draw(random, 1, 3), draw(random, kRoundRobin, kPrefixAware)};
+  const i64 bins = draw(random, 0, 50);  // long ones: the end of the last is beyond all time
+  Column level(fleet.replicas * bins), partial(fleet.replicas * bins);
+  const Timeline timeline{bins > 0 ? i64{1} << 40 : 0, bins, level.data(), partial.data()};
+  i64 busy_ns = 0, preemptions = 0;
+  Simulation simulation(settings, law, contexts, workload, plan, fleet, timeline, served);
+  for (const ReplicaTotals& totals : simulation.run()) {
+    busy_ns += totals.busy_ns;
+    preemptions += totals.preemptions;
+    CHECK_EQUAL(totals.peak_blocks <= settings.num_gpu_blocks - 1, 1);
+  }
+  CHECK_EQUAL(std::accumulate(out[5].begin(), out[5].end(), i64{0}), busy_ns);
+  CHECK_EQUAL(std::accumulate(out[9].begin(), out[9].end(), i64{0}), preemptions);
+  for (i64 row = 0; row < rows; ++row) CHECK_EQUAL(out[3][row] > 0, 1);
 
-  Scheduler scheduler(settings, contexts, plan);
-  for (i64 row = 0; row < rows; ++row) scheduler.arrive(row);
+  const Chains chains(contexts);
+  Scheduler scheduler(settings, contexts, chains, plan);
+  for (i64 row = 0; row < rows; ++row) scheduler.arrive(row, 0);
   i64 now_ns = 0;
   for (i64 left = rows; left > 0; now_ns += 1000) {
     scheduler.schedule(now_ns);
-    scheduler.update([](Request&) {}, [&](Request&) { --left; }, now_ns);
+    scheduler.update(now_ns, [](Request&) {}, [&](Request&) { --left; });
   }
   scheduler.schedule(kForever);  // all pauses end
-  CHECK_EQUAL(scheduler.pool().free_blocks(), settings.num_gpu_blocks - 1);
+}
+scheduler.schedule(kForever);  // all pauses end
+CHECK_EQUAL(scheduler.pool().free_blocks(), settings.num_gpu_blocks - 1);
 }
 
 }  // namespace
