@@ -109,9 +109,7 @@ def simulate(
     starts = starts_of(batch, arrivals, seed, stagger_s)
     workload = workload_of(batch, starts, (status != OK).astype(np.int64), speedup)
     plan = checked(chosen.plan(batch, pricing), batch, pricing)
-    inputs = (
-        settings_of(settled, DROP if plan.drop else LRU), step_law(pricing.law), contexts, workload, plan, fleet
-    )
+    inputs = (settings_of(settled, DROP if plan.drop else LRU), step_law(pricing.law), contexts, workload, plan, fleet)
     timeline = timeline_of(fleet.replicas)
     served, totals = run(*inputs, timeline)
     unserved = int(np.count_nonzero(served.finish_ns == END))

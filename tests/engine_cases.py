@@ -35,6 +35,7 @@ from kvsim.backends.engine_kernels import (
 )
 from kvsim.backends.serving import ALONE, timeline_of
 from kvsim.backends.workload import Starts, batch_starts, closed_starts, poisson_starts, workload_of
+from kvsim.retention.pauses import extended
 from kvsim.trajectory import Batch
 
 SETTINGS = Settings(
@@ -91,7 +92,15 @@ def simple_law(settings: Settings, *, window: int = 0) -> StepLaw:
     return StepLaw(2, step, sequences, window, full, full if window else GroupLaw(0, 0, 0 * decode))
 
 
-def case(batch: Batch, starts: Starts = LOGGED, *, window: int = 0, fleet: Fleet = ALONE, plan: Plan = NO_PLAN, **changes: int) -> Case:
+def case(
+    batch: Batch,
+    starts: Starts = LOGGED,
+    *,
+    window: int = 0,
+    fleet: Fleet = ALONE,
+    plan: Plan = NO_PLAN,
+    **changes: int,
+) -> Case:
     """A case with the settings above, but for ``changes``."""
     settings = SETTINGS._replace(**changes)
     workload = workload_of(batch, starts, np.zeros(batch.turns, np.int64))
@@ -131,6 +140,14 @@ def cases() -> dict[str, Case]:
     group = [{"prefix": 0, "kept_tokens": 33, "prompt_tokens": 70, "output_tokens": out} for out in (5, 9, 13, 30)]
     long = [{"prompt_tokens": 4 * count, "output_tokens": 6} for count in (40, 30, 20, 10)]
     ranked = [{**row, "priority": -number} for number, row in enumerate(session(talk) + session(talk, first=4) + long)]
+    thrash = sessions(8, talk)
+    goes_on = extended(thrash)
+    pinned = NO_PLAN._replace(hold_ns=np.where(goes_on, FOREVER, 0))
+    for_a_while = NO_PLAN._replace(hold_ns=np.where(goes_on, 300 * np.arange(32), 0))
+    ordered = NO_PLAN._replace(next_use_ns=np.where(goes_on, 90 * (np.arange(32) % 7), END))
+    hosted = NO_PLAN._replace(host=WRITE_THROUGH, host_blocks=60, load_ns=400)
+    weighed = pinned._replace(host=SWAP, host_blocks=60, load_ns=400)
+    costs = {"pause_us": np.arange(32) % 5, "recompute_us": np.arange(32) % 4, "swap_us": np.arange(32) % 3}
     instant = [{"prompt_tokens": 9, "output_tokens": 3, "arrival_ns": 7000} for _ in range(3)]
     return {
         "one turn": case(turns([{"prompt_tokens": 10, "output_tokens": 300}])),
@@ -138,6 +155,18 @@ def cases() -> dict[str, Case]:
         "a session": case(turns(session(talk))),
         "no pressure": case(sessions(3, talk)),
         "thrash": case(sessions(8, talk), num_gpu_blocks=40),
+        "pinned": case(thrash, num_gpu_blocks=40, plan=pinned),
+        "pinned on replicas": case(thrash, num_gpu_blocks=40, plan=pinned, fleet=Fleet(2, ROUND_ROBIN)),
+        "held for a while": case(thrash, num_gpu_blocks=40, plan=for_a_while),
+        "held at priority": case(
+            turns(ranked), priority=1, num_gpu_blocks=45, plan=NO_PLAN._replace(hold_ns=np.arange(12) * 2000)
+        ),
+        "ordered": case(thrash, num_gpu_blocks=40, plan=ordered),
+        "ordered forks": case(turns(forks), num_gpu_blocks=26, plan=NO_PLAN._replace(next_use_ns=np.arange(5) * 100)),
+        "host tier": case(thrash, num_gpu_blocks=40, plan=hosted),
+        "host tier, stored on eviction": case(thrash, num_gpu_blocks=40, plan=hosted._replace(host=ON_EVICTION)),
+        "host tier on replicas": case(thrash, num_gpu_blocks=40, plan=hosted, fleet=Fleet(3, LEAST_LOADED)),
+        "least waste": case(thrash, num_gpu_blocks=40, plan=weighed._replace(**costs)),
         "closed loop": case(sessions(8, talk), closed_starts(8, 3), num_gpu_blocks=60),
         "poisson": case(sessions(8, talk), poisson_starts(8, 1e5, 3)),
         "batch by batch": case(sessions(8, talk), batch_starts(8, 3), num_gpu_blocks=60),

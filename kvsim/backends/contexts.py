@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kvsim.law import AttentionTable, Law
     from kvsim.trajectory import Batch
 
+
 def settings_of(engine: Engine, retention: int = LRU) -> Settings:
     """What the scheduler obeys. The watermark is vLLM's: a share of all blocks, rounded down."""
     return Settings(

@@ -32,16 +32,19 @@ def checked(plan: Plan, batch: Batch, pricing: Pricing) -> Plan:
     """
     if not isinstance(plan, Plan):
         raise _refused(f"the policy made {plan!r}", "Return a kvsim.retention.Plan")
-    columns = {name: _column(name, getattr(plan, name), batch.turns) for name in _BOUNDS}
-    decides = [len(columns[name]) for name in ("pause_us", "recompute_us", "swap_us")]
-    if any(decides) and not (all(decides) and len(columns["hold_ns"])) and batch.turns:
+    plan = Plan._make(
+        _column(name, given, batch.turns) if name in _BOUNDS else given
+        for name, given in zip(Plan._fields, plan, strict=True)
+    )
+    decides = [len(column) for column in (plan.pause_us, plan.recompute_us, plan.swap_us)]
+    if any(decides) and not (all(decides) and len(plan.hold_ns)):
         raise _refused("least waste lacks a column", "Give hold_ns, pause_us, recompute_us and swap_us together")
     if not NO_HOST <= plan.host <= SWAP or plan.host_blocks < 0 or not 0 <= plan.load_ns <= 10**12:
         raise _refused(f"no host tier {plan.host, plan.host_blocks, plan.load_ns}", "Use the constants of Plan")
-    used = any(len(column) for column in columns.values()) or plan.host != NO_HOST
+    used = len(plan.hold_ns) or len(plan.next_use_ns) or plan.host != NO_HOST
     if used and not pricing.engine.enable_prefix_caching:
         raise _refused("without prefix caching no later turn finds what is kept", "Enable it, or use lru")
-    return plan._replace(**columns)
+    return plan
 
 
 def _column(name: str, given: object, rows: int) -> Ints:

@@ -19,9 +19,9 @@ Floats = npt.NDArray[np.float64]
 
 
 class Continuum:
-    """The time t that maximises P(pause <= t) x benefit - t, where P is that of the tool's pauses in the batch; where no tool is
-    named, of all pauses.
+    """The time t that maximises P(pause <= t) x benefit - t.
 
+    P is that of the tool's pauses in the batch, of all pauses where no tool is named.
     The benefit is the time of recomputing the context, and ``queueing_s`` for the wait that coming back to a cold
     cache costs (the paper's T x eta, which a running system learns from its queue).
     """

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvsim.backends.engine_kernels import NO_PLAN, SWAP, Plan
+from kvsim.backends.engine_kernels import SWAP, Plan
 from kvsim.retention.hold import Pin
 from kvsim.retention.pauses import context_tokens, expected_gap_ns, prefill_ns
 

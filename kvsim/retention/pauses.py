@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from kvsim._door import MAX_TOKENS
 from kvsim.backends import get
 from kvsim.backends.interface import empty_columns
 from kvsim.trajectory import Batch
@@ -78,10 +79,15 @@ def prefill_ns(tokens: Ints, pricing: Pricing) -> Ints:
     """Time of computing contexts of so many tokens alone on the engine; 0 for what it cannot hold."""
     rows = len(tokens)
     none = np.full(rows, -1, np.int64)
-    one_each = {"parent": none, "trajectory": np.arange(rows), "prompt_tokens": tokens}
     zero = np.zeros(rows, np.int64)
     batch = Batch.from_columns(
-        **one_each, kept_tokens=zero, output_tokens=np.ones(rows, np.int64), pause_ns=zero, arrival_ns=zero
+        parent=none,
+        trajectory=np.arange(rows),
+        kept_tokens=zero,
+        prompt_tokens=np.minimum(tokens, MAX_TOKENS),
+        output_tokens=np.ones(rows, np.int64),
+        pause_ns=zero,
+        arrival_ns=zero,
     )
     return _alone(batch, pricing).fresh_ns
 
