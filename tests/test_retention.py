@@ -202,28 +202,13 @@ def test_unknown_names_list_the_known_ones(name):
     assert set(NAMES) <= set(caught.value.known)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "lru:3",
-        "pin:",
-        "ttl",
-        "ttl:",
-        "ttl:soon",
-        "ttl:-1",
-        "ttl:inf",
-        "ttl:nan",
-        "offload",
-        "offload:64",
-        "offload:@25",
-        "offload:64@0",
-        "offload:x@25",
-        "offload-lazy:64@",
-        "belady:1",
-        "min-waste:64",
-        "continuum:x",
-    ],
-)
+WRONG = """
+    lru:3 pin: ttl ttl: ttl:soon ttl:-1 ttl:inf ttl:nan belady:1 continuum:x min-waste:64
+    offload offload:64 offload:@25 offload:64@0 offload:x@25 offload-lazy:64@
+"""
+
+
+@pytest.mark.parametrize("name", WRONG.split())
 def test_wrong_numbers_are_refused_with_the_form(name):
     with pytest.raises(InputError, match="Write " + name.partition(":")[0]) as caught:
         policy(name)

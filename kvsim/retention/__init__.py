@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kvsim.pricing import Pricing
     from kvsim.trajectory import Batch
 
-__all__ = ["NAMES", "Plan", "Policy", "policy"]
+__all__ = ["NAMES", "NO_PLAN", "Plan", "Policy", "policy"]
 
 
 @runtime_checkable
