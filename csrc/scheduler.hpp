@@ -241,11 +241,7 @@ class Scheduler {
     for (std::size_t place = 0; place < running_.size() && budget > 0; ++place) {
       const i32 seat = running_[place];
       Request& request = seats_[seat];
-      if (request.ready_ns > now_ns_) {
-        ++loading_;
-        continue;
-      }
-      request.ready_ns = -1;
+      if (host_ != nullptr && still_loads(request)) continue;
       const i64 count = min_of(min_of(request.tokens() - request.computed, longest), budget);
       while (!fits(request, request.computed + count)) {
         if (!pauses_.empty()) {
@@ -317,6 +313,16 @@ class Scheduler {
     request.held_block_ns -= stored * (now_ns_ - request.release_ns);
     link_free_ns_ = max_of(link_free_ns_, now_ns_) + stored * plan_.load_ns;
     request.ready_ns = link_free_ns_;
+  }
+
+  bool still_loads(Request& request) {
+    const bool loads = request.ready_ns > now_ns_;
+    if (loads) {
+      ++loading_;
+    } else {
+      request.ready_ns = -1;
+    }
+    return loads;
   }
 
   // How many blocks behind the first `found` the host tier can load.
