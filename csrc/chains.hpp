@@ -25,54 +25,51 @@ struct Contexts {
   const i64* own_from = nullptr;
   const i64* prefix_key = nullptr;
   const i64* hittable = nullptr;
+  const i64* continues = nullptr;
 };
 
 struct ChainShape {
-  i32 above;  // the chain it branches off, -1 none
-  i32 start;  // index of its first block in the context
+  i32 above;             // the chain it branches off, -1 none
+  i32 start;             // index of its first block in the context
+  i32 shared_until = 0;  // of its blocks those before have a chain that branches off at or behind them
 };
 
 struct Chains {
   std::vector<ChainShape> shapes;
   std::vector<i32> of_row;
 
-  Chains(const Contexts& contexts, i64 block_size);
+  explicit Chains(const Contexts& contexts);
 
  private:
   i32 add(i32 above, i64 start) {
+    if (above >= 0) {
+      i32& shared_until = shapes[above].shared_until;
+      if (start > shared_until) shared_until = static_cast<i32>(start);
+    }
     shapes.push_back({above, static_cast<i32>(start)});
     return static_cast<i32>(shapes.size() - 1);
   }
 };
 
-inline Chains::Chains(const Contexts& contexts, i64 block_size) : of_row(contexts.rows, -1) {
-  std::vector<i64> last_row;  // by chain: the row that extends it furthest
+inline Chains::Chains(const Contexts& contexts) : of_row(contexts.rows, -1) {
   std::unordered_map<i64, i32> prefixes;
   std::vector<i64> pending;
   const auto place = [&](i64 row) {
     const i64 shared = contexts.own_from[row];
     const i64 parent = contexts.above[row];
+    if (contexts.continues[row]) {
+      of_row[row] = of_row[parent];
+      return;
+    }
     i32 chain = -1;  // that of the last shared block
     if (shared > 0 && parent >= 0) {
       chain = of_row[parent];
       while (shapes[chain].start >= shared) chain = shapes[chain].above;
-      const i64 parent_blocks = (contexts.prompt[parent] + contexts.output[parent]) / block_size;
-      if (chain == of_row[parent] && last_row[chain] == parent && shared >= parent_blocks) {
-        last_row[chain] = row;
-        of_row[row] = chain;
-        return;
-      }
     } else if (shared > 0) {
       const auto known = prefixes.find(contexts.prefix_key[row]);
-      if (known != prefixes.end()) {
-        chain = known->second;
-      } else {
-        chain = prefixes[contexts.prefix_key[row]] = add(-1, 0);
-        last_row.push_back(-1);
-      }
+      chain = known != prefixes.end() ? known->second : prefixes[contexts.prefix_key[row]] = add(-1, 0);
     }
     of_row[row] = add(chain, shared);
-    last_row.push_back(row);
   };
   for (i64 first = 0; first < contexts.rows; ++first) {
     for (i64 row = first; row >= 0 && of_row[row] < 0; row = contexts.above[row]) pending.push_back(row);

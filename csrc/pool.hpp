@@ -8,11 +8,16 @@
 //    all before it and frees them later. Blocks with a key that another got before are shadow runs. They are held by
 //    the request that computed them, until they are idle, evicted, or promoted when the primary block is evicted.
 //  - Who holds what: a request holds the primary blocks up to its depth, except where it owns shadows.
+//
+// An ordered pool evicts idle blocks by the instant of their next use, the last first, and those that several contexts
+// share after all others; shadows are freed when they are idle. See keep_in_order in engine_kernels.py.
 #pragma once
 
+#include <map>
 #include <vector>
 
 #include "chains.hpp"
+#include "host_tier.hpp"
 
 namespace kvsim {
 
@@ -31,9 +36,12 @@ struct Holding {
 
 class Pool {
  public:
-  Pool(const Chains& chains, i64 usable_blocks, i64 retention)
+  // What is evicted goes to `host`, if there is one.
+  Pool(const Chains& chains, i64 usable_blocks, i64 retention, bool ordered = false, HostTier* host = nullptr)
       : shapes_(chains.shapes.data()),
         retention_(retention),
+        ordered_(ordered),
+        host_(host),
         plain_free_(usable_blocks),
         free_(usable_blocks),
         states_(chains.shapes.size()) {
@@ -122,8 +130,17 @@ class Pool {
     holding.keyed = static_cast<i32>(full);
   }
 
-  // Gives everything back, the last block first.
-  void release(Holding& holding) {
+  // Moves what one request holds to another that holds nothing.
+  void hand_over(Holding& from, Holding& to) {
+    to = from;
+    for (i32 s = to.shadows; s != kNone; s = runs_[s].next_owned) runs_[s].owner = &to;
+    from.keyed = from.plain = 0;
+    from.shadows = kNone;
+  }
+
+  // Gives everything back, the last block first, expecting it to be used again at `next_use`.
+  void release(Holding& holding, i64 next_use = 0) {
+    next_use_ = next_use;
     plain_free_ += holding.plain;
     free_ += holding.plain;
     i32 end = holding.keyed;
@@ -141,7 +158,7 @@ class Pool {
           end = runs_[own].lo;
           disown(holding, own);
           runs_[own].holders = 0;
-          retire(own);
+          ordered_ ? free_twin(own) : retire(own);
         } else {
           release_primary(chain, lo, end);
           end = lo;
@@ -161,6 +178,7 @@ class Pool {
     Holding* owner = nullptr;            // who computed a shadow and still holds it
     i32 next_owned = kNone;
     bool shadow = false;
+    i64 next_use = 0;  // of an idle run in an ordered pool
   };
   struct ChainState {
     i32 end = 0;                                    // known blocks: [start, end)
@@ -180,6 +198,33 @@ class Pool {
   void unlink(i32 r) {
     runs_[runs_[r].earlier].later = runs_[r].later;
     runs_[runs_[r].later].earlier = runs_[r].earlier;
+    if (ordered_) leave_rank(r);
+  }
+
+  // Runs with the same next use are neighbours in an ordered queue; last_of_ has the last of them.
+  void leave_rank(i32 r) {
+    const auto rank = last_of_.find(runs_[r].next_use);
+    if (rank->second != r) return;
+    const i32 before = runs_[r].earlier;
+    if (before != 0 && runs_[before].next_use == rank->first) {
+      rank->second = before;
+    } else {
+      last_of_.erase(rank);
+    }
+  }
+
+  // Behind those that are used again later or at the same instant.
+  void link_ordered(i32 r) {
+    Run& run = runs_[r];
+    run.next_use = next_use_;
+    if (run.lo < shapes_[run.chain].shared_until) {
+      run.next_use = kShared;
+    } else if (run.above != kNone && runs_[run.above].holders == 0) {
+      run.next_use = min_of(next_use_, runs_[run.above].next_use);
+    }
+    const auto rank = last_of_.lower_bound(run.next_use);
+    link_before(r, rank == last_of_.end() ? runs_[0].later : runs_[rank->second].later);
+    last_of_[run.next_use] = r;
   }
 
   void take(i64 count) {
@@ -191,6 +236,7 @@ class Pool {
       const i32 taken = static_cast<i32>(min_of(count, runs_[r].hi - runs_[r].lo));
       count -= taken;
       evicted_ += taken;
+      if (host_ != nullptr) host_->store(runs_[r].chain, runs_[r].hi - taken, runs_[r].hi);
       forget(r, taken);
     }
   }
@@ -199,14 +245,41 @@ class Pool {
   void retire(i32 r) {
     const i32 blocks = runs_[r].hi - runs_[r].lo;
     free_ += blocks;
-    link_before(r, 0);
+    ordered_ ? link_ordered(r) : link_before(r, 0);
     if (retention_ == kDrop) {
       plain_free_ += blocks;
       forget(r, blocks);
       return;
     }
+    join_idle(r);
+  }
+
+  // An idle run and the one above it are one if they are evicted one after the other.
+  void join_idle(i32 r) {
     const i32 before = runs_[r].earlier;
-    if (!runs_[r].shadow && before == runs_[r].above && before != kNone && before != 0) merge_idle(r, before);
+    if (runs_[r].shadow || before != runs_[r].above || before == kNone || before == 0) return;
+    if (runs_[before].next_use == runs_[r].next_use) merge_idle(r, before);
+  }
+
+  // A shadow that nobody holds is free at once; the primary blocks take its place in the order.
+  void free_twin(i32 shadow) {
+    const i32 chain = runs_[shadow].chain, lo = runs_[shadow].lo, hi = runs_[shadow].hi;
+    plain_free_ += hi - lo;
+    free_ += hi - lo;
+    drop_shadow(shadow);
+    i32 r = states_[chain].last;
+    while (r != kNone && runs_[r].lo >= hi) r = runs_[r].below;
+    while (r != kNone && runs_[r].hi > lo) {
+      if (runs_[r].holders == 0) {
+        if (runs_[r].hi > hi) r = split(r, hi);
+        if (runs_[r].lo < lo) split(r, lo);
+        unlink(r);
+        link_ordered(r);
+      }
+      const i32 below = runs_[r].below;
+      if (runs_[r].holders == 0) join_idle(r);
+      r = below;
+    }
   }
 
   // The last `count` blocks of an idle run lose their keys.
@@ -273,7 +346,11 @@ class Pool {
     runs_[lower].holders = runs_[r].holders;
     runs_[r].lo = at;
     link_primary(lower, runs_[r].below, r);
-    if (runs_[r].holders == 0) link_before(lower, runs_[r].later);
+    if (runs_[r].holders == 0) {
+      link_before(lower, runs_[r].later);
+      runs_[lower].next_use = runs_[r].next_use;
+      if (ordered_ && last_of_[runs_[r].next_use] == r) last_of_[runs_[r].next_use] = lower;
+    }
     return lower;
   }
 
@@ -296,8 +373,10 @@ class Pool {
     while (end > lo) {
       while (runs_[r].lo >= end) r = runs_[r].below;
       if (runs_[r].hi > end) r = split(r, end);
-      if (runs_[r].lo < lo) {
-        split(r, lo);
+      if (runs_[r].lo < lo) split(r, lo);
+      if (ordered_) {
+        const i32 shared_until = shapes_[chain].shared_until;
+        if (runs_[r].lo < shared_until && shared_until < runs_[r].hi) split(r, shared_until);
       }
       end = runs_[r].lo;
       const i32 below = runs_[r].below;
@@ -413,8 +492,14 @@ class Pool {
     promote_from(next, chain, to, hi);
   }
 
+  static constexpr i64 kShared = -1;
+
   const ChainShape* shapes_;
   i64 retention_;
+  bool ordered_;
+  HostTier* host_;
+  i64 next_use_ = 0;            // of the blocks being given back
+  std::map<i64, i32> last_of_;  // by next use
   i64 plain_free_;
   i64 free_;
   i64 evicted_ = 0;

@@ -23,6 +23,7 @@ struct Served {
   i64* gpu_ns = nullptr;
   i64* held_block_ns = nullptr;
   i64* cached_tokens = nullptr;
+  i64* loaded_tokens = nullptr;
   i64* preemptions = nullptr;
   i64* replica = nullptr;
 };
@@ -66,19 +67,21 @@ class Clock {
 class Replica {
  public:
   Replica(i64 number, const Settings& settings, const StepLaw& law, const Contexts& contexts, const Chains& chains,
-          const Served& served, const Timeline& timeline)
+          const Plan& plan, const Served& served, const Timeline& timeline)
       : number_(number),
         usable_blocks_(settings.num_gpu_blocks - 1),
         async_(settings.async_scheduling != 0),
         law_(law),
         served_(served),
         timeline_(timeline),
-        scheduler_(settings, contexts, chains),
+        scheduler_(settings, contexts, chains, plan),
         clock_(law.fraction_bits) {}
 
   static constexpr i64 kNever = INT64_MAX;
   // When the planned steps end; never, if none is under way.
   i64 ends_ns() const { return ends_ns_; }
+  // When the next step may start that could not yet: blocks are being loaded. Never, if none is awaited.
+  i64 wakes_ns() const { return wakes_ns_; }
   bool free() const { return ends_ns_ == kNever; }
   const Scheduler& scheduler() const { return scheduler_; }
 
@@ -97,6 +100,7 @@ class Replica {
         schedule(now_ns);
       } while (scheduler_.work().empty() && !scheduler_.preempted().empty());
     }
+    wakes_ns_ = kNever;
     if (scheduler_.steps_in_flight() > 0) {
       clock_.wait(now_ns);
       price();
@@ -104,6 +108,9 @@ class Replica {
       if (async_) schedule(now_ns);
       plan(decoding() ? stretch_.within_horizon(min_of(scheduler_.steady_steps(), room_in_window_)) : 1);
     }
+    const i64 event_ns = scheduler_.next_event_ns();
+    if (event_ns >= 0 && steps_ == 0) wakes_ns_ = event_ns;
+    if (event_ns >= 0 && steps_ > 1) plan(steps_until(event_ns));
     timeline_.note(now_ns, free_blocks - scheduler_.pool().free_blocks());
   }
 
@@ -277,6 +284,7 @@ class Replica {
     served_.gpu_ns[row] += request.gpu_ns;
     served_.held_block_ns[row] = request.held_block_ns;
     served_.cached_tokens[row] = request.cached;
+    served_.loaded_tokens[row] = request.loaded;
     served_.preemptions[row] = request.preemptions;
   }
 
@@ -289,6 +297,7 @@ class Replica {
   Scheduler scheduler_;
   Clock clock_;  // stands at the start of the step under way
   i64 ends_ns_ = kNever;
+  i64 wakes_ns_ = kNever;
   i64 steps_ = 0;  // planned, the scheduled one among them
   DecodeStretch stretch_;
   i64 tokens_ = 0;

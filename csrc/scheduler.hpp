@@ -7,8 +7,12 @@
 #include <algorithm>
 #include <array>
 #include <deque>
+#include <map>
+#include <memory>
+#include <unordered_map>
 #include <vector>
 
+#include "plan.hpp"
 #include "pool.hpp"
 
 namespace kvsim {
@@ -40,8 +44,10 @@ struct Request {
   i64 row = 0;
   // The rest.
   i64 priority = 0;
-  i64 arrival = 0;  // running number
-  i64 cached = -1;  // tokens hit at the first admission
+  i64 arrival = 0;    // running number
+  i64 cached = -1;    // tokens hit at the first admission
+  i64 loaded = 0;     // of these, tokens from the host tier
+  i64 ready_ns = -1;  // when its blocks are loaded, -1: nothing is
   i64 preemptions = 0;
   i64 release_ns = 0;
   i64 scheduled_ns = -1;
@@ -66,18 +72,21 @@ struct Work {
 
 class Scheduler {
  public:
-  Scheduler(const Settings& settings, const Contexts& contexts, const Chains& chains)
+  Scheduler(const Settings& settings, const Contexts& contexts, const Chains& chains, const Plan& plan)
       : settings_(settings),
         contexts_(contexts),
+        plan_(plan),
         chains_(chains),
-        pool_(chains, settings.num_gpu_blocks - 1, settings.retention),
+        host_(plan.host == kNoHost ? nullptr : new HostTier(chains, plan.host_blocks)),
+        pool_(chains, settings.num_gpu_blocks - 1, settings.retention, plan.next_use_ns != nullptr,
+              plan.host == kOnEviction ? host_.get() : nullptr),
         seats_(settings.max_num_seqs) {
     for (i64 seat = settings.max_num_seqs - 1; seat >= 0; --seat) empty_seats_.push_back(static_cast<i32>(seat));
   }
   Scheduler(const Scheduler&) = delete;  // the pool points to seats
   Scheduler& operator=(const Scheduler&) = delete;
 
-  // A request joins the waiting queue.
+  // A request joins the waiting queue. What the turn above still holds then stays held until it is admitted.
   void arrive(i64 row, i64 now_ns) {
     Request request;
     request.row = row;
@@ -90,6 +99,7 @@ class Scheduler {
     request.holding.chain = chains_.of_row[row];
     prompt_blocks_ += blocks_for(request.prompt);
     enqueue(request, false);
+    if (!pauses_.empty()) hold_on(contexts_.above[row], now_ns);
   }
 
   // Decides what the next step computes: work(), preempted(). At most one step may be in flight.
@@ -99,6 +109,8 @@ class Scheduler {
     work_->clear();
     preempted_.clear();
     admitted_ = 0;
+    loading_ = 0;
+    while (!pauses_.empty() && pauses_.begin()->first.until_ns <= now_ns) let_go_first();
     i64 budget = settings_.max_num_batched_tokens;
     const bool alone = running_.size() + waiting_.size() <= 1;
     const i64 longest = settings_.long_prefill_token_threshold > 0 && !alone  // vLLM lets a lone request have it all
@@ -133,7 +145,7 @@ class Scheduler {
       if (async) give_keys(request, computed);
       if (request.generated < request.output) continue;
       prompt_blocks_ -= blocks_for(request.prompt);
-      release(request);
+      pause(request);
       on_finish(request);
       any = true;
     }
@@ -141,10 +153,11 @@ class Scheduler {
   }
 
   // How many steps from the oldest in flight on, itself included, are sure to run the same requests, one token each,
-  // and so are those scheduled until the last of them ends. Arrivals, which may end this, are the caller's to watch
-  // where admits_arrivals().
+  // and so are those scheduled until the last of them ends. What may end this, arrivals where admits_arrivals() and
+  // next_event_ns(), is the caller's to watch.
   i64 steady_steps() const {
-    if (!preempted_.empty() || work_->size() != running_.size() || admitted_ > 0 || head_may_gain_hits()) return 1;
+    if (!preempted_.empty() || work_->size() + loading_ != running_.size() || admitted_ > 0) return 1;
+    if (head_may_gain_hits() || head_may_load_less()) return 1;
     const std::vector<Work>& oldest = steps_[oldest_];
     if (in_flight_ == 2 && !same_seats(oldest, *work_)) return 1;
     i64 steps = INT64_MAX;
@@ -179,6 +192,17 @@ class Scheduler {
     }
     if (in_flight_ < 2) return;
     for (Work& work : steps_[oldest_]) work.before += more;
+  }
+
+  // When blocks are loaded or held no longer, as of the last schedule(); -1: nothing is to come by itself.
+  i64 next_event_ns() const {
+    i64 next_ns = pauses_.empty() ? kForever : min_of(pauses_.begin()->first.until_ns, kForever);
+    if (host_ != nullptr) {
+      for (const i32 seat : running_) {
+        if (seats_[seat].ready_ns >= 0) next_ns = min_of(next_ns, seats_[seat].ready_ns);
+      }
+    }
+    return next_ns == kForever ? -1 : next_ns;
   }
 
   // Whether an arrival could run in the next step.
@@ -223,12 +247,11 @@ class Scheduler {
   }
 
   // Counts so many blocks as the request's from now on.
-  void note_blocks(Request& request, i64 blocks) { request.held_block_ns -= blocks * (now_ns_ - request.release_ns); }
-
-  void release(Request& request) {
-    note_blocks(request, -request.holding.blocks());
-    pool_.release(request.holding);
+  void note_blocks(Request& request, i64 blocks) const {
+    request.held_block_ns -= blocks * (now_ns_ - request.release_ns);
   }
+  // What the request holds it holds until now.
+  void note_held(Request& request) const { note_blocks(request, -request.holding.blocks()); }
 
   static bool same_seats(const std::vector<Work>& some, const std::vector<Work>& others) {
     return std::equal(some.begin(), some.end(), others.begin(), others.end(),
@@ -239,6 +262,7 @@ class Scheduler {
     for (std::size_t place = 0; place < running_.size() && budget > 0; ++place) {
       const i32 seat = running_[place];
       Request& request = seats_[seat];
+      if (host_ != nullptr && still_loads(request)) continue;
       const i64 known = request.tokens();
       i64 missing = known - request.computed;
       if (missing == 0) {  // the step in flight brings a token
@@ -250,6 +274,10 @@ class Scheduler {
       if (slots > request.holding.blocks() * settings_.block_size) {
         const i64 blocks = blocks_for(slots);
         while (blocks - request.holding.blocks() > pool_.free_blocks()) {
+          if (!pauses_.empty()) {
+            let_go_first();
+            continue;
+          }
           const std::size_t victim = preemption_victim();
           const bool self = victim == place;
           budget += unschedule(running_[victim]);
@@ -272,17 +300,21 @@ class Scheduler {
       const Request& head = waiting_.front();
       const i64 total = head.tokens();
       const i64 found = pool_.hits(head.holding.chain, (total - 1) / settings_.block_size);
-      const i64 cached = found * settings_.block_size;
-      i64 count = min_of(total - cached, longest);
+      const i64 stored = stored_hits(head, found);
+      const i64 cached = (found + stored) * settings_.block_size;
+      i64 count = stored == 0 ? min_of(total - cached, longest) : 0;  // loading comes first
       if (count > budget && !settings_.enable_chunked_prefill) return;
       count = min_of(count, budget);
       const i64 slots = cached + count;
       // Idle hits are counted as needed, since taking them shortens the free queue.
       i64 needed = blocks_for(settings_.scheduler_reserve_full_isl ? total : slots) - found;
       if (!running_.empty()) needed += settings_.watermark_blocks;
-      if (needed > pool_.free_blocks()) return;  // spares the count of idle hits
-      needed += pool_.idle_hits(head.holding.chain, found);
-      if (needed > pool_.free_blocks()) return;
+      // The first comparison spares the count of idle hits.
+      if (needed > pool_.free_blocks() || needed + pool_.idle_hits(head.holding.chain, found) > pool_.free_blocks()) {
+        if (!running_.empty() || pauses_.empty()) return;
+        let_go_first();
+        continue;
+      }
 
       const i32 seat = empty_seats_.back();
       empty_seats_.pop_back();
@@ -291,13 +323,45 @@ class Scheduler {
       running_.push_back(seat);
       ++admitted_;
       pool_.touch(request.holding, found);
+      if (!pauses_.empty()) let_go(contexts_.above[request.row]);
+      if (request.cached < 0) {
+        request.cached = cached;
+        request.loaded = stored * settings_.block_size;
+      }
       request.computed = slots;
-      if (request.cached < 0) request.cached = cached;
       note_blocks(request, blocks_for(slots));
+      if (stored > 0) {
+        load(request, found, stored);
+        continue;
+      }
       grow(request, slots);
       work_->emplace_back(seat, cached, count);
       budget -= count;
     }
+  }
+
+  // The link brings the request's blocks when it has brought all that were asked for before.
+  void load(Request& request, i64 found, i64 stored) {
+    host_->store_context(request.holding.chain, found, found + stored);
+    pool_.allocate(request.holding, found + stored);
+    link_free_ns_ = max_of(link_free_ns_, now_ns_) + stored * plan_.load_ns;
+    request.ready_ns = link_free_ns_;
+  }
+
+  bool still_loads(Request& request) {
+    const bool loads = request.ready_ns > now_ns_;
+    if (loads) {
+      ++loading_;
+    } else {
+      request.ready_ns = -1;
+    }
+    return loads;
+  }
+
+  // How many blocks behind the first `found` the host tier can load.
+  i64 stored_hits(const Request& request, i64 found) const {
+    if (host_ == nullptr) return 0;
+    return host_->hits(request.holding.chain, found, (request.tokens() - 1) / settings_.block_size);
   }
 
   std::size_t preemption_victim() const {
@@ -313,12 +377,96 @@ class Scheduler {
     const i32 seat = running_[victim];
     Request& request = seats_[seat];
     running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(victim));
-    release(request);
+    if (plan_.host == kWriteThrough) host_->store_context(request.holding.chain, 0, request.holding.keyed);
+    note_held(request);
+    pool_.release(request.holding);
+    request.ready_ns = -1;
     request.computed = 0;
     request.preemptions += 1;
     preempted_.push_back(request.row);
     enqueue(request, true);
     empty_seats_.push_back(seat);
+  }
+
+  // ---- Pauses ----
+
+  // What a finished turn holds for the next one, by the time of the end and by number.
+  struct PauseEnd {
+    i64 until_ns;
+    i64 number;
+    bool operator<(const PauseEnd& other) const {
+      return until_ns != other.until_ns ? until_ns < other.until_ns : number < other.number;
+    }
+  };
+  struct Pause {
+    i64 row;
+    i64 next_use;
+    Holding holding;  // stays where it is: the pool points to it
+  };
+  using Pauses = std::map<PauseEnd, Pause>;
+
+  enum class Least { kPreserve, kSwap, kDiscard };
+
+  // See wastes_least in engine_kernels.py.
+  Least wastes_least(const Request& request) const {
+    const i64 own = request.holding.blocks();
+    i64 running = own;
+    for (const i32 seat : running_) {
+      if (seats_[seat].generated < seats_[seat].output) running += seats_[seat].holding.blocks();
+    }
+    const bool swaps = plan_.host == kSwap;
+    const i64 preserve = plan_.pause_us[request.row] * own;
+    const i64 discard = plan_.recompute_us[request.row] * running;
+    const i64 swap = 2 * plan_.swap_us[request.row] * running;
+    if (preserve <= discard && (preserve <= swap || !swaps)) return Least::kPreserve;
+    return swaps && swap <= discard ? Least::kSwap : Least::kDiscard;
+  }
+
+  // A finished turn's blocks are held on or given back, and stored in the host tier, as the plan says.
+  void pause(Request& request) {
+    const i64 row = request.row;
+    note_held(request);
+    i64 next_use = 0;
+    if (plan_.next_use_ns != nullptr) {
+      next_use = plan_.next_use_ns[row] < 0 ? kForever : now_ns_ + plan_.next_use_ns[row];
+    }
+    i64 hold_ns = plan_.hold_ns == nullptr ? 0 : plan_.hold_ns[row];
+    bool swap = plan_.host == kWriteThrough;
+    if (hold_ns > 0 && plan_.pause_us != nullptr) {
+      const Least least = wastes_least(request);
+      swap = least == Least::kSwap;
+      if (least != Least::kPreserve) hold_ns = 0;
+    }
+    if (swap) host_->store_context(request.holding.chain, 0, request.holding.keyed);
+    if (hold_ns == 0) {
+      pool_.release(request.holding, next_use);
+      return;
+    }
+    const PauseEnd end{min_of(now_ns_ + hold_ns, kForever), paused_++};
+    const auto place = pauses_.emplace(end, Pause{row, next_use, {}}).first;
+    pool_.hand_over(request.holding, place->second.holding);
+    pause_of_[row] = place;
+  }
+
+  void hold_on(i64 row, i64 now_ns) {
+    const auto known = pause_of_.find(row);
+    if (known == pause_of_.end() || known->second->first.until_ns < now_ns) return;
+    auto node = pauses_.extract(known->second);
+    node.key().until_ns = kAwaited;
+    known->second = pauses_.insert(std::move(node)).position;
+  }
+
+  void let_go(i64 row) {
+    const auto known = pause_of_.find(row);
+    if (known != pause_of_.end()) let_go(known->second);
+  }
+
+  void let_go_first() { let_go(pauses_.begin()); }
+
+  void let_go(Pauses::iterator place) {
+    pool_.release(place->second.holding, place->second.next_use);
+    pause_of_.erase(place->second.row);
+    pauses_.erase(place);
   }
 
   // Takes a victim out of the step under way; returns its tokens to the budget.
@@ -385,8 +533,8 @@ class Scheduler {
   // New blocks that `more` steps beyond the scheduled one take.
   i64 blocks_for_more(i64 more) const {
     i64 blocks = 0;
-    for (const i32 seat : running_) {
-      const Request& request = seats_[seat];
+    for (const Work& work : *work_) {
+      const Request& request = seats_[work.seat];
       blocks += max_of(blocks_for(request.computed + more) - request.holding.blocks(), 0);
     }
     return blocks;
@@ -404,9 +552,17 @@ class Scheduler {
     return false;
   }
 
+  // Whether the head, refused now, could ask for fewer blocks while others decode: if what the host tier has of its
+  // prompt is pushed out by what they evict.
+  bool head_may_load_less() const {
+    return plan_.host == kOnEviction && !settings_.scheduler_reserve_full_isl && !waiting_.empty();
+  }
+
   Settings settings_;
   Contexts contexts_;
+  Plan plan_;
   const Chains& chains_;
+  std::unique_ptr<HostTier> host_;
   Pool pool_;
   std::vector<Request> seats_;  // of the running; never resized, since the pool points into them
   std::vector<i32> empty_seats_;
@@ -417,6 +573,11 @@ class Scheduler {
   i64 in_flight_ = 0;
   std::vector<Work>* work_ = &steps_[0];  // the step scheduled last
   std::vector<i64> preempted_;
+  Pauses pauses_;
+  std::unordered_map<i64, Pauses::iterator> pause_of_;  // by row
+  i64 link_free_ns_ = 0;
+  std::size_t loading_ = 0;
+  i64 paused_ = 0;
   i64 admitted_ = 0;
   i64 arrived_ = 0;
   i64 prompt_blocks_ = 0;

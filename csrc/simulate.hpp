@@ -22,15 +22,15 @@ class Simulation {
  public:
   // `timeline` is that of the first replica; those of the others follow it.
   Simulation(const Settings& settings, const StepLaw& law, const Contexts& contexts, const Workload& workload,
-             const Fleet& fleet, const Timeline& timeline, const Served& served)
+             const Plan& plan, const Fleet& fleet, const Timeline& timeline, const Served& served)
       : workload_(workload),
         served_(served),
-        chains_(contexts, settings.block_size),
+        chains_(contexts),
         arrivals_(workload, contexts.rows),
         router_(fleet.router, workload.trajectories) {
     Timeline own = timeline;
     for (i64 number = 0; number < fleet.replicas; ++number) {
-      replicas_.emplace_back(number, settings, law, contexts, chains_, served, own);
+      replicas_.emplace_back(number, settings, law, contexts, chains_, plan, served, own);
       own.level += own.bins;
       own.partial += own.bins;
     }
@@ -60,7 +60,7 @@ class Simulation {
  private:
   i64 next_instant() const {
     i64 next_ns = arrivals_.empty() ? Replica::kNever : arrivals_.next_ns();
-    for (const Replica& replica : replicas_) next_ns = min_of(next_ns, replica.ends_ns());
+    for (const Replica& replica : replicas_) next_ns = min_of(next_ns, min_of(replica.ends_ns(), replica.wakes_ns()));
     return next_ns;
   }
 

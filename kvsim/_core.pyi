@@ -7,5 +7,5 @@ Scheduler: Any
 
 def estimate(rates: Any, step: Any, turns: Any, columns: Any | None) -> tuple[Any, Any]: ...
 def simulate(
-    settings: Any, law: Any, contexts: Any, workload: Any, fleet: Any, timeline: Any
+    settings: Any, law: Any, contexts: Any, workload: Any, plan: Any, fleet: Any, timeline: Any
 ) -> tuple[tuple[Any, ...], list[tuple[int, ...]]]: ...

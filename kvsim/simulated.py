@@ -148,8 +148,13 @@ class Simulation:
 
     @property
     def cached_tokens(self) -> Ints:
-        """Prompt tokens found in the cache at each turn's first admission."""
+        """Prompt tokens found in the cache, host tier included, at each turn's first admission."""
         return self._sum_tokens(self.served.cached_tokens)
+
+    @property
+    def loaded_tokens(self) -> Ints:
+        """Of the cached tokens those that were loaded from the host tier."""
+        return self._sum_tokens(self.served.loaded_tokens)
 
     @property
     def recomputed_tokens(self) -> Ints:
@@ -161,8 +166,9 @@ class Simulation:
         """One value a turn, rows as in the batch. Columns:
 
         ``ttft_s e2e_s queue_s fresh_prefill_s recompute_s decode_s pause_s release_s finish_s gpu_s kv_byte_s`` (NaN
-        where not served), ``cached_tokens recomputed_tokens preemptions replica`` (integers, -1 where not served) and
-        ``status`` (text: ``ok``, ``over_max`` beyond max_model_len, ``over_capacity`` beyond the KV cache).
+        where not served), ``cached_tokens loaded_tokens recomputed_tokens preemptions replica`` (integers, -1 where not
+        served) and ``status`` (text: ``ok``, ``over_max`` beyond max_model_len, ``over_capacity`` beyond the KV cache).
+        ``loaded_tokens`` are those of the cached ones that came from the host tier; waiting for them is queueing.
         ``e2e_s`` is queue + fresh prefill + recompute + decode. ``release_s`` and ``finish_s`` count from the
         simulation's start; ``pause_s`` precedes the turn.
         """
@@ -185,6 +191,7 @@ class Simulation:
                 "gpu_s": lambda: seconds(served.gpu_ns * ranks, unknown),
                 "kv_byte_s": lambda: seconds(self._held_block_ns * float(self.pricing.kv_bytes_per_block), unknown),
                 "cached_tokens": lambda: served.cached_tokens,
+                "loaded_tokens": lambda: served.loaded_tokens,
                 "recomputed_tokens": lambda: self._recomputed_tokens,
                 "preemptions": lambda: served.preemptions,
                 "replica": lambda: served.replica,
@@ -258,7 +265,7 @@ class Simulation:
         served, parent = self.served, self.batch.parent
         idle_ns = np.maximum(served.scheduled_ns - served.finish_ns[parent], 0)
         stayed = (parent >= 0) & (self._status == OK)
-        found_blocks = served.cached_tokens // self.pricing.engine.block_size
+        found_blocks = (served.cached_tokens - served.loaded_tokens) // self.pricing.engine.block_size
         return served.held_block_ns + np.where(stayed, found_blocks * idle_ns, 0)
 
     @property

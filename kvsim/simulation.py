@@ -9,13 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from kvsim.arrivals import starts_of
-from kvsim.backends.contexts import RETENTION, contexts_of, settings_of, step_law
-from kvsim.backends.engine_kernels import END, LEAST_LOADED, PREFIX_AWARE, ROUND_ROBIN, STICKY, Fleet
+from kvsim.backends.contexts import contexts_of, settings_of, step_law
+from kvsim.backends.engine_kernels import DROP, END, LEAST_LOADED, LRU, PREFIX_AWARE, ROUND_ROBIN, STICKY, Fleet
 from kvsim.backends.kernels import OK, OVER_CAPACITY, OVER_MAX
 from kvsim.backends.serving import serve, timeline_of
 from kvsim.backends.workload import workload_of
 from kvsim.errors import InputError, KvsimError, UnknownNameError
 from kvsim.pricing import require_price, resolve_pricing
+from kvsim.retention import Policy, policy
+from kvsim.retention.checks import checked
 from kvsim.simulated import ReplicaRun, Simulation
 
 if TYPE_CHECKING:
@@ -28,9 +30,6 @@ if TYPE_CHECKING:
     from kvsim.trajectory import Batch
 
 __all__ = ["ReplicaRun", "Simulation", "simulate"]
-
-PLANNED_RETENTION = ("pin", "ttl", "continuum", "min-waste", "next-use", "offload", "belady")
-"""Policies that have a name but no implementation yet: refused, not approximated."""
 
 ROUTERS = {
     "round-robin": ROUND_ROBIN,
@@ -51,7 +50,7 @@ def simulate(
     gpu: str | Gpu,
     engine: EngineConfig | None = None,
     arrivals: str = "logged",
-    retention: str = "lru",
+    retention: str | Policy = "lru",
     replicas: int = 1,
     router: str = "round-robin",
     speedup: float = 1.0,
@@ -69,7 +68,10 @@ def simulate(
         starts a second, from ``seed``), ``"closed:N"`` (N trajectories in flight, tool pauses included; when one ends
         the next in file order starts: also an RL rollout that refills), ``"batch:N"`` (N at a time, the next N when
         the slowest has ended: a synchronous rollout).
-    retention: ``"lru"`` is vLLM's; with ``"drop"`` a block that nobody holds is forgotten at once.
+    retention: what happens to a turn's KV blocks while its tool runs: ``"lru"`` (vLLM's), ``"drop"``, ``"pin"``,
+        ``"ttl:S"``, ``"continuum"``, ``"min-waste"``, ``"next-use"``, ``"offload:GiB@GB/s"``,
+        ``"offload-lazy:GiB@GB/s"``, ``"belady"``, or an object with a method ``plan(batch, pricing)``
+        (:mod:`kvsim.retention`).
     replicas, router: so many engines, and which one a turn goes to: ``"round-robin"`` (turn by turn),
         ``"least-loaded"`` (fewest unfinished requests), ``"sticky"`` (where its trajectory's first turn went, the
         least loaded then), ``"prefix-aware"`` (fewest blocks of prompts to come: those of its unfinished requests and
@@ -90,7 +92,7 @@ def simulate(
     fleet = _fleet(replicas, router)
     if not (math.isfinite(speedup) and speedup > 0):
         raise InputError(f"a speed-up of {speedup!r}", field="speedup", remedy="Use a number above 0")
-    policy = _retention(retention)
+    chosen = policy(retention)
     run = serve(backend)
     pricing = resolve_pricing(model, gpu, engine, None, calibration)
     _require_one_pool(pricing.architecture)
@@ -106,7 +108,8 @@ def simulate(
     contexts = contexts_of(batch, settled.block_size)
     starts = starts_of(batch, arrivals, seed, stagger_s)
     workload = workload_of(batch, starts, (status != OK).astype(np.int64), speedup)
-    inputs = (settings_of(settled, policy), step_law(pricing.law), contexts, workload, fleet)
+    plan = checked(chosen.plan(batch, pricing), batch, pricing)
+    inputs = (settings_of(settled, DROP if plan.drop else LRU), step_law(pricing.law), contexts, workload, plan, fleet)
     timeline = timeline_of(fleet.replicas)
     served, totals = run(*inputs, timeline)
     unserved = int(np.count_nonzero(served.finish_ns == END))
@@ -156,16 +159,6 @@ def _require_one_pool(architecture: Architecture) -> None:
             field="model",
             remedy="Use kvsim.estimate, or a model with full attention",
         )
-
-
-def _retention(name: str) -> int:
-    if name in RETENTION:
-        return RETENTION[name]
-    if name.split(":")[0] in PLANNED_RETENTION:
-        raise InputError(
-            f"{name!r} is not built yet", field="retention", remedy="Use one of " + ", ".join(sorted(RETENTION))
-        )
-    raise UnknownNameError("retention policy", name, RETENTION)
 
 
 def _status(batch: Batch, engine: Engine) -> npt.NDArray[np.int8]:

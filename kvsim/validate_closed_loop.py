@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from kvsim.backends.contexts import contexts_of, step_law
-from kvsim.backends.engine_kernels import Settings
+from kvsim.backends.engine_kernels import NO_PLAN, Settings
 from kvsim.backends.serving import ALONE, serve, timeline_of
 from kvsim.backends.workload import Starts, workload_of
 from kvsim.calibrate.robust import Accuracy, Array, Fit
@@ -326,7 +326,7 @@ def _simulated(run: Run, settings: Settings, cost: StepCost, client: Client, bac
     )
     nobody = np.zeros(batch.turns, np.int64)
     contexts, workload = contexts_of(batch, settings.block_size), workload_of(batch, Starts(), nobody)
-    served, _ = serve(backend)(settings, step_law(law), contexts, workload, ALONE, timeline_of(1))
+    served, _ = serve(backend)(settings, step_law(law), contexts, workload, NO_PLAN, ALONE, timeline_of(1))
     outside_s = sum(client)
     return Turns(
         served.cached_tokens.astype(np.float64),

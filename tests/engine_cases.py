@@ -11,15 +11,23 @@ from hypothesis import strategies as st
 from kvsim.backends.contexts import contexts_of
 from kvsim.backends.engine_kernels import (
     DROP,
+    END,
+    FOREVER,
     LEAST_LOADED,
     LRU,
     NO_CACHE,
+    NO_HOST,
+    NO_PLAN,
+    ON_EVICTION,
     PREFIX_AWARE,
     ROUND_ROBIN,
     STICKY,
+    SWAP,
+    WRITE_THROUGH,
     Contexts,
     Fleet,
     GroupLaw,
+    Plan,
     Settings,
     StepLaw,
     Timeline,
@@ -27,6 +35,7 @@ from kvsim.backends.engine_kernels import (
 )
 from kvsim.backends.serving import ALONE, timeline_of
 from kvsim.backends.workload import Starts, batch_starts, closed_starts, poisson_starts, workload_of
+from kvsim.retention.pauses import extended
 from kvsim.trajectory import Batch
 
 SETTINGS = Settings(
@@ -54,6 +63,7 @@ class Case(NamedTuple):
     law: StepLaw
     contexts: Contexts
     workload: Workload
+    plan: Plan
     fleet: Fleet
     timeline: Timeline
 
@@ -83,12 +93,21 @@ def simple_law(settings: Settings, *, window: int = 0) -> StepLaw:
     return StepLaw(2, step, sequences, window, full, full if window else GroupLaw(0, 0, 0 * decode))
 
 
-def case(batch: Batch, starts: Starts = LOGGED, *, window: int = 0, fleet: Fleet = ALONE, **changes: int) -> Case:
+def case(
+    batch: Batch,
+    starts: Starts = LOGGED,
+    *,
+    window: int = 0,
+    fleet: Fleet = ALONE,
+    plan: Plan = NO_PLAN,
+    **changes: int,
+) -> Case:
     """A case with the settings above, but for ``changes``."""
     settings = SETTINGS._replace(**changes)
     workload = workload_of(batch, starts, np.zeros(batch.turns, np.int64))
     contexts = contexts_of(batch, settings.block_size)
-    return Case(settings, simple_law(settings, window=window), contexts, workload, fleet, timeline_of(fleet.replicas))
+    law = simple_law(settings, window=window)
+    return Case(settings, law, contexts, workload, plan, fleet, timeline_of(fleet.replicas))
 
 
 def session(lengths: list[tuple[int, int]], pause_ns: int = 500, first: int = 0) -> list[dict[str, Any]]:
@@ -122,6 +141,14 @@ def cases() -> dict[str, Case]:
     group = [{"prefix": 0, "kept_tokens": 33, "prompt_tokens": 70, "output_tokens": out} for out in (5, 9, 13, 30)]
     long = [{"prompt_tokens": 4 * count, "output_tokens": 6} for count in (40, 30, 20, 10)]
     ranked = [{**row, "priority": -number} for number, row in enumerate(session(talk) + session(talk, first=4) + long)]
+    thrash = sessions(8, talk)
+    goes_on = extended(thrash)
+    pinned = NO_PLAN._replace(hold_ns=np.where(goes_on, FOREVER, 0))
+    for_a_while = NO_PLAN._replace(hold_ns=np.where(goes_on, 300 * np.arange(32), 0))
+    ordered = NO_PLAN._replace(next_use_ns=np.where(goes_on, 90 * (np.arange(32) % 7), END))
+    hosted = NO_PLAN._replace(host=WRITE_THROUGH, host_blocks=60, load_ns=400)
+    weighed = pinned._replace(host=SWAP, host_blocks=60, load_ns=400)
+    costs = {"pause_us": np.arange(32) % 5, "recompute_us": np.arange(32) % 4, "swap_us": np.arange(32) % 3}
     instant = [{"prompt_tokens": 9, "output_tokens": 3, "arrival_ns": 7000} for _ in range(3)]
     named = {
         "one turn": case(turns([{"prompt_tokens": 10, "output_tokens": 300}])),
@@ -129,6 +156,18 @@ def cases() -> dict[str, Case]:
         "a session": case(turns(session(talk))),
         "no pressure": case(sessions(3, talk)),
         "thrash": case(sessions(8, talk), num_gpu_blocks=40),
+        "pinned": case(thrash, num_gpu_blocks=40, plan=pinned),
+        "pinned on replicas": case(thrash, num_gpu_blocks=40, plan=pinned, fleet=Fleet(2, ROUND_ROBIN)),
+        "held for a while": case(thrash, num_gpu_blocks=40, plan=for_a_while),
+        "held at priority": case(
+            turns(ranked), priority=1, num_gpu_blocks=45, plan=NO_PLAN._replace(hold_ns=np.arange(12) * 2000)
+        ),
+        "ordered": case(thrash, num_gpu_blocks=40, plan=ordered),
+        "ordered forks": case(turns(forks), num_gpu_blocks=26, plan=NO_PLAN._replace(next_use_ns=np.arange(5) * 100)),
+        "host tier": case(thrash, num_gpu_blocks=40, plan=hosted),
+        "host tier, stored on eviction": case(thrash, num_gpu_blocks=40, plan=hosted._replace(host=ON_EVICTION)),
+        "host tier on replicas": case(thrash, num_gpu_blocks=40, plan=hosted, fleet=Fleet(3, LEAST_LOADED)),
+        "least waste": case(thrash, num_gpu_blocks=40, plan=weighed._replace(**costs)),
         "closed loop": case(sessions(8, talk), closed_starts(8, 3), num_gpu_blocks=60),
         "poisson": case(sessions(8, talk), poisson_starts(8, 1e5, 3)),
         "batch by batch": case(sessions(8, talk), batch_starts(8, 3), num_gpu_blocks=60),
@@ -232,6 +271,26 @@ def draw_law(random: Random, settings: Settings) -> StepLaw:
     return StepLaw(unit.bit_length() - 1, step, table(settings.max_num_seqs, 50), window, group(1), group(window > 0))
 
 
+def draw_plan(random: Random, rows: int) -> Plan:
+    """Any mixture of mechanisms, most often one or none."""
+    scale = random.choice([10, 10**4, 10**6])
+
+    def column(*special: int) -> Any:
+        return np.array([random.choice([*special, random.randrange(scale)]) for _ in range(rows)], np.int64)
+
+    plan = NO_PLAN
+    if random.random() < 0.4:
+        plan = plan._replace(hold_ns=column(0, FOREVER, FOREVER))
+    if random.random() < 0.4:
+        plan = plan._replace(next_use_ns=column(END, 0))
+    if random.random() < 0.4:
+        host = random.choice([WRITE_THROUGH, ON_EVICTION, SWAP])
+        plan = plan._replace(host=host, host_blocks=random.randrange(60), load_ns=random.choice([0, 7, scale]))
+    if len(plan.hold_ns) and plan.host in (NO_HOST, SWAP) and random.random() < 0.7:
+        plan = plan._replace(pause_us=column(0), recompute_us=column(0), swap_us=column(0))
+    return plan
+
+
 def draw_starts(random: Random, trajectories: int) -> Starts:
     some, stagger_ns = random.randrange(1, 4), random.choice([0, 5000])
     drawn: Starts = random.choice(
@@ -251,9 +310,10 @@ def draw_case(random: Random) -> Case:
     settings = draw_settings(random, batch, size)
     refused = np.array([int(random.random() < 0.05) for _ in range(batch.turns)], np.int64)
     workload = workload_of(batch, draw_starts(random, len(batch)), refused)
+    plan = draw_plan(random, batch.turns)
     fleet = Fleet(random.choice([1, 1, 2, 3]), random.choice([ROUND_ROBIN, LEAST_LOADED, STICKY, PREFIX_AWARE]))
     law = draw_law(random, settings)
-    return Case(settings, law, contexts_of(batch, size), workload, fleet, timeline_of(fleet.replicas))
+    return Case(settings, law, contexts_of(batch, size), workload, plan, fleet, timeline_of(fleet.replicas))
 
 
 any_case = st.randoms(use_true_random=False).map(draw_case)

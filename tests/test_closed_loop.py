@@ -11,6 +11,7 @@ import pytest
 from engine_cases import SETTINGS, turns
 
 from kvsim.backends.contexts import contexts_of, step_law
+from kvsim.backends.engine_kernels import NO_PLAN
 from kvsim.backends.serving import ALONE, serve, timeline_of
 from kvsim.backends.workload import Starts, workload_of
 from kvsim.calibrate.robust import Accuracy
@@ -124,7 +125,7 @@ def test_the_tables_take_as_long_as_the_cost_says():
     law = step_law(COST.law(tokens=64, sequences=16, max_model_len=64, held_tokens=400))
     nobody = np.zeros(batch.turns, np.int64)
     contexts, workload = contexts_of(batch, SETTINGS.block_size), workload_of(batch, Starts(), nobody)
-    served, _ = serve("native")(SETTINGS, law, contexts, workload, ALONE, timeline_of(1))
+    served, _ = serve("native")(SETTINGS, law, contexts, workload, NO_PLAN, ALONE, timeline_of(1))
     assert (served.finish_ns / 1e9).tolist() == pytest.approx([expected_s] * 2, abs=1e-9)
 
 

@@ -158,8 +158,8 @@ def test_backends_agree(batch, backend):
 def test_what_is_not_there_is_refused(batch):
     with pytest.raises(UnknownNameError, match="drop"):
         kvsim.simulate(batch, **ON, arrivals="closed:1", retention="dropp")
-    with pytest.raises(InputError, match=r"not built yet.*drop, lru"):
-        kvsim.simulate(batch, **ON, arrivals="closed:1", retention="ttl:300")
+    with pytest.raises(InputError, match="Write ttl:S"):
+        kvsim.simulate(batch, **ON, arrivals="closed:1", retention="ttl")
     for replicas in (0, 1.5, True, 10**9):
         with pytest.raises(InputError, match="whole number from 1") as caught:
             kvsim.simulate(batch, **ON, arrivals="closed:1", replicas=replicas)

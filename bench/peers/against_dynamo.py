@@ -46,7 +46,7 @@ from agent_sessions import (
 
 import kvsim
 from kvsim.backends.contexts import contexts_of, settings_of
-from kvsim.backends.engine_kernels import GroupLaw, Served, StepLaw
+from kvsim.backends.engine_kernels import NO_PLAN, GroupLaw, Served, StepLaw
 from kvsim.backends.serving import ALONE, serve, timeline_of
 from kvsim.backends.workload import closed_starts, workload_of
 from kvsim.pricing import resolve_pricing
@@ -127,7 +127,7 @@ def serve_lines(batch: kvsim.Batch, concurrency: int) -> Served:
     settings = settings_of(resolve_pricing(MODEL, GPU, ENGINE).engine)
     workload = workload_of(batch, closed_starts(len(batch), concurrency), np.zeros(batch.turns, np.int64))
     contexts = contexts_of(batch, BLOCK_SIZE)
-    return serve("native")(settings, lines_law(), contexts, workload, ALONE, timeline_of(1))[0]
+    return serve("native")(settings, lines_law(), contexts, workload, NO_PLAN, ALONE, timeline_of(1))[0]
 
 
 def cpu_s(job: Callable[[], object], repeats: int = 5) -> float:

@@ -56,6 +56,25 @@ struct HeldContexts {
     KVSIM_COLUMN(own_from);
     KVSIM_COLUMN(prefix_key);
     KVSIM_COLUMN(hittable);
+    KVSIM_COLUMN(continues);
+#undef KVSIM_COLUMN
+  }
+};
+
+struct HeldPlan {
+  HeldArrays arrays;
+  Plan plan;
+
+  HeldPlan(const py::handle& given, i64 rows) : arrays(given) {
+    plan.host = given.attr("host").cast<i64>();
+    plan.host_blocks = given.attr("host_blocks").cast<i64>();
+    plan.load_ns = given.attr("load_ns").cast<i64>();
+#define KVSIM_COLUMN(name) plan.name = arrays.length_of(#name) == 0 ? nullptr : arrays.take(#name, rows)
+    KVSIM_COLUMN(hold_ns);
+    KVSIM_COLUMN(next_use_ns);
+    KVSIM_COLUMN(pause_us);
+    KVSIM_COLUMN(recompute_us);
+    KVSIM_COLUMN(swap_us);
 #undef KVSIM_COLUMN
   }
 };

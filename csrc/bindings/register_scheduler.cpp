@@ -9,58 +9,76 @@ namespace {
 // A scheduler driven a step at a time, with the arrays it reads.
 class SteppedScheduler {
  public:
-  SteppedScheduler(const py::handle& settings, const py::handle& contexts)
+  SteppedScheduler(const py::handle& settings, const py::handle& contexts, const py::handle& plan)
       : contexts_(contexts),
-        chains_(contexts_.columns, settings.attr("block_size").cast<i64>()),
-        scheduler_(settings_from(settings), contexts_.columns, chains_) {}
+        plan_(plan, contexts_.columns.rows),
+        chains_(contexts_.columns),
+        scheduler_(settings_from(settings), contexts_.columns, chains_, plan_.plan) {}
 
-  void arrive(i64 row) {
+  void arrive(i64 row, i64 now_ns) {
     if (row < 0 || row >= contexts_.columns.rows) throw std::out_of_range("no such row");
-    scheduler_.arrive(row, 0);
+    scheduler_.arrive(row, now_ns);
   }
 
-  py::tuple schedule() {
+  py::tuple schedule(i64 now_ns) {
     const i64 evicted = scheduler_.pool().evicted();
-    scheduler_.schedule(0);
+    scheduler_.schedule(now_ns);
     py::list work, preempted;
     for (const Work& part : scheduler_.work()) {
       const Request& request = scheduler_.seat(part.seat);
       work.append(py::make_tuple(request.row, part.before, part.tokens));
-      cached_[request.row] = request.cached;
+    }
+    for (const i32 seat : scheduler_.running()) {
+      const Request& request = scheduler_.seat(seat);
+      hits_[request.row] = {request.cached, request.loaded};
     }
     for (const i64 row : scheduler_.preempted()) preempted.append(row);
     return py::make_tuple(work, preempted, scheduler_.pool().evicted() - evicted, scheduler_.pool().free_blocks(),
                           scheduler_.running().size(), scheduler_.waiting());
   }
 
-  py::list update() {
+  py::list update(i64 now_ns) {
     py::list finished;
-    scheduler_.update(0, [](const Request&) {}, [&](const Request& request) { finished.append(request.row); });
+    const auto on_finish = [&](const Request& request) { finished.append(request.row); };
+    scheduler_.update(now_ns, [](const Request&) {}, on_finish);
     return finished;
   }
 
-  i64 cached_tokens(i64 row) const {
-    const auto known = cached_.find(row);
-    return known == cached_.end() ? -1 : known->second;
-  }
+  i64 cached_tokens(i64 row) const { return hits_of(row).cached; }
+  i64 loaded_tokens(i64 row) const { return hits_of(row).loaded; }
+  i64 next_event_ns() const { return scheduler_.next_event_ns(); }
 
  private:
+  struct Hits {
+    i64 cached = -1;
+    i64 loaded = 0;
+  };
+
+  Hits hits_of(i64 row) const {
+    const auto known = hits_.find(row);
+    return known == hits_.end() ? Hits{} : known->second;
+  }
+
   HeldContexts contexts_;
+  HeldPlan plan_;
   Chains chains_;
   Scheduler scheduler_;
-  std::unordered_map<i64, i64> cached_;
+  std::unordered_map<i64, Hits> hits_;
 };
 
 }  // namespace
 
 void register_scheduler(py::module_& module) {
   py::class_<SteppedScheduler>(module, "Scheduler", "See kvsim.backends.stepping.Stepper.")
-      .def(py::init<py::handle, py::handle>(), py::arg("settings"), py::arg("contexts"))
-      .def("arrive", &SteppedScheduler::arrive, py::arg("row"))
-      .def("schedule", &SteppedScheduler::schedule,
+      .def(py::init<py::handle, py::handle, py::handle>(), py::arg("settings"), py::arg("contexts"), py::arg("plan"))
+      .def("arrive", &SteppedScheduler::arrive, py::arg("row"), py::arg("now_ns"))
+      .def("schedule", &SteppedScheduler::schedule, py::arg("now_ns"),
            "(work, preempted, evicted, free blocks, running, waiting) of the next step.")
-      .def("update", &SteppedScheduler::update, "Ends the oldest step in flight; the rows that finished.")
-      .def("cached_tokens", &SteppedScheduler::cached_tokens, py::arg("row"));
+      .def("update", &SteppedScheduler::update, py::arg("now_ns"),
+           "Ends the oldest step in flight; the rows that finished.")
+      .def("cached_tokens", &SteppedScheduler::cached_tokens, py::arg("row"))
+      .def("loaded_tokens", &SteppedScheduler::loaded_tokens, py::arg("row"))
+      .def("next_event_ns", &SteppedScheduler::next_event_ns);
 }
 
 }  // namespace kvsim::bindings

@@ -10,12 +10,14 @@ namespace {
 
 py::tuple run_simulation(const py::handle& given_settings, const py::handle& given_law,
                          const py::handle& given_contexts, const py::handle& given_workload,
-                         const py::handle& given_fleet, const py::handle& given_timeline) {
+                         const py::handle& given_plan, const py::handle& given_fleet,
+                         const py::handle& given_timeline) {
   const Settings settings = settings_from(given_settings);
   const HeldLaw law(given_law, settings);
   const HeldContexts contexts(given_contexts);
   const i64 rows = contexts.columns.rows;
   const HeldWorkload workload(given_workload, rows);
+  const HeldPlan plan(given_plan, rows);
   const Fleet fleet = fleet_from(given_fleet);
   HeldTimeline timeline(given_timeline, fleet.replicas);
 
@@ -25,25 +27,27 @@ py::tuple run_simulation(const py::handle& given_settings, const py::handle& giv
     return array;
   };
   py::array_t<i64> release = column(-1), scheduled = column(-1), first_token = column(-1), finish = column(-1),
-                   recompute = column(-1), gpu = column(0), held = column(0), cached = column(-1),
+                   recompute = column(-1), gpu = column(0), held = column(0), cached = column(-1), loaded = column(-1),
                    preemptions = column(-1), replica = column(-1);
-  const Served served{release.mutable_data(), scheduled.mutable_data(), first_token.mutable_data(),
-                      finish.mutable_data(),  recompute.mutable_data(), gpu.mutable_data(),
-                      held.mutable_data(),    cached.mutable_data(),    preemptions.mutable_data(),
-                      replica.mutable_data()};
+  const Served served{release.mutable_data(),     scheduled.mutable_data(), first_token.mutable_data(),
+                      finish.mutable_data(),      recompute.mutable_data(), gpu.mutable_data(),
+                      held.mutable_data(),        cached.mutable_data(),    loaded.mutable_data(),
+                      preemptions.mutable_data(), replica.mutable_data()};
   std::vector<ReplicaTotals> totals;
   {
     py::gil_scoped_release unlocked;
-    totals = Simulation(settings, law.law, contexts.columns, workload.columns, fleet, timeline.timeline, served).run();
+    totals =
+        Simulation(settings, law.law, contexts.columns, workload.columns, plan.plan, fleet, timeline.timeline, served)
+            .run();
   }
   py::list told;
   for (const ReplicaTotals& one : totals) {
     told.append(
         py::make_tuple(one.steps, one.busy_ns, one.end_ns, one.evicted_blocks, one.preemptions, one.peak_blocks));
   }
-  return py::make_tuple(
-      py::make_tuple(release, scheduled, first_token, finish, recompute, gpu, held, cached, preemptions, replica),
-      told);
+  return py::make_tuple(py::make_tuple(release, scheduled, first_token, finish, recompute, gpu, held, cached, loaded,
+                                       preemptions, replica),
+                        told);
 }
 
 }  // namespace
@@ -51,7 +55,7 @@ py::tuple run_simulation(const py::handle& given_settings, const py::handle& giv
 void register_simulate(py::module_& module) {
   module.def(
       "simulate", &run_simulation, py::arg("settings"), py::arg("law"), py::arg("contexts"), py::arg("workload"),
-      py::arg("fleet"), py::arg("timeline"),
+      py::arg("plan"), py::arg("fleet"), py::arg("timeline"),
       "The columns of kvsim.backends.engine_kernels.Served, and each replica's totals in REPLICA_TOTALS' order.");
 }
 

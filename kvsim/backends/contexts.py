@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvsim.backends.engine_kernels import DROP, LRU, NO_CACHE, Contexts, GroupLaw, Settings, StepLaw
+from kvsim.backends.engine_kernels import LRU, NO_CACHE, Contexts, GroupLaw, Settings, StepLaw
 
 if TYPE_CHECKING:
     from kvsim.backends.interface import Ints
     from kvsim.engine import Engine
     from kvsim.law import AttentionTable, Law
     from kvsim.trajectory import Batch
-
-RETENTION = {"lru": LRU, "drop": DROP}
 
 
 def settings_of(engine: Engine, retention: int = LRU) -> Settings:
@@ -67,8 +65,20 @@ def contexts_of(batch: Batch, block_size: int) -> Contexts:
         first_key=first_key,
         prefix_key=prefix_key,
         hittable=hittable_tokens(batch, block_size),
+        continues=_continues(batch, own_from, block_size),
         keys=keys,
     )
+
+
+def _continues(batch: Batch, own_from: Ints, block_size: int) -> Ints:
+    """1 for the first row that keeps all full blocks of its parent's context, shape (rows,)."""
+    full = (batch.prompt_tokens + np.maximum(batch.output_tokens, 1)) // block_size
+    whole = np.flatnonzero((batch.parent >= 0) & (own_from >= full[batch.parent]))
+    first = np.full(batch.turns, -1, np.int64)
+    first[batch.parent[whole[::-1]]] = whole[::-1]  # of several values for a place the last one stays
+    continues = np.zeros(batch.turns, np.int64)
+    continues[first[first >= 0]] = 1
+    return continues
 
 
 def hittable_tokens(batch: Batch, block_size: int) -> Ints:

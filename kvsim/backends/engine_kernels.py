@@ -80,11 +80,47 @@ class Contexts(NamedTuple):
     first_key: Ints
     prefix_key: Ints
     hittable: Ints  # tokens found in the cache if nothing had been evicted
+    continues: Ints  # 1: the first row that extends the whole of the row above; the two are one chain
     keys: int
 
 
+# Where blocks are stored in the host tier: nowhere, when a request gives them back, when they are evicted, or when a
+# turn's pause is to be spent there.
+NO_HOST, WRITE_THROUGH, ON_EVICTION, SWAP = range(4)
+
+FOREVER = 1 << 62
+AWAITED = FOREVER + 1  # held until a turn that waits already has been admitted
+
+
+class Plan(NamedTuple):
+    """What a retention policy asks of the engine. Columns are by row; an empty one: the mechanism is not used.
+
+    Hold: the blocks of a finished turn stay held until a turn that extends it has been admitted, if one comes within
+    ``hold_ns``.
+    Order: idle blocks are evicted by the instant of their next use, the last first.
+    Host: a second tier of blocks, from which a lookup's run of known keys goes on.
+    Least waste: each finished turn is held, stored in the host tier, or given back, whichever wastes least.
+    """
+
+    drop: int  # 1: a block that nobody holds is forgotten
+    hold_ns: Ints  # 0: not held, FOREVER: until the next turn
+    next_use_ns: Ints  # from the turn's finish; END: never
+    host: int  # NO_HOST, WRITE_THROUGH, ON_EVICTION or SWAP
+    host_blocks: int
+    load_ns: int  # of one block from the host tier; one load after another
+    pause_us: Ints  # expected
+    recompute_us: Ints  # of the context
+    swap_us: Ints  # of the context's way to the host tier
+
+
+NO_COLUMN: Ints = np.zeros(0, np.int64)
+
+NO_PLAN = Plan(0, NO_COLUMN, NO_COLUMN, NO_HOST, 0, 0, NO_COLUMN, NO_COLUMN, NO_COLUMN)
+
+
 # Places in Engine.counts.
-FREE, EVICTED, RUNNING, WAITING, SCHEDULED, PREEMPTED, FINISHED, ARRIVED, AHEAD, SAMPLED = range(10)
+FREE, EVICTED, RUNNING, WAITING, SCHEDULED, PREEMPTED, FINISHED, ARRIVED = range(8)
+AHEAD, SAMPLED, HELD_ON, STORED, LINK_NS = range(8, 13)
 
 END = -1
 
@@ -100,6 +136,18 @@ class Engine(NamedTuple):
     key: Ints  # END: none
     same_key: Ints  # the block that got the same key next
     first: Ints  # by key: the first block that got it and still has it
+    # What a retention policy needs, empty where it does not.
+    plan: Plan
+    next_use: Ints  # of idle blocks: END where several contexts share them
+    used_again: Ints  # by row: what its blocks get when it gives them back
+    shared: Ints  # by key: 1 if a context branches off at or behind the block
+    key_behind: Ints  # by key: the next block's of the chain, END: none
+    held_on: Ints  # finished rows that still hold their blocks, in the order of their finishes
+    held_until: Ints  # by row
+    stored_later: Ints  # by key + 1: the host tier's keys, a ring as above that starts and ends at 0; END: not stored
+    stored_earlier: Ints
+    ready_ns: Ints  # by row: when its blocks are loaded, END: nothing is
+    loaded: Ints  # by row: tokens loaded at the first admission
     # Requests.
     table: Ints  # the blocks of row r stand from table_start[r] on
     table_start: Ints
@@ -125,17 +173,26 @@ class Engine(NamedTuple):
 
 
 @jit
-def new_engine(settings: Settings, contexts: Contexts) -> Engine:
+def new_engine(settings: Settings, contexts: Contexts, plan: Plan) -> Engine:
     """An engine with an empty cache that will serve the rows of ``contexts``."""
     rows = len(contexts.prompt)
     blocks = settings.num_gpu_blocks
-    counts = np.zeros(10, np.int64)
+    counts = np.zeros(13, np.int64)
     counts[FREE] = blocks - 1
     ring = np.arange(blocks)
     start = np.zeros(rows + 1, np.int64)
     for row in range(rows):
         longest = contexts.prompt[row] + contexts.output[row] - 1
         start[row + 1] = start[row] + -(-longest // settings.block_size)
+    held_on = rows if len(plan.hold_ns) > 0 else 0
+    stored = np.full(contexts.keys + 1 if plan.host != NO_HOST else 0, END, np.int64)
+    stored[:1] = 0
+    next_use = used_again = shared = key_behind = np.zeros(0, np.int64)
+    if len(plan.next_use_ns) > 0:
+        next_use = np.zeros(blocks, np.int64)
+        used_again = np.zeros(rows, np.int64)
+        shared = shared_keys(contexts)
+        key_behind = keys_behind(settings, contexts)
     return Engine(
         counts=counts,
         later=(ring + 1) % blocks,
@@ -144,6 +201,17 @@ def new_engine(settings: Settings, contexts: Contexts) -> Engine:
         key=np.full(blocks, END, np.int64),
         same_key=np.full(blocks, END, np.int64),
         first=np.full(contexts.keys, END, np.int64),
+        plan=plan,
+        next_use=next_use,
+        used_again=used_again,
+        shared=shared,
+        key_behind=key_behind,
+        held_on=np.zeros(held_on, np.int64),
+        held_until=np.full(held_on, END, np.int64),
+        stored_later=stored,
+        stored_earlier=stored.copy(),
+        ready_ns=np.full(rows, END, np.int64),
+        loaded=np.zeros(rows, np.int64),
         table=np.zeros(start[rows], np.int64),
         table_start=start,
         held=np.zeros(rows, np.int64),
@@ -178,6 +246,28 @@ def key_of(contexts: Contexts, row: int, block: int) -> int:
             return int(contexts.prefix_key[row] + block)
         row = contexts.above[row]
     return int(contexts.first_key[row] + block - contexts.own_from[row])
+
+
+@jit
+def shared_keys(contexts: Contexts) -> Ints:
+    """By key: 1 for the blocks at or behind which some context branches off."""
+    shared = np.zeros(contexts.keys, np.int64)
+    for row in range(len(contexts.prompt)):
+        if not contexts.continues[row]:
+            for block in range(contexts.own_from[row]):
+                shared[key_of(contexts, row, block)] = 1
+    return shared
+
+
+@jit
+def keys_behind(settings: Settings, contexts: Contexts) -> Ints:
+    """By key: that of the next block in the same chain, END where there is none. Of shared blocks it is any."""
+    behind = np.full(contexts.keys, END, np.int64)
+    for row in range(len(contexts.prompt)):
+        full = (contexts.prompt[row] + contexts.output[row]) // settings.block_size
+        for block in range(max(contexts.own_from[row], 1), full):
+            behind[key_of(contexts, row, block - 1)] = key_of(contexts, row, block)
+    return behind
 
 
 @jit
@@ -262,21 +352,26 @@ def touch(contexts: Contexts, engine: Engine, row: int, count: int) -> None:
 
 
 @jit
-def allocate(settings: Settings, contexts: Contexts, engine: Engine, row: int, slots: int) -> None:
-    """Blocks for ``slots`` tokens from the front of the free queue, and keys for those that known tokens fill.
-
-    A block that loses its key here is evicted.
-    """
+def take_blocks(settings: Settings, engine: Engine, row: int, slots: int) -> None:
+    """Blocks for ``slots`` tokens in all from the front of the free queue; one that loses its key here is evicted."""
     start = engine.table_start[row]
     for place in range(engine.held[row], -(-slots // settings.block_size)):
         block = engine.later[0]
         unlink(engine, block)
         if engine.key[block] != END:
+            if engine.plan.host == ON_EVICTION:
+                store(engine, engine.key[block])
             take_key(engine, block)
             engine.counts[EVICTED] += 1
         engine.held_by[block] = 1
         engine.table[start + place] = block
         engine.held[row] = place + 1
+
+
+@jit
+def allocate(settings: Settings, contexts: Contexts, engine: Engine, row: int, slots: int) -> None:
+    """Blocks for ``slots`` tokens, and keys for those that known tokens fill."""
+    take_blocks(settings, engine, row, slots)
     give_keys(settings, contexts, engine, row, min(slots, contexts.prompt[row] + engine.generated[row]))
 
 
@@ -299,9 +394,182 @@ def release(settings: Settings, engine: Engine, row: int) -> None:
         if engine.held_by[block] == 0:
             if engine.key[block] != END and settings.retention == DROP:
                 take_key(engine, block)
-            link_after(engine, block, 0 if engine.key[block] == END else engine.earlier[0])
+            if engine.key[block] == END:
+                link_after(engine, block, 0)
+            elif len(engine.next_use) > 0:
+                keep_in_order(engine, block, engine.used_again[row])
+            else:
+                link_after(engine, block, engine.earlier[0])
     engine.held[row] = 0
     engine.keyed[row] = 0
+
+
+@jit
+def keep_in_order(engine: Engine, block: int, next_use: int) -> None:
+    """Puts an idle block where its next use belongs in the free queue: the later the use, the nearer to the front.
+
+    A block whose key another one got before is not kept: that one takes its place. Shared blocks stand at the back,
+    and a block behind which the chain goes on is kept as long as the next one, so that prefixes are cut from their end.
+    """
+    key = engine.key[block]
+    known = engine.first[key]
+    if known != block:
+        take_key(engine, block)
+        link_after(engine, block, 0)
+        if engine.held_by[known] > 0:
+            return
+        unlink(engine, known)
+    engine.next_use[known] = next_use
+    if engine.shared[key]:
+        engine.next_use[known] = END
+    elif engine.key_behind[key] != END:
+        behind = engine.first[engine.key_behind[key]]
+        if behind != END and engine.held_by[behind] == 0:
+            engine.next_use[known] = min(next_use, engine.next_use[behind])
+    place = engine.earlier[0]
+    while place != 0 and engine.key[place] != END and engine.next_use[place] < engine.next_use[known]:
+        place = engine.earlier[place]
+    link_after(engine, known, place)
+
+
+# ---- The host tier ----
+
+
+@jit
+def store(engine: Engine, key: int) -> None:
+    """The key's block is the last used one of the host tier; what it has no room for, the longest unused, is lost."""
+    counts, later, earlier = engine.counts, engine.stored_later, engine.stored_earlier
+    place = key + 1
+    if later[place] != END:
+        forget_stored(engine, place)
+    earlier[place] = earlier[0]
+    later[place] = 0
+    later[earlier[place]] = place
+    earlier[0] = place
+    counts[STORED] += 1
+    if counts[STORED] > engine.plan.host_blocks:
+        forget_stored(engine, later[0])
+
+
+@jit
+def forget_stored(engine: Engine, place: int) -> None:
+    """Takes a key out of the host tier."""
+    later, earlier = engine.stored_later, engine.stored_earlier
+    later[earlier[place]] = later[place]
+    earlier[later[place]] = earlier[place]
+    later[place] = END
+    engine.counts[STORED] -= 1
+
+
+@jit
+def store_blocks(contexts: Contexts, engine: Engine, row: int, first: int, end: int) -> None:
+    """Stores blocks of a row's context, the last first, so that prefixes are cut from their end."""
+    for block in range(end - 1, first - 1, -1):
+        store(engine, key_of(contexts, row, block))
+
+
+@jit
+def stored_hits(settings: Settings, contexts: Contexts, engine: Engine, row: int, found: int) -> int:
+    """How many blocks behind the first ``found`` the host tier can load; one token is left to compute."""
+    if engine.plan.host == NO_HOST:
+        return 0
+    most = (contexts.prompt[row] + engine.generated[row] - 1) // settings.block_size
+    for block in range(found, most):
+        if engine.stored_later[key_of(contexts, row, block) + 1] == END:
+            return block - found
+    return int(most - found)
+
+
+@jit
+def load(engine: Engine, row: int, blocks: int, now_ns: int) -> None:
+    """The link brings the row's blocks when it has brought all that were asked for before."""
+    engine.counts[LINK_NS] = max(engine.counts[LINK_NS], now_ns) + blocks * engine.plan.load_ns
+    engine.ready_ns[row] = engine.counts[LINK_NS]
+
+
+# ---- Pauses ----
+
+
+@jit
+def wastes_least(settings: Settings, contexts: Contexts, engine: Engine, row: int) -> int:
+    """What to do with a finished turn's blocks: FOREVER (hold them), SWAP or 0 (give them back); ties in this order.
+
+    Waste is memory held idle x time: the turn's own for the pause; its own and that of all who run for the time of the
+    recomputation; theirs for the way to the host tier and back.
+    """
+    plan = engine.plan
+    own = engine.held[row]
+    running = own
+    for place in range(engine.counts[RUNNING]):
+        other = engine.running[place]
+        if engine.generated[other] < contexts.output[other]:
+            running += engine.held[other]
+    preserve = plan.pause_us[row] * own
+    discard = plan.recompute_us[row] * running
+    swap = 2 * plan.swap_us[row] * running
+    if preserve <= discard and (preserve <= swap or plan.host != SWAP):
+        return FOREVER
+    return SWAP if plan.host == SWAP and swap <= discard else 0
+
+
+@jit
+def pause(settings: Settings, contexts: Contexts, engine: Engine, row: int, now_ns: int) -> None:
+    """A finished turn's blocks are held on or given back, and stored in the host tier, as the plan says."""
+    plan = engine.plan
+    if len(plan.next_use_ns) > 0:
+        engine.used_again[row] = FOREVER if plan.next_use_ns[row] == END else now_ns + plan.next_use_ns[row]
+    hold_ns = plan.hold_ns[row] if len(plan.hold_ns) > 0 else 0
+    swap = plan.host == WRITE_THROUGH
+    if hold_ns > 0 and len(plan.pause_us) > 0:
+        least = wastes_least(settings, contexts, engine, row)
+        swap = least == SWAP
+        hold_ns = hold_ns if least == FOREVER else 0
+    if swap:
+        store_blocks(contexts, engine, row, 0, engine.keyed[row])
+    if hold_ns > 0:
+        engine.held_until[row] = min(now_ns + hold_ns, FOREVER)
+        engine.held_on[engine.counts[HELD_ON]] = row
+        engine.counts[HELD_ON] += 1
+    else:
+        release(settings, engine, row)
+
+
+@jit
+def let_go(settings: Settings, engine: Engine, row: int) -> None:
+    """Gives back what a finished turn still holds, if it does."""
+    if len(engine.held_until) == 0 or engine.held_until[row] == END:
+        return
+    engine.held_until[row] = END
+    kept = 0
+    for place in range(engine.counts[HELD_ON]):
+        if engine.held_on[place] != row:
+            engine.held_on[kept] = engine.held_on[place]
+            kept += 1
+    engine.counts[HELD_ON] = kept
+    release(settings, engine, row)
+
+
+@jit
+def first_held_on(engine: Engine) -> int:
+    """Of the finished turns that still hold blocks the one to let go first: the end of its time, then its finish."""
+    first = engine.held_on[0]
+    for place in range(1, engine.counts[HELD_ON]):
+        if engine.held_until[engine.held_on[place]] < engine.held_until[first]:
+            first = engine.held_on[place]
+    return int(first)
+
+
+@jit
+def next_event_ns(engine: Engine) -> int:
+    """When blocks are loaded or held no longer, as of the last ``schedule``; END: nothing is to come by itself."""
+    next_ns = FOREVER
+    for place in range(engine.counts[HELD_ON]):
+        next_ns = min(next_ns, engine.held_until[engine.held_on[place]])
+    for place in range(engine.counts[RUNNING]):
+        row = engine.running[place]
+        if engine.ready_ns[row] != END:
+            next_ns = min(next_ns, engine.ready_ns[row])
+    return END if next_ns == FOREVER else int(next_ns)
 
 
 # ---- The scheduler ----
@@ -329,8 +597,11 @@ def enqueue(settings: Settings, contexts: Contexts, engine: Engine, row: int, pl
 
 
 @jit
-def arrive(settings: Settings, contexts: Contexts, engine: Engine, row: int) -> None:
-    """A new request joins the waiting queue."""
+def arrive(settings: Settings, contexts: Contexts, engine: Engine, row: int, now_ns: int) -> None:
+    """A new request joins the waiting queue. What the turn above still holds then stays held until it is admitted."""
+    above = contexts.above[row]
+    if above >= 0 and len(engine.held_until) > 0 and engine.held_until[above] >= now_ns:
+        engine.held_until[above] = AWAITED
     engine.arrival[row] = engine.counts[ARRIVED]
     engine.counts[ARRIVED] += 1
     enqueue(settings, contexts, engine, row, engine.counts[WAITING])
@@ -356,7 +627,12 @@ def preempt(settings: Settings, contexts: Contexts, engine: Engine) -> int:
     victim = engine.running[place]
     remove(engine.running, counts[RUNNING], place)
     counts[RUNNING] -= 1
+    if engine.plan.host == WRITE_THROUGH:
+        store_blocks(contexts, engine, victim, 0, engine.keyed[victim])
+    if len(engine.used_again) > 0:
+        engine.used_again[victim] = 0
     release(settings, engine, victim)
+    engine.ready_ns[victim] = END
     engine.computed[victim] = 0
     engine.preemptions[victim] += 1
     engine.preempted[counts[PREEMPTED]] = victim
@@ -391,12 +667,16 @@ def add_to_step(engine: Engine, row: int, tokens: int) -> None:
 
 
 @jit
-def schedule(settings: Settings, contexts: Contexts, engine: Engine) -> None:
+def schedule(settings: Settings, contexts: Contexts, engine: Engine, now_ns: int) -> None:
     """Decides what the next step computes: ``scheduled``, ``before``, ``tokens``, and who is ``preempted``.
 
     One step may be in flight; the tokens that it brings are not known yet, but that they come is.
+    Turns held on yield in the order of their ends: when their time is over, before anyone is preempted, and when
+    nothing runs and the head of the waiting queue does not fit.
     """
     counts = engine.counts
+    while counts[HELD_ON] > 0 and engine.held_until[first_held_on(engine)] <= now_ns:
+        let_go(settings, engine, first_held_on(engine))
     size = settings.block_size
     if counts[SCHEDULED] > 0:
         ahead = counts[AHEAD] = counts[SCHEDULED]
@@ -413,6 +693,10 @@ def schedule(settings: Settings, contexts: Contexts, engine: Engine) -> None:
     place = 0
     while place < counts[RUNNING] and budget > 0:
         row = engine.running[place]
+        if engine.ready_ns[row] > now_ns:
+            place += 1
+            continue
+        engine.ready_ns[row] = END
         computed = engine.computed[row]
         missing = contexts.prompt[row] + engine.generated[row] - computed
         if missing == 0:  # the step in flight brings a token
@@ -423,6 +707,9 @@ def schedule(settings: Settings, contexts: Contexts, engine: Engine) -> None:
         count = min(missing, longest, budget)
         alive = True
         while alive and -(-(computed + count) // size) - engine.held[row] > counts[FREE]:
+            if counts[HELD_ON] > 0:
+                let_go(settings, engine, first_held_on(engine))
+                continue
             victim_place = preempt(settings, contexts, engine)
             victim = engine.preempted[counts[PREEMPTED] - 1]
             budget += unschedule(engine, victim)
@@ -441,8 +728,9 @@ def schedule(settings: Settings, contexts: Contexts, engine: Engine) -> None:
     while counts[WAITING] > 0 and budget > 0 and counts[RUNNING] < settings.max_num_seqs:
         row = engine.waiting[0]
         found = hits(settings, contexts, engine, row)
+        stored = stored_hits(settings, contexts, engine, row, found)
         total = contexts.prompt[row] + engine.generated[row]
-        count = min(total - found * size, longest)
+        count = min(total - found * size, longest) if stored == 0 else 0  # loading comes first
         if count > budget and not settings.enable_chunked_prefill:
             break
         count = min(count, budget)
@@ -450,26 +738,35 @@ def schedule(settings: Settings, contexts: Contexts, engine: Engine) -> None:
         needed = idle_hits(contexts, engine, row, found) - found
         if counts[RUNNING] > 0:
             needed += settings.watermark_blocks
-        slots = found * size + count
-        if settings.scheduler_reserve_full_isl and needed + -(-total // size) > counts[FREE]:
-            break
-        if needed + -(-slots // size) > counts[FREE]:
-            break
+        cached = (found + stored) * size
+        if needed + -(-(total if settings.scheduler_reserve_full_isl else cached + count) // size) > counts[FREE]:
+            if counts[RUNNING] > 0 or counts[HELD_ON] == 0:
+                break
+            let_go(settings, engine, first_held_on(engine))
+            continue
         counts[WAITING] -= 1
         remove(engine.waiting, counts[WAITING] + 1, 0)
         engine.running[counts[RUNNING]] = row
         counts[RUNNING] += 1
         touch(contexts, engine, row, found)
-        engine.computed[row] = found * size
+        if contexts.above[row] >= 0:
+            let_go(settings, engine, contexts.above[row])
+        engine.computed[row] = cached
         if engine.cached[row] == END:
-            engine.cached[row] = found * size
-        allocate(settings, contexts, engine, row, slots)
+            engine.cached[row] = cached
+            engine.loaded[row] = stored * size
+        if stored > 0:
+            store_blocks(contexts, engine, row, found, found + stored)
+            take_blocks(settings, engine, row, cached)
+            load(engine, row, stored, now_ns)
+            continue
+        allocate(settings, contexts, engine, row, cached + count)
         add_to_step(engine, row, count)
         budget -= count
 
 
 @jit
-def update(settings: Settings, contexts: Contexts, engine: Engine) -> None:
+def update(settings: Settings, contexts: Contexts, engine: Engine, now_ns: int) -> None:
     """The oldest step in flight ends: a token each for those that caught up (``sampled``), and who is ``finished``.
 
     Who has been preempted since gets the token where it waits.
@@ -493,7 +790,7 @@ def update(settings: Settings, contexts: Contexts, engine: Engine) -> None:
             if engine.computed[row] > 0:
                 give_keys(settings, contexts, engine, row, before[place] + tokens[place])
             if engine.generated[row] == contexts.output[row]:
-                release(settings, engine, row)
+                pause(settings, contexts, engine, row, now_ns)
                 engine.finished[counts[FINISHED]] = row
                 counts[FINISHED] += 1
     if counts[FINISHED] > 0:
@@ -565,6 +862,7 @@ class Served(NamedTuple):
     gpu_ns: Ints
     held_block_ns: Ints
     cached_tokens: Ints
+    loaded_tokens: Ints  # of the cached ones those that came from the host tier
     preemptions: Ints
     replica: Ints
 
@@ -701,6 +999,9 @@ class Clocks(NamedTuple):
     now_ns: Ints  # end of its last step
     fraction: Ints  # of a nanosecond, in units
     ends_ns: Ints  # of the step under way, END: none
+    wakes_ns: Ints  # when the next step may start that could not yet: blocks are being loaded; END: none is awaited
+    waits_ns: Ints  # since when, END: it does not
+    used: Ints  # blocks in use, as last noted
     sharers: Ints  # (replicas, rows)
     sharing: Ints
     shared_ns: Ints
@@ -744,11 +1045,27 @@ def route(
 @jit
 def note_blocks(timeline: Timeline, replica: int, at_ns: int, blocks: int) -> None:
     """From that instant on, so many more blocks are in use."""
-    if timeline.bin_ns > 0:
+    if timeline.bin_ns > 0 and blocks != 0:
         place = at_ns // timeline.bin_ns
         timeline.partial[replica, place] += blocks * ((place + 1) * timeline.bin_ns - at_ns)
         if place + 1 < timeline.level.shape[1]:
             timeline.level[replica, place + 1] += blocks
+
+
+@jit
+def note_use(settings: Settings, timeline: Timeline, engine: Engine, clocks: Clocks, replica: int, at_ns: int) -> None:
+    """Notes what has become of the blocks in use."""
+    used = settings.num_gpu_blocks - 1 - engine.counts[FREE]
+    note_blocks(timeline, replica, at_ns, used - clocks.used[replica])
+    clocks.used[replica] = used
+
+
+@jit
+def note_held(engine: Engine, served: Served, duration_ns: int) -> None:
+    """All that run have held their blocks for so long."""
+    for place in range(engine.counts[RUNNING]):
+        row = engine.running[place]
+        served.held_block_ns[row] += engine.held[row] * duration_ns
 
 
 @jit
@@ -799,12 +1116,19 @@ def begin_step(
     idle then; and the one after it is decided on now.
     """
     counts = engine.counts
+    if clocks.waits_ns[replica] != END:
+        note_held(engine, served, at_ns - clocks.waits_ns[replica])
+    clocks.waits_ns[replica] = END
+    clocks.wakes_ns[replica] = END
     if counts[SCHEDULED] == 0:
-        schedule(settings, contexts, engine)
+        schedule(settings, contexts, engine, at_ns)
         while counts[SCHEDULED] == 0 and counts[PREEMPTED] > 0:
-            schedule(settings, contexts, engine)  # the only one that could run preempted itself: no time passes
+            schedule(settings, contexts, engine, at_ns)  # the only one that could run preempted itself: no time passes
     count = counts[SCHEDULED]
     if count == 0:
+        note_use(settings, timeline, engine, clocks, replica, at_ns)
+        clocks.waits_ns[replica] = at_ns
+        clocks.wakes_ns[replica] = next_event_ns(engine)
         return
     if clocks.now_ns[replica] < at_ns:
         clocks.fraction[replica] = 0
@@ -828,14 +1152,10 @@ def begin_step(
             )
 
     if settings.async_scheduling:
-        schedule(settings, contexts, engine)
-    used = settings.num_gpu_blocks - 1 - counts[FREE]
-    totals[replica, 5] = max(totals[replica, 5], used)
-    note_blocks(timeline, replica, at_ns, used)
-    note_blocks(timeline, replica, at_ns + duration_ns, -used)
-    for place in range(counts[RUNNING]):
-        row = engine.running[place]
-        served.held_block_ns[row] += engine.held[row] * duration_ns
+        schedule(settings, contexts, engine, at_ns)
+    note_use(settings, timeline, engine, clocks, replica, at_ns)
+    totals[replica, 5] = max(totals[replica, 5], clocks.used[replica])
+    note_held(engine, served, duration_ns)
 
 
 @jit
@@ -850,7 +1170,7 @@ def end_step(
 ) -> None:
     """Ends the step under way: first tokens and the columns of those that finished."""
     unit = 1 << law.fraction_bits
-    update(settings, contexts, engine)
+    update(settings, contexts, engine, now_ns)
     for place in range(engine.counts[SAMPLED]):
         row = engine.sampled[place]
         if served.first_token_ns[row] == END:
@@ -861,6 +1181,7 @@ def end_step(
         row = engine.finished[place]
         served.finish_ns[row] = now_ns
         served.cached_tokens[row] = engine.cached[row]
+        served.loaded_tokens[row] = engine.loaded[row]
         served.preemptions[row] = engine.preemptions[row]
 
 
@@ -870,6 +1191,7 @@ def simulate(
     law: StepLaw,
     contexts: Contexts,
     workload: Workload,
+    plan: Plan,
     fleet: Fleet,
     timeline: Timeline,
     served: Served,
@@ -884,13 +1206,16 @@ def simulate(
     """
     rows = len(contexts.prompt)
     trajectories = len(workload.start_ns)
-    engines = [new_engine(settings, contexts)]
+    engines = [new_engine(settings, contexts, plan)]
     for _ in range(1, fleet.replicas):
-        engines.append(new_engine(settings, contexts))
+        engines.append(new_engine(settings, contexts, plan))
     clocks = Clocks(
         now_ns=np.zeros(fleet.replicas, np.int64),
         fraction=np.zeros(fleet.replicas, np.int64),
         ends_ns=np.full(fleet.replicas, END, np.int64),
+        wakes_ns=np.full(fleet.replicas, END, np.int64),
+        waits_ns=np.full(fleet.replicas, END, np.int64),
+        used=np.zeros(fleet.replicas, np.int64),
         sharers=np.zeros((fleet.replicas, rows), np.int64),
         sharing=np.zeros(fleet.replicas, np.int64),
         shared_ns=np.zeros(fleet.replicas, np.int64),
@@ -921,6 +1246,8 @@ def simulate(
             next_ns = events[0][0]
         for replica in range(fleet.replicas):
             ends_ns = clocks.ends_ns[replica]
+            if ends_ns == END:
+                ends_ns = clocks.wakes_ns[replica]
             if ends_ns != END and (next_ns == END or ends_ns < next_ns):
                 next_ns = ends_ns
         if next_ns == END:
@@ -933,6 +1260,7 @@ def simulate(
                 engine = engines[replica]
                 clocks.ends_ns[replica] = END
                 end_step(settings, law, contexts, engine, served, again_units, now_ns)
+                note_use(settings, timeline, engine, clocks, replica, now_ns)
                 for place in range(engine.counts[FINISHED]):
                     finish(workload, needs, ready, left, events, engine.finished[place], now_ns)
         while len(events) > 0 and events[0][0] <= now_ns:
@@ -944,7 +1272,7 @@ def simulate(
             else:
                 replica = route(settings, contexts, fleet, engines, homes, workload.trajectory[row], row)
                 served.replica[row] = replica
-                arrive(settings, contexts, engines[replica], row)
+                arrive(settings, contexts, engines[replica], row, due_ns)
         for replica in range(fleet.replicas):
             engine = engines[replica]
             if clocks.ends_ns[replica] == END and engine.counts[RUNNING] + engine.counts[WAITING] > 0:

@@ -14,6 +14,7 @@ from kvsim.backends.engine_kernels import (
     ROUND_ROBIN,
     Contexts,
     Fleet,
+    Plan,
     Served,
     Settings,
     StepLaw,
@@ -24,7 +25,7 @@ from kvsim.backends.interface import Ints
 from kvsim.backends.numba_backend import compiled
 from kvsim.errors import BackendUnavailableError, UnknownNameError
 
-Serve = Callable[[Settings, StepLaw, Contexts, Workload, Fleet, Timeline], "tuple[Served, Ints]"]
+Serve = Callable[[Settings, StepLaw, Contexts, Workload, Plan, Fleet, Timeline], "tuple[Served, Ints]"]
 """Serves a workload; returns the columns of rows and the totals of replicas, shape (replicas, REPLICA_TOTALS)."""
 
 ALONE = Fleet(replicas=1, router=ROUND_ROBIN)
@@ -68,9 +69,15 @@ def _native() -> Serve:
         ) from error
 
     def run(
-        settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload, fleet: Fleet, timeline: Timeline
+        settings: Settings,
+        law: StepLaw,
+        contexts: Contexts,
+        workload: Workload,
+        plan: Plan,
+        fleet: Fleet,
+        timeline: Timeline,
     ) -> tuple[Served, Ints]:
-        columns, totals = _core.simulate(settings, law, contexts, workload, fleet, timeline)
+        columns, totals = _core.simulate(settings, law, contexts, workload, plan, fleet, timeline)
         return Served(*columns), np.array(totals, np.int64)
 
     return run
@@ -78,7 +85,13 @@ def _native() -> Serve:
 
 def _from_text(text: ModuleType) -> Serve:
     def run(
-        settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload, fleet: Fleet, timeline: Timeline
+        settings: Settings,
+        law: StepLaw,
+        contexts: Contexts,
+        workload: Workload,
+        plan: Plan,
+        fleet: Fleet,
+        timeline: Timeline,
     ) -> tuple[Served, Ints]:
         rows = len(contexts.prompt)
         served = text.Served(*(np.empty(rows, np.int64) for _ in Served._fields))
@@ -90,6 +103,7 @@ def _from_text(text: ModuleType) -> Serve:
             own_law,
             text.Contexts(*contexts),
             text.Workload(*workload),
+            text.Plan(*plan),
             text.Fleet(*fleet),
             text.Timeline(*timeline),
             served,

@@ -6,7 +6,7 @@ from collections import deque
 from typing import NamedTuple, Protocol
 
 from kvsim.backends import engine_kernels as oracle
-from kvsim.backends.engine_kernels import Contexts, Settings
+from kvsim.backends.engine_kernels import NO_PLAN, Contexts, Plan, Settings
 from kvsim.errors import BackendUnavailableError, InputError, UnknownNameError
 
 
@@ -24,20 +24,31 @@ class Step(NamedTuple):
 class Stepper(Protocol):
     """A scheduler that does nothing by itself."""
 
-    def arrive(self, row: int) -> None:
+    def arrive(self, row: int, now_ns: int = 0) -> None:
         """A request joins the waiting queue."""
         ...
 
-    def schedule(self) -> Step:
-        """Decide on the next step. With ``async_scheduling`` one step may be in flight, else none."""
+    def schedule(self, now_ns: int = 0) -> Step:
+        """Decide on the next step. With ``async_scheduling`` one step may be in flight, else none.
+
+        Only plans ask what time it is.
+        """
         ...
 
-    def update(self) -> list[int]:
+    def update(self, now_ns: int = 0) -> list[int]:
         """End the oldest step in flight; returns the rows that finished."""
         ...
 
     def cached_tokens(self, row: int) -> int:
         """Tokens that the row hit when it was first admitted, -1 if it was not yet."""
+        ...
+
+    def loaded_tokens(self, row: int) -> int:
+        """Of these, the tokens that came from the host tier."""
+        ...
+
+    def next_event_ns(self) -> int:
+        """When the plan next changes what can be scheduled: blocks are loaded, or held no longer. -1: never."""
         ...
 
 
@@ -69,20 +80,20 @@ class StepsInFlight:
 class OracleStepper:
     """The readable text, uncompiled."""
 
-    def __init__(self, settings: Settings, contexts: Contexts) -> None:
+    def __init__(self, settings: Settings, contexts: Contexts, plan: Plan = NO_PLAN) -> None:
         self._in_flight = StepsInFlight(settings)
         self._settings = settings
         self._contexts = contexts
-        self.engine = oracle.new_engine(settings, contexts)
+        self.engine = oracle.new_engine(settings, contexts, plan)
 
-    def arrive(self, row: int) -> None:
-        oracle.arrive(self._settings, self._contexts, self.engine, row)
+    def arrive(self, row: int, now_ns: int = 0) -> None:
+        oracle.arrive(self._settings, self._contexts, self.engine, row, now_ns)
 
-    def schedule(self) -> Step:
+    def schedule(self, now_ns: int = 0) -> Step:
         self._in_flight.require_room()
         engine, counts = self.engine, self.engine.counts
         evicted = int(counts[oracle.EVICTED])
-        oracle.schedule(self._settings, self._contexts, engine)
+        oracle.schedule(self._settings, self._contexts, engine, now_ns)
         scheduled = int(counts[oracle.SCHEDULED])
         columns = (engine.scheduled, engine.before, engine.tokens)
         return self._in_flight.begin(
@@ -96,21 +107,27 @@ class OracleStepper:
             )
         )
 
-    def update(self) -> list[int]:
+    def update(self, now_ns: int = 0) -> list[int]:
         if not self._in_flight.end():
             return []
-        oracle.update(self._settings, self._contexts, self.engine)
+        oracle.update(self._settings, self._contexts, self.engine, now_ns)
         finished: list[int] = self.engine.finished[: self.engine.counts[oracle.FINISHED]].tolist()
         return finished
 
     def cached_tokens(self, row: int) -> int:
         return int(self.engine.cached[row])
 
+    def loaded_tokens(self, row: int) -> int:
+        return int(self.engine.loaded[row])
+
+    def next_event_ns(self) -> int:
+        return int(oracle.next_event_ns(self.engine))
+
 
 class NativeStepper:
     """The C++ engine."""
 
-    def __init__(self, settings: Settings, contexts: Contexts) -> None:
+    def __init__(self, settings: Settings, contexts: Contexts, plan: Plan = NO_PLAN) -> None:
         try:
             from kvsim import _core
         except ImportError as error:
@@ -118,23 +135,29 @@ class NativeStepper:
                 f"native: the C++ core is not built ({error}); reinstall kvsim with a C++17 compiler"
             ) from error
         self._in_flight = StepsInFlight(settings)
-        self._scheduler = _core.Scheduler(settings, contexts)
+        self._scheduler = _core.Scheduler(settings, contexts, plan)
 
-    def arrive(self, row: int) -> None:
-        self._scheduler.arrive(row)
+    def arrive(self, row: int, now_ns: int = 0) -> None:
+        self._scheduler.arrive(row, now_ns)
 
-    def schedule(self) -> Step:
+    def schedule(self, now_ns: int = 0) -> Step:
         self._in_flight.require_room()
-        return self._in_flight.begin(Step(*self._scheduler.schedule()))
+        return self._in_flight.begin(Step(*self._scheduler.schedule(now_ns)))
 
-    def update(self) -> list[int]:
+    def update(self, now_ns: int = 0) -> list[int]:
         if not self._in_flight.end():
             return []
-        finished: list[int] = self._scheduler.update()
+        finished: list[int] = self._scheduler.update(now_ns)
         return finished
 
     def cached_tokens(self, row: int) -> int:
         return int(self._scheduler.cached_tokens(row))
+
+    def loaded_tokens(self, row: int) -> int:
+        return int(self._scheduler.loaded_tokens(row))
+
+    def next_event_ns(self) -> int:
+        return int(self._scheduler.next_event_ns())
 
 
 STEPPERS: dict[str, type[OracleStepper] | type[NativeStepper]] = {
@@ -143,8 +166,8 @@ STEPPERS: dict[str, type[OracleStepper] | type[NativeStepper]] = {
 }
 
 
-def stepper(backend: str, settings: Settings, contexts: Contexts) -> Stepper:
+def stepper(backend: str, settings: Settings, contexts: Contexts, plan: Plan = NO_PLAN) -> Stepper:
     """A scheduler with an empty cache, from a backend by name."""
     if backend not in STEPPERS:
         raise UnknownNameError("backend", backend, STEPPERS)
-    return STEPPERS[backend](settings, contexts)
+    return STEPPERS[backend](settings, contexts, plan)

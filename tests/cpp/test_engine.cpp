@@ -45,6 +45,7 @@ void simulations_lose_nothing(Random& random) {
 
   Column prompt(rows), output(rows), priority(rows), above(rows), own_from(rows), prefix_key(rows, -1), zero(rows, 0);
   Column trajectory(rows), needs(rows), dependants, dependants_start(rows + 1), roots, roots_start, start, pause(rows);
+  Column continues(rows, 0), continued(rows, 0), hold(rows), next_use(rows);
   i64 most_blocks = 0;
   for (i64 row = 0; row < rows; ++row) {
     above[row] = row > 0 && draw(random, 0, 3) > 0 ? draw(random, 0, row - 1) : -1;
@@ -55,6 +56,12 @@ void simulations_lose_nothing(Random& random) {
     pause[row] = draw(random, 0, 100000);
     own_from[row] = kept / settings.block_size;
     needs[row] = above[row] >= 0;
+    if (above[row] >= 0 && own_from[row] >= (prompt[above[row]] + output[above[row]]) / settings.block_size) {
+      continues[row] = !continued[above[row]];
+      continued[above[row]] = 1;
+    }
+    hold[row] = draw(random, 0, 1) ? draw(random, 0, 200000) : kForever;
+    next_use[row] = draw(random, -1, 100000);
     trajectory[row] = above[row] >= 0 ? trajectory[above[row]] : static_cast<i64>(roots.size());
     if (above[row] < 0) {
       roots.push_back(row);
@@ -78,8 +85,9 @@ void simulations_lose_nothing(Random& random) {
   const GroupLaw group{2, 1, decode.data()};
   const StepLaw law{3, step.data(), lines.data(), draw(random, 0, 1) * 50, group, group};
 
-  Contexts contexts{rows,         prompt.data(),   output.data(),     priority.data(),
-                    above.data(), own_from.data(), prefix_key.data(), zero.data()};
+  Contexts contexts{
+      rows,        prompt.data(),   output.data(), priority.data(), above.data(), own_from.data(), prefix_key.data(),
+      zero.data(), continues.data()};
   Workload workload{static_cast<i64>(roots.size()),
                     start.data(),
                     1,
@@ -92,32 +100,45 @@ void simulations_lose_nothing(Random& random) {
                     roots.data(),
                     roots_start.data(),
                     zero.data()};
-  std::vector<Column> out(10, Column(rows, 0));
-  const Served served{out[0].data(), out[1].data(), out[2].data(), out[3].data(), out[4].data(),
-                      out[5].data(), out[6].data(), out[7].data(), out[8].data(), out[9].data()};
+  std::vector<Column> out(11, Column(rows, 0));
+  const Served served{out[0].data(), out[1].data(), out[2].data(), out[3].data(), out[4].data(), out[5].data(),
+                      out[6].data(), out[7].data(), out[8].data(), out[9].data(), out[10].data()};
+  Plan plan;
+  if (draw(random, 0, 2) == 0) plan.hold_ns = hold.data();
+  if (draw(random, 0, 2) == 0) plan.next_use_ns = next_use.data();
+  if (draw(random, 0, 2) == 0) {
+    plan.host = draw(random, kWriteThrough, kOnEviction);
+    plan.host_blocks = draw(random, 0, 3 * most_blocks);
+    plan.load_ns = draw(random, 0, 2000);
+  }
   const Fleet fleet{draw(random, 1, 3), draw(random, kRoundRobin, kPrefixAware)};
   const i64 bins = draw(random, 0, 50);  // long ones: the end of the last is beyond all time
   Column level(fleet.replicas * bins), partial(fleet.replicas * bins);
   const Timeline timeline{bins > 0 ? i64{1} << 40 : 0, bins, level.data(), partial.data()};
   i64 busy_ns = 0, preemptions = 0;
-  for (const ReplicaTotals& totals : Simulation(settings, law, contexts, workload, fleet, timeline, served).run()) {
+  Simulation simulation(settings, law, contexts, workload, plan, fleet, timeline, served);
+  for (const ReplicaTotals& totals : simulation.run()) {
     busy_ns += totals.busy_ns;
     preemptions += totals.preemptions;
     CHECK_EQUAL(totals.peak_blocks <= settings.num_gpu_blocks - 1, 1);
   }
   CHECK_EQUAL(std::accumulate(out[5].begin(), out[5].end(), i64{0}), busy_ns);
-  CHECK_EQUAL(std::accumulate(out[8].begin(), out[8].end(), i64{0}), preemptions);
+  CHECK_EQUAL(std::accumulate(out[9].begin(), out[9].end(), i64{0}), preemptions);
   for (i64 row = 0; row < rows; ++row) CHECK_EQUAL(out[3][row] > 0, 1);
 
-  const Chains chains(contexts, settings.block_size);
-  Scheduler scheduler(settings, contexts, chains);
+  const Chains chains(contexts);
+  Scheduler scheduler(settings, contexts, chains, plan);
   for (i64 row = 0; row < rows; ++row) scheduler.arrive(row, 0);
-  for (i64 left = rows; left > 0;) {
-    scheduler.schedule(0);
-    if (settings.async_scheduling && scheduler.steps_in_flight() == 1) scheduler.schedule(0);
-    scheduler.update(0, [](Request&) {}, [&](Request&) { --left; });
+  i64 now_ns = 0;
+  for (i64 left = rows; left > 0; now_ns += 1000) {
+    scheduler.schedule(now_ns);
+    if (settings.async_scheduling && scheduler.steps_in_flight() == 1) scheduler.schedule(now_ns);
+    scheduler.update(now_ns, [](Request&) {}, [&](Request&) { --left; });
   }
-  CHECK_EQUAL(scheduler.pool().free_blocks(), settings.num_gpu_blocks - 1);
+  scheduler.schedule(kForever);  // all pauses end
+}
+scheduler.schedule(kForever);  // all pauses end
+CHECK_EQUAL(scheduler.pool().free_blocks(), settings.num_gpu_blocks - 1);
 }
 
 }  // namespace
