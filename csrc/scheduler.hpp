@@ -8,25 +8,13 @@
 #include <deque>
 #include <vector>
 
+#include "block_pool.hpp"
 #include "pool.hpp"
 
 namespace kvsim {
 
-// kvsim.backends.engine_kernels.Settings says the same, field by field.
-struct Settings {
-  i64 block_size = 0;
-  i64 num_gpu_blocks = 0;  // the null block among them
-  i64 max_num_batched_tokens = 0;
-  i64 max_num_seqs = 0;
-  i64 long_prefill_token_threshold = 0;
-  i64 watermark_blocks = 0;
-  i64 scheduler_reserve_full_isl = 1;
-  i64 enable_chunked_prefill = 1;
-  i64 priority = 0;
-  i64 retention = kLruRetention;
-};
-
-struct Request {
+template <class Holding>
+struct BasicRequest {
   // What every step touches.
   i64 prompt = 0;
   i64 output = 0;
@@ -49,7 +37,7 @@ struct Request {
   i64 tokens() const { return prompt + generated; }
   // Whether the next token computed is a generated one: a step of it is decoding, not prefill.
   bool decodes() const { return computed >= prompt; }
-  bool served_after(const Request& other) const {
+  bool served_after(const BasicRequest& other) const {
     return priority != other.priority ? priority > other.priority : arrival > other.arrival;
   }
 };
@@ -63,18 +51,22 @@ struct Work {
   Work(i32 seat, i64 before, i64 tokens) : seat(seat), before(before), tokens(tokens) {}
 };
 
-class Scheduler {
+// P: Pool or BlockPool.
+template <class P>
+class BasicScheduler {
  public:
-  Scheduler(const Settings& settings, const Contexts& contexts)
+  using Request = BasicRequest<typename P::Holding>;
+
+  BasicScheduler(const Settings& settings, const Contexts& contexts)
       : settings_(settings),
         contexts_(contexts),
         chains_(contexts, settings.block_size),
-        pool_(chains_, settings.num_gpu_blocks - 1, settings.retention),
+        pool_(chains_, settings),
         seats_(settings.max_num_seqs) {
     for (i64 seat = settings.max_num_seqs - 1; seat >= 0; --seat) empty_seats_.push_back(static_cast<i32>(seat));
   }
-  Scheduler(const Scheduler&) = delete;  // the pool points to seats and chains
-  Scheduler& operator=(const Scheduler&) = delete;
+  BasicScheduler(const BasicScheduler&) = delete;  // the pool points to seats and chains
+  BasicScheduler& operator=(const BasicScheduler&) = delete;
 
   // A request joins the waiting queue.
   void arrive(i64 row, i64 now_ns = 0) {
@@ -86,7 +78,7 @@ class Scheduler {
     request.hittable = contexts_.hittable[row];
     request.arrival = arrived_++;
     request.release_ns = now_ns;
-    request.holding.chain = chains_.of_row[row];
+    request.holding = pool_.holding_for(chains_.of_row[row], request.prompt);
     enqueue(request, false);
   }
 
@@ -102,6 +94,7 @@ class Scheduler {
                             : budget;
     schedule_running(budget, longest);
     if (preempted_.empty()) admit(budget, longest);
+    least_free_ = pool_.free_blocks();
   }
 
   // Ends the step. `on_token(request)` follows each token, `on_finish(request)` the last one; blocks are free then.
@@ -125,7 +118,7 @@ class Scheduler {
   // How many steps from the one just scheduled, itself included, are sure to run the same requests, one token each.
   // Arrivals, which may end this, are the caller's to watch where admits_arrivals().
   i64 steady_steps() const {
-    if (!preempted_.empty() || work_.size() != running_.size() || admitted_ > 0 || head_may_gain_hits()) return 1;
+    if (!preempted_.empty() || work_.size() != running_.size() || admitted_ > 0 || head_may_run_soon()) return 1;
     i64 steps = INT64_MAX;
     for (const Work& work : work_) {
       const Request& request = seats_[work.seat];
@@ -133,19 +126,24 @@ class Scheduler {
       steps = min_of(steps, request.output - request.generated);
     }
     const i64 lines = static_cast<i64>(work_.size());
-    if ((steps / settings_.block_size + 1) * lines <= pool_.free_blocks()) return steps;
+    if ((steps / settings_.block_size + 1) * lines * pool_.groups() <= pool_.free_blocks()) return steps;
     while (steps > 1 && blocks_for_more(steps - 1) > pool_.free_blocks()) steps = 1 + (steps - 1) / 2;
     return steps;
   }
 
   // Runs `more` steps of one token each beyond the scheduled one, but for its update.
   void advance(i64 more) {
-    for (Work& work : work_) {
-      Request& request = seats_[work.seat];
-      request.computed += more;
-      request.generated += more;
-      work.before += more;
-      grow(request, request.computed + 1);
+    const i64 stride = P::kStepwise ? 1 : more;
+    for (i64 step = 0; step < more; step += stride) {
+      for (Work& work : work_) {
+        Request& request = seats_[work.seat];
+        request.computed += stride;
+        request.generated += stride;
+        work.before += stride;
+        pool_.pass(request.holding, request.computed);
+        grow(request, request.computed + 1);
+      }
+      least_free_ = min_of(least_free_, pool_.free_blocks());
     }
   }
 
@@ -162,21 +160,24 @@ class Scheduler {
   const std::vector<i32>& running() const { return running_; }
   i64 waiting() const { return static_cast<i64>(waiting_.size()); }
   bool idle() const { return running_.empty() && waiting_.empty(); }
-  const Pool& pool() const { return pool_; }
+  const P& pool() const { return pool_; }
+  // The fewest free blocks after the scheduling of the step and of those it was advanced by.
+  i64 least_free() const { return least_free_; }
 
  private:
   i64 blocks_for(i64 tokens) const { return (tokens + settings_.block_size - 1) / settings_.block_size; }
 
   // Blocks and keys for so many tokens of the request.
   void grow(Request& request, i64 slots) {
-    Holding& holding = request.holding;
+    typename P::Holding& holding = request.holding;
     if (slots > holding.blocks() * settings_.block_size) pool_.allocate(holding, blocks_for(slots));
     if (slots >= (holding.keyed + 1) * settings_.block_size) pool_.give_keys(holding, slots / settings_.block_size);
   }
 
   bool fits(const Request& request, i64 slots) const {
     const i64 held = request.holding.blocks();
-    return slots <= held * settings_.block_size || blocks_for(slots) - held <= pool_.free_blocks();
+    return slots <= held * settings_.block_size ||
+           pool_.takes(request.holding, blocks_for(slots)) <= pool_.free_blocks();
   }
 
   void schedule_running(i64& budget, i64 longest) {
@@ -184,6 +185,7 @@ class Scheduler {
       const i32 seat = running_[place];
       Request& request = seats_[seat];
       const i64 count = min_of(min_of(request.tokens() - request.computed, longest), budget);
+      pool_.pass(request.holding, request.computed);
       while (!fits(request, request.computed + count)) {
         const std::size_t victim = preemption_victim();
         const bool self = victim == place;
@@ -200,19 +202,21 @@ class Scheduler {
 
   void admit(i64 budget, i64 longest) {
     while (!waiting_.empty() && budget > 0 && static_cast<i64>(running_.size()) < settings_.max_num_seqs) {
-      const Request& head = waiting_.front();
+      Request& head = waiting_.front();
       const i64 total = head.tokens();
-      const i64 found = pool_.hits(head.holding.chain, (total - 1) / settings_.block_size);
+      const i64 most = (total - 1) / settings_.block_size;
+      const i64 found = pool_.hits(head.holding, most);
       const i64 cached = found * settings_.block_size;
       i64 count = min_of(total - cached, longest);
       if (count > budget && !settings_.enable_chunked_prefill) return;
       count = min_of(count, budget);
       const i64 slots = cached + count;
       // Idle hits are counted as needed, since taking them shortens the free queue.
-      i64 needed = blocks_for(settings_.scheduler_reserve_full_isl ? total : slots) - found;
+      const i64 now = blocks_for(slots);
+      i64 needed = pool_.demand(found, now, settings_.scheduler_reserve_full_isl ? blocks_for(total) : now);
       if (!running_.empty()) needed += settings_.watermark_blocks;
       if (needed > pool_.free_blocks()) return;  // spares the count of idle hits
-      needed += pool_.idle_hits(head.holding.chain, found);
+      needed += pool_.idle_hits(head.holding, found);
       if (needed > pool_.free_blocks()) return;
 
       const i32 seat = empty_seats_.back();
@@ -223,7 +227,10 @@ class Scheduler {
       ++admitted_;
       pool_.touch(request.holding, found);
       request.computed = cached;
-      if (request.cached < 0) request.cached = cached;
+      if (request.cached < 0) {
+        request.cached = cached;
+        request.hittable = pool_.hittable(request.holding, most, request.hittable);
+      }
       grow(request, slots);
       work_.emplace_back(seat, cached, count);
       budget -= count;
@@ -303,15 +310,16 @@ class Scheduler {
     i64 blocks = 0;
     for (const i32 seat : running_) {
       const Request& request = seats_[seat];
-      blocks += max_of(blocks_for(request.computed + 1 + more) - request.holding.blocks(), 0);
+      blocks += pool_.takes(request.holding, blocks_for(request.computed + 1 + more));
     }
     return blocks;
   }
 
-  // Whether the head of the waiting queue, refused now, could find more cached while others only decode: if one of
-  // them is still writing what the head's prompt begins with.
-  bool head_may_gain_hits() const {
+  // Whether the head of the waiting queue, refused now, could be admitted while others only decode: if they give back
+  // what their windows pass, or if one of them is still writing what the head's prompt begins with.
+  bool head_may_run_soon() const {
     if (waiting_.empty() || static_cast<i64>(running_.size()) >= settings_.max_num_seqs) return false;
+    if (P::kStepwise) return true;
     for (i32 chain = waiting_.front().holding.chain; chain != kNone; chain = chains_.shapes[chain].above) {
       for (const i32 seat : running_) {
         if (seats_[seat].holding.chain == chain) return true;
@@ -323,7 +331,7 @@ class Scheduler {
   Settings settings_;
   Contexts contexts_;
   Chains chains_;
-  Pool pool_;
+  P pool_;
   std::vector<Request> seats_;  // of the running; never resized, since the pool points into them
   std::vector<i32> empty_seats_;
   std::vector<i32> running_;     // seats in order of admission
@@ -332,6 +340,10 @@ class Scheduler {
   std::vector<i64> preempted_;
   i64 admitted_ = 0;
   i64 arrived_ = 0;
+  i64 least_free_ = 0;
 };
+
+using Scheduler = BasicScheduler<Pool>;
+using GroupScheduler = BasicScheduler<BlockPool>;
 
 }  // namespace kvsim

@@ -39,6 +39,7 @@ struct Served {
   i64* recompute_ns = nullptr;
   i64* gpu_ns = nullptr;
   i64* cached_tokens = nullptr;
+  i64* hittable_tokens = nullptr;
   i64* preemptions = nullptr;
 };
 
@@ -144,10 +145,12 @@ class Clock {
   i64 fraction_ = 0;
 };
 
-class Simulation {
+// S: Scheduler or GroupScheduler.
+template <class S>
+class BasicSimulation {
  public:
-  Simulation(const Settings& settings, const StepLaw& law, const Contexts& contexts, const Workload& workload,
-             const Served& served)
+  BasicSimulation(const Settings& settings, const StepLaw& law, const Contexts& contexts, const Workload& workload,
+                  const Served& served)
       : law_(law),
         workload_(workload),
         served_(served),
@@ -198,7 +201,7 @@ class Simulation {
   void refuse(const Arrivals::Due& due) {
     const i64 row = due.row;
     served_.scheduled_ns[row] = served_.first_token_ns[row] = served_.recompute_ns[row] = -1;
-    served_.cached_tokens[row] = served_.preemptions[row] = -1;
+    served_.cached_tokens[row] = served_.hittable_tokens[row] = served_.preemptions[row] = -1;
     served_.gpu_ns[row] = 0;
     finish(row, due.ns);
   }
@@ -253,7 +256,7 @@ class Simulation {
     const i64 duration_ns = clock_.ns() - started_ns;
     totals_.steps += steps;
     totals_.busy_ns += duration_ns;
-    totals_.peak_blocks = max_of(totals_.peak_blocks, usable_blocks_ - scheduler_.pool().free_blocks());
+    totals_.peak_blocks = max_of(totals_.peak_blocks, usable_blocks_ - scheduler_.least_free());
     share(decoding, tokens, duration_ns);
     if (!decoding) note_prefill(tokens, in_step, started_ns);
     update();
@@ -298,7 +301,7 @@ class Simulation {
 
   void note_prefill(i64 tokens, i64 in_step, i64 started_ns) {
     for (const Work& part : chunks_) {
-      Request& request = scheduler_.seat(part.seat);
+      auto& request = scheduler_.seat(part.seat);
       if (request.generated > 0) continue;
       if (request.scheduled_ns < 0) request.scheduled_ns = started_ns;
       request.recompute_units += law_.recompute(part.before, part.tokens, request.hittable, tokens, in_step);
@@ -308,17 +311,17 @@ class Simulation {
   void update() {
     const i64 now_ns = clock_.ns();
     scheduler_.update(
-        [&](Request& request) {
+        [&](auto& request) {
           if (request.generated == 1) request.first_token_ns = now_ns;
         },
-        [&](Request& request) {
+        [&](auto& request) {
           settle();
           write(request);
           finish(request.row, now_ns);
         });
   }
 
-  void write(const Request& request) {
+  void write(const typename S::Request& request) {
     const i64 row = request.row;
     const i64 half = (i64{1} << law_.fraction_bits) / 2;
     served_.scheduled_ns[row] = request.scheduled_ns;
@@ -327,6 +330,7 @@ class Simulation {
         min_of((request.recompute_units + half) >> law_.fraction_bits, request.first_token_ns - request.scheduled_ns);
     served_.gpu_ns[row] += request.gpu_ns;
     served_.cached_tokens[row] = request.cached;
+    served_.hittable_tokens[row] = request.hittable;
     served_.preemptions[row] = request.preemptions;
   }
 
@@ -336,7 +340,7 @@ class Simulation {
   i64 usable_blocks_;
   i64 rows_;
   i64 finished_ = 0;
-  Scheduler scheduler_;
+  S scheduler_;
   Arrivals arrivals_;
   Clock clock_;
   std::vector<Work> chunks_;  // of the step: those parts that prefill
@@ -344,5 +348,8 @@ class Simulation {
   i64 shared_ns_ = 0;
   EngineTotals totals_;
 };
+
+using Simulation = BasicSimulation<Scheduler>;
+using GroupSimulation = BasicSimulation<GroupScheduler>;
 
 }  // namespace kvsim

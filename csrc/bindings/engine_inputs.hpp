@@ -20,6 +20,8 @@ inline Settings settings_from(const py::handle& given) {
   KVSIM_FIELD(priority);
   KVSIM_FIELD(retention);
 #undef KVSIM_FIELD
+  const IntArray windows = given.attr("windows").cast<IntArray>();
+  settings.windows.assign(windows.data(), windows.data() + windows.size());
   return settings;
 }
 

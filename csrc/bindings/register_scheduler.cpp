@@ -7,6 +7,7 @@ namespace kvsim::bindings {
 namespace {
 
 // A scheduler driven a step at a time, with the arrays it reads.
+template <class S>
 class SteppedScheduler {
  public:
   SteppedScheduler(const py::handle& settings, const py::handle& contexts)
@@ -22,7 +23,7 @@ class SteppedScheduler {
     scheduler_.schedule();
     py::list work, preempted;
     for (const Work& part : scheduler_.work()) {
-      const Request& request = scheduler_.seat(part.seat);
+      const typename S::Request& request = scheduler_.seat(part.seat);
       work.append(py::make_tuple(request.row, part.before, part.tokens));
       cached_[request.row] = request.cached;
     }
@@ -33,7 +34,7 @@ class SteppedScheduler {
 
   py::list update() {
     py::list finished;
-    scheduler_.update([](const Request&) {}, [&](const Request& request) { finished.append(request.row); });
+    scheduler_.update([](const auto&) {}, [&](const auto& request) { finished.append(request.row); });
     return finished;
   }
 
@@ -44,20 +45,27 @@ class SteppedScheduler {
 
  private:
   HeldContexts contexts_;
-  Scheduler scheduler_;
+  S scheduler_;
   std::unordered_map<i64, i64> cached_;
 };
+
+template <class S>
+void define(py::module_& module, const char* name) {
+  using Stepped = SteppedScheduler<S>;
+  py::class_<Stepped>(module, name, "See kvsim.backends.stepping.Stepper.")
+      .def(py::init<py::handle, py::handle>(), py::arg("settings"), py::arg("contexts"))
+      .def("arrive", &Stepped::arrive, py::arg("row"))
+      .def("schedule", &Stepped::schedule,
+           "(work, preempted, evicted, free blocks, running, waiting) of the next step.")
+      .def("update", &Stepped::update, "Ends the step; the rows that finished.")
+      .def("cached_tokens", &Stepped::cached_tokens, py::arg("row"));
+}
 
 }  // namespace
 
 void register_scheduler(py::module_& module) {
-  py::class_<SteppedScheduler>(module, "Scheduler", "See kvsim.backends.stepping.Stepper.")
-      .def(py::init<py::handle, py::handle>(), py::arg("settings"), py::arg("contexts"))
-      .def("arrive", &SteppedScheduler::arrive, py::arg("row"))
-      .def("schedule", &SteppedScheduler::schedule,
-           "(work, preempted, evicted, free blocks, running, waiting) of the next step.")
-      .def("update", &SteppedScheduler::update, "Ends the step; the rows that finished.")
-      .def("cached_tokens", &SteppedScheduler::cached_tokens, py::arg("row"));
+  define<Scheduler>(module, "Scheduler");
+  define<GroupScheduler>(module, "GroupScheduler");
 }
 
 }  // namespace kvsim::bindings

@@ -22,18 +22,24 @@ py::tuple run_simulation(const py::handle& given_settings, const py::handle& giv
     return array;
   };
   py::array_t<i64> release = column(-1), scheduled = column(-1), first_token = column(-1), finish = column(-1),
-                   recompute = column(-1), gpu = column(0), cached = column(-1), preemptions = column(-1);
-  const Served served{release.mutable_data(), scheduled.mutable_data(),  first_token.mutable_data(),
-                      finish.mutable_data(),  recompute.mutable_data(),  gpu.mutable_data(),
-                      cached.mutable_data(),  preemptions.mutable_data()};
+                   recompute = column(-1), gpu = column(0), cached = column(-1), hittable = column(-1),
+                   preemptions = column(-1);
+  const Served served{release.mutable_data(), scheduled.mutable_data(), first_token.mutable_data(),
+                      finish.mutable_data(),  recompute.mutable_data(), gpu.mutable_data(),
+                      cached.mutable_data(),  hittable.mutable_data(),  preemptions.mutable_data()};
   EngineTotals totals;
   {
     py::gil_scoped_release unlocked;
-    totals = Simulation(settings, law.law, contexts.columns, workload.columns, served).run();
+    if (settings.one_full_group()) {
+      totals = Simulation(settings, law.law, contexts.columns, workload.columns, served).run();
+    } else {
+      totals = GroupSimulation(settings, law.law, contexts.columns, workload.columns, served).run();
+    }
   }
-  return py::make_tuple(py::make_tuple(release, scheduled, first_token, finish, recompute, gpu, cached, preemptions),
-                        py::make_tuple(totals.steps, totals.busy_ns, totals.end_ns, totals.evicted_blocks,
-                                       totals.preemptions, totals.peak_blocks, totals.unserved));
+  return py::make_tuple(
+      py::make_tuple(release, scheduled, first_token, finish, recompute, gpu, cached, hittable, preemptions),
+      py::make_tuple(totals.steps, totals.busy_ns, totals.end_ns, totals.evicted_blocks, totals.preemptions,
+                     totals.peak_blocks, totals.unserved));
 }
 
 }  // namespace
