@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kvsim.backends.contexts import RETENTION, contexts_of, settings_of, step_law
-from kvsim.backends.engine_kernels import ENGINE_TOTALS, Contexts, Served
+from kvsim.backends.engine_kernels import ENGINE_TOTALS, Served
 from kvsim.backends.kernels import OK, OVER_CAPACITY, OVER_MAX
 from kvsim.backends.serving import serve
 from kvsim.backends.workload import closed_starts, poisson_starts, workload_of
 from kvsim.errors import InputError, KvsimError, UnknownNameError
+from kvsim.kv_groups import most_blocks, obstacle
 from kvsim.pricing import Pricing, require_price, resolve_pricing
 from kvsim.result import STATUSES, Table, seconds
 
@@ -60,9 +61,11 @@ def simulate(
     backend: ``"auto"``, ``"native"``, ``"numba"`` or ``"reference"``; all give the same bits.
     model, gpu, engine, calibration, usd_per_hour, strict: as :func:`kvsim.estimate` has them.
 
-    The scheduler is vLLM 0.32's for full attention, scheduling synchronously: with ``async_scheduling`` the real one
-    decides a step ahead, so that a finished request's blocks come back one step later than here. Models with sliding
-    windows or linear attention have several pools in vLLM, whose rules are not built yet: they are refused.
+    The scheduler is vLLM 0.32's, scheduling synchronously: with ``async_scheduling`` the real one decides a step ahead,
+    so that a finished request's blocks come back one step later than here. Sliding windows have KV groups as in vLLM,
+    with its default retention: of a window only what the end of a prompt needs stays cached, so that a later turn goes
+    on from an earlier prompt's end, not from its output's. Models with linear attention, or whose windowed layers
+    cache another amount a token than the others, are refused.
     Raises :class:`kvsim.errors.KvsimError` for unknown names, for what is not built yet, and for a model that does
     not fit.
     """
@@ -72,7 +75,7 @@ def simulate(
     policy = _retention(retention)
     run = serve(backend)
     pricing = resolve_pricing(model, gpu, engine, None, calibration)
-    _require_one_pool(pricing.architecture)
+    _require_kv_groups(pricing)
     settled = pricing.engine
     if not settled.enable_chunked_prefill and settled.max_num_batched_tokens < settled.max_model_len:
         raise InputError(
@@ -86,7 +89,7 @@ def simulate(
     contexts = contexts_of(batch, settled.block_size)
     workload = workload_of(batch, starts, (status != OK).astype(np.int64))
     served, totals = run(settings_of(settled, policy), step_law(pricing.law), contexts, workload)
-    result = Simulation(batch, pricing, backend, status, contexts, served, totals, usd_per_hour)
+    result = Simulation(batch, pricing, backend, status, served, totals, usd_per_hour)
     if result.engine.unserved_turns:
         raise KvsimError(
             f"{result.engine.unserved_turns} turns were never released: they wait for turns of trajectories that "
@@ -97,14 +100,14 @@ def simulate(
     return result
 
 
-def _require_one_pool(architecture: Architecture) -> None:
-    """Refuse models whose layers do not all keep every token's KV."""
-    windowed = any(group.kind == "window" and not group.keeps_all for group in architecture.attention_groups())
-    if windowed or architecture.recurrent_state_bytes():
+def _require_kv_groups(pricing: Pricing) -> None:
+    """Refuse models whose KV cache vLLM keeps in ways that are not built."""
+    reason = obstacle(pricing.architecture, pricing.engine.tensor_parallel_size)
+    if reason:
         raise InputError(
-            f"{architecture.name} has layers that do not keep every token; only full attention can be simulated",
+            f"{pricing.architecture.name} cannot be simulated: {reason}",
             field="model",
-            remedy="Use kvsim.estimate, or a model with full attention",
+            remedy="Use kvsim.estimate, or a model with full attention or equally wide sliding-window layers",
         )
 
 
@@ -135,7 +138,6 @@ class Simulation:
         pricing: Pricing,
         backend: str,
         status: npt.NDArray[np.int8],
-        contexts: Contexts,
         served: Served,
         totals: Ints,
         usd_per_hour: float | None = None,
@@ -146,7 +148,6 @@ class Simulation:
         self.served = served
         """Whole nanoseconds and tokens, one value a turn."""
         self._status = status
-        self._contexts = contexts
         self._totals = dict(zip(ENGINE_TOTALS, totals.tolist(), strict=True))
         self._usd_per_hour = usd_per_hour
 
@@ -221,7 +222,8 @@ class Simulation:
 
         ``ttft_s e2e_s queue_s fresh_prefill_s recompute_s decode_s pause_s release_s finish_s gpu_s`` (NaN where not
         served), ``cached_tokens recomputed_tokens preemptions`` (integers, -1 where not served) and ``status`` (text:
-        ``ok``, ``over_max`` beyond max_model_len, ``over_capacity`` beyond the KV cache).
+        ``ok``, ``over_max`` beyond max_model_len, ``over_capacity`` beyond the KV cache, by the bound that vLLM admits
+        requests by).
         ``e2e_s`` is queue + fresh prefill + recompute + decode. ``release_s`` and ``finish_s`` count from the
         simulation's start; ``pause_s`` precedes the turn.
         """
@@ -292,7 +294,7 @@ class Simulation:
 
     @cached_property
     def _recomputed_tokens(self) -> Ints:
-        lost = np.maximum(self._contexts.hittable - self.served.cached_tokens, 0)
+        lost = np.maximum(self.served.hittable_tokens - self.served.cached_tokens, 0)
         return np.where(self._status == OK, lost, -1)
 
     @cached_property
@@ -346,6 +348,6 @@ def _starts(batch: Batch, arrivals: str, seed: int) -> Ints | None:
 def _status(batch: Batch, engine: Engine) -> npt.NDArray[np.int8]:
     """Which turns the engine can serve, by code of :data:`STATUSES`."""
     tokens = batch.prompt_tokens + np.maximum(batch.output_tokens, 1)
-    blocks = -(-(tokens - 1) // engine.block_size)
+    blocks = most_blocks(engine.windows, tokens - 1, engine.block_size, engine.max_num_batched_tokens)
     over_capacity = np.where(blocks > engine.num_gpu_blocks - 1, OVER_CAPACITY, OK)
     return np.where(tokens > engine.max_model_len, OVER_MAX, over_capacity).astype(np.int8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any, NamedTuple
 
@@ -61,9 +62,9 @@ def simple_law(settings: Settings, *, window: int = 0) -> StepLaw:
     return StepLaw(2, step, sequences, window, full, full if window else GroupLaw(0, 0, 0 * decode))
 
 
-def case(batch: Batch, starts: Any = None, *, window: int = 0, **changes: int) -> Case:
-    """A case with the settings above, but for ``changes``."""
-    settings = SETTINGS._replace(**changes)
+def case(batch: Batch, starts: Any = None, *, window: int = 0, windows: Sequence[int] = (0,), **changes: int) -> Case:
+    """A case with the settings above, but for ``changes``; ``window`` is the law's, ``windows`` those of KV groups."""
+    settings = SETTINGS._replace(windows=np.array(windows), **changes)
     workload = workload_of(batch, starts, np.zeros(batch.turns, np.int64))
     return Case(settings, simple_law(settings, window=window), contexts_of(batch, settings.block_size), workload)
 
@@ -99,6 +100,7 @@ def cases() -> dict[str, Case]:
     group = [{"prefix": 0, "kept_tokens": 33, "prompt_tokens": 70, "output_tokens": out} for out in (5, 9, 13, 30)]
     long = [{"prompt_tokens": 4 * count, "output_tokens": 6} for count in (40, 30, 20, 10)]
     ranked = [{**row, "priority": -number} for number, row in enumerate(session(talk) + session(talk, first=4) + long)]
+    hybrid = (0, 13, 13)
     instant = [{"prompt_tokens": 9, "output_tokens": 3, "arrival_ns": 7000} for _ in range(3)]
     return {
         "one turn": case(turns([{"prompt_tokens": 10, "output_tokens": 300}])),
@@ -124,6 +126,24 @@ def cases() -> dict[str, Case]:
         "no cache": case(sessions(3, talk), retention=NO_CACHE),
         "dropped at once": case(turns(forks + session(talk, first=5)), retention=DROP),
         "sliding window": case(sessions(3, talk), window=37),
+        "one window group": case(sessions(3, talk), window=13, windows=(13,)),
+        "one window group, thrash": case(sessions(8, talk), windows=(30,), num_gpu_blocks=30),
+        "full and window groups": case(sessions(3, talk), windows=hybrid, num_gpu_blocks=301),
+        "full and window groups, closed loop": case(
+            sessions(8, talk), closed_starts(8, 3), windows=hybrid[::-1], num_gpu_blocks=120
+        ),
+        "full and window groups, thrash": case(sessions(8, talk), windows=hybrid, num_gpu_blocks=90),
+        "window groups, prompt in chunks": case(turns(group), windows=hybrid, max_num_batched_tokens=16),
+        "window groups, forks": case(turns(forks), windows=(9, 0, 30)),
+        "window groups, forks in little memory": case(turns(forks), windows=(9, 0, 30), num_gpu_blocks=60),
+        "window groups by priority": case(turns(ranked), priority=1, windows=hybrid, num_gpu_blocks=110),
+        "window groups, no cache": case(sessions(3, talk), windows=hybrid, retention=NO_CACHE, num_gpu_blocks=150),
+        "window groups, dropped at once": case(
+            turns(forks + session(talk, first=5)), windows=hybrid, retention=DROP, num_gpu_blocks=150
+        ),
+        "window groups, long decoding": case(
+            turns([{"prompt_tokens": 30, "output_tokens": 200}] * 3), windows=(0, 9), num_gpu_blocks=150
+        ),
     }
 
 
@@ -162,14 +182,25 @@ def draw_batch(random: Random, size: int) -> Batch:
     return turns(rows, waits_for=waits)
 
 
+def draw_windows(random: Random) -> list[int]:
+    """Full attention alone, a window alone, or any mixture."""
+    if random.random() < 0.4:
+        return [0]
+    choices = [0, 0, 2, 7, random.randrange(2, 60), random.randrange(2, 200)]
+    return [random.choice(choices) for _ in range(random.choice([1, 1, 2, 3, 5]))]
+
+
 def draw_settings(random: Random, batch: Batch, size: int) -> Settings:
     """Settings under which every turn fits, most of them with little memory."""
-    tokens = batch.prompt_tokens + np.maximum(batch.output_tokens, 1) - 1
-    needed = int((-(-tokens // size)).max())
+    longest = batch.prompt_tokens + np.maximum(batch.output_tokens, 1) - 1
+    blocks = int((-(-longest // size)).max())
+    tokens = random.choice([size, 2 * size + 1, 64, 512])
+    windows = draw_windows(random)
+    needed = sum(min(blocks, -(-(window - 1 + tokens) // size) + 1) if window else blocks for window in windows)
     return Settings(
         block_size=size,
         num_gpu_blocks=needed + 1 + random.randrange(needed + 2 * batch.turns),
-        max_num_batched_tokens=random.choice([size, 2 * size + 1, 64, 512]),
+        max_num_batched_tokens=tokens,
         max_num_seqs=random.choice([1, 2, 4, 64]),
         long_prefill_token_threshold=random.choice([0, 0, size, 5]),
         watermark_blocks=random.choice([0, 0, 1, 3]),
@@ -177,6 +208,7 @@ def draw_settings(random: Random, batch: Batch, size: int) -> Settings:
         enable_chunked_prefill=1,
         priority=random.randrange(2),
         retention=random.choice([LRU, LRU, LRU, LRU, DROP, NO_CACHE]),
+        windows=np.array(windows),
     )
 
 

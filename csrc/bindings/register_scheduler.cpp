@@ -1,3 +1,5 @@
+#include <memory>
+
 #include "../scheduler.hpp"
 #include "arrays.hpp"
 #include "engine_inputs.hpp"
@@ -6,24 +8,34 @@ namespace kvsim::bindings {
 
 namespace {
 
-// A scheduler driven a step at a time, with the arrays it reads.
-template <class S>
+// A scheduler driven a step at a time, whatever its pool.
 class SteppedScheduler {
  public:
-  SteppedScheduler(const py::handle& settings, const py::handle& contexts)
-      : contexts_(contexts), scheduler_(settings_from(settings), contexts_.columns) {}
+  virtual ~SteppedScheduler() = default;
+  virtual void arrive(i64 row) = 0;
+  virtual py::tuple schedule() = 0;
+  virtual py::list update() = 0;
+  virtual i64 cached_tokens(i64 row) const = 0;
+};
 
-  void arrive(i64 row) {
+// With the arrays it reads. S: Scheduler or GroupScheduler.
+template <class S>
+class Stepped final : public SteppedScheduler {
+ public:
+  Stepped(const Settings& settings, const py::handle& contexts)
+      : contexts_(contexts), scheduler_(settings, contexts_.columns) {}
+
+  void arrive(i64 row) override {
     if (row < 0 || row >= contexts_.columns.rows) throw std::out_of_range("no such row");
     scheduler_.arrive(row);
   }
 
-  py::tuple schedule() {
+  py::tuple schedule() override {
     const i64 evicted = scheduler_.pool().evicted();
     scheduler_.schedule();
     py::list work, preempted;
     for (const Work& part : scheduler_.work()) {
-      const typename S::Request& request = scheduler_.seat(part.seat);
+      const auto& request = scheduler_.seat(part.seat);
       work.append(py::make_tuple(request.row, part.before, part.tokens));
       cached_[request.row] = request.cached;
     }
@@ -32,13 +44,13 @@ class SteppedScheduler {
                           scheduler_.running().size(), scheduler_.waiting());
   }
 
-  py::list update() {
+  py::list update() override {
     py::list finished;
     scheduler_.update([](const auto&) {}, [&](const auto& request) { finished.append(request.row); });
     return finished;
   }
 
-  i64 cached_tokens(i64 row) const {
+  i64 cached_tokens(i64 row) const override {
     const auto known = cached_.find(row);
     return known == cached_.end() ? -1 : known->second;
   }
@@ -49,23 +61,22 @@ class SteppedScheduler {
   std::unordered_map<i64, i64> cached_;
 };
 
-template <class S>
-void define(py::module_& module, const char* name) {
-  using Stepped = SteppedScheduler<S>;
-  py::class_<Stepped>(module, name, "See kvsim.backends.stepping.Stepper.")
-      .def(py::init<py::handle, py::handle>(), py::arg("settings"), py::arg("contexts"))
-      .def("arrive", &Stepped::arrive, py::arg("row"))
-      .def("schedule", &Stepped::schedule,
-           "(work, preempted, evicted, free blocks, running, waiting) of the next step.")
-      .def("update", &Stepped::update, "Ends the step; the rows that finished.")
-      .def("cached_tokens", &Stepped::cached_tokens, py::arg("row"));
+std::unique_ptr<SteppedScheduler> stepped(const py::handle& given, const py::handle& contexts) {
+  const Settings settings = settings_from(given);
+  if (settings.one_full_group()) return std::make_unique<Stepped<Scheduler>>(settings, contexts);
+  return std::make_unique<Stepped<GroupScheduler>>(settings, contexts);
 }
 
 }  // namespace
 
 void register_scheduler(py::module_& module) {
-  define<Scheduler>(module, "Scheduler");
-  define<GroupScheduler>(module, "GroupScheduler");
+  py::class_<SteppedScheduler>(module, "Scheduler", "See kvsim.backends.stepping.Stepper.")
+      .def(py::init(&stepped), py::arg("settings"), py::arg("contexts"))
+      .def("arrive", &SteppedScheduler::arrive, py::arg("row"))
+      .def("schedule", &SteppedScheduler::schedule,
+           "(work, preempted, evicted, free blocks, running, waiting) of the next step.")
+      .def("update", &SteppedScheduler::update, "Ends the step; the rows that finished.")
+      .def("cached_tokens", &SteppedScheduler::cached_tokens, py::arg("row"));
 }
 
 }  // namespace kvsim::bindings

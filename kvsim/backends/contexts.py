@@ -30,6 +30,7 @@ def settings_of(engine: Engine, retention: int = LRU) -> Settings:
         enable_chunked_prefill=int(engine.enable_chunked_prefill),
         priority=int(engine.scheduling_policy == "priority"),
         retention=retention if engine.enable_prefix_caching else NO_CACHE,
+        windows=np.array(engine.windows, np.int64),
     )
 
 
@@ -71,7 +72,11 @@ def contexts_of(batch: Batch, block_size: int) -> Contexts:
 
 
 def hittable_tokens(batch: Batch, block_size: int) -> Ints:
-    """Tokens that each row would find in the cache if nothing had been evicted, shape (rows,)."""
+    """Tokens that each row would find in the cache if nothing had been evicted, shape (rows,).
+
+    For layers that keep every token. What sliding windows leave behind depends on the order of the requests: there the
+    engine itself looks for it (``note_hittable``).
+    """
     shared = np.zeros(batch.turns, np.int64) if batch.shared_tokens is None else batch.shared_tokens
     if batch.turns:
         computed = (batch.prompt_tokens + np.maximum(batch.output_tokens, 1) - 1)[batch.parent]

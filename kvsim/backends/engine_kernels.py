@@ -274,7 +274,7 @@ def shared_hits(
                 known = known_blocks(settings, contexts, unknown, by_key, row, group, most)
                 agreed = agreed and known == most
                 most = known
-    return most
+    return int(most)
 
 
 @jit
@@ -295,7 +295,7 @@ def hits(settings: Settings, contexts: Contexts, engine: Engine, row: int) -> in
     found = shared_hits(settings, contexts, END, engine.first, row, furthest, END)
     if found < furthest:
         engine.junction[row] = furthest
-    return found
+    return int(found)
 
 
 @jit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from kvsim.backends import engine_kernels as oracle
-from kvsim.backends.engine_kernels import ONE_FULL_GROUP, Contexts, Settings
+from kvsim.backends.engine_kernels import Contexts, Settings
 from kvsim.errors import BackendUnavailableError, UnknownNameError
 
 
@@ -85,8 +85,7 @@ class NativeStepper:
             raise BackendUnavailableError(
                 f"native: the C++ core is not built ({error}); reinstall kvsim with a C++17 compiler"
             ) from error
-        one_full_group = settings.windows.tolist() == ONE_FULL_GROUP.tolist()
-        self._scheduler = (_core.Scheduler if one_full_group else _core.GroupScheduler)(settings, contexts)
+        self._scheduler = _core.Scheduler(settings, contexts)
 
     def arrive(self, row: int) -> None:
         self._scheduler.arrive(row)
