@@ -26,7 +26,9 @@ class BlockPool {
     i32 table = -1;    // number of its table
     i32 replay = 0;    // full blocks before the prompt's last token
     i32 junction = 0;  // where it leaves a prefix that some groups know further than others
-    i32 blocks() const { return held; }
+    i32 used = 0;      // blocks in all groups
+    i64 blocks() const { return held; }
+    i64 in_use() const { return used; }
   };
 
   // Blocks come and go while requests decode: their steps cannot be summed as one.
@@ -126,6 +128,7 @@ class BlockPool {
         const i32 block = first(chain, place, group);
         if (blocks_[block].held_by == 0) unlink(block);
         blocks_[block].held_by += 1;
+        ++holding.used;
         table[place * groups_ + group] = block;
       }
     }
@@ -139,6 +142,7 @@ class BlockPool {
     for (i32 group = 0; group < groups_; ++group) {
       for (i64 place = holding.held; place < blocks; ++place) table[place * groups_ + group] = take();
     }
+    holding.used += static_cast<i32>(takes(holding, blocks));
     holding.held = static_cast<i32>(blocks);
   }
 
@@ -348,6 +352,7 @@ class BlockPool {
     std::vector<i32>& table = tables_[holding.table];
     for (i64 place = end - 1; place >= 0 && table[place * groups_ + group] != 0; --place) {
       give_back(table[place * groups_ + group]);
+      --holding.used;
       table[place * groups_ + group] = 0;
     }
   }

@@ -26,7 +26,8 @@ struct Holding {
   i32 keyed = 0;        // blocks with a key: the first of its context
   i32 plain = 0;        // blocks without
   i32 shadows = kNone;  // its own shadow runs
-  i32 blocks() const { return keyed + plain; }
+  i64 blocks() const { return keyed + plain; }
+  i64 in_use() const { return blocks(); }
 };
 
 class Pool {

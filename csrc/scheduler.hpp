@@ -21,7 +21,8 @@ struct BasicRequest {
   i64 computed = 0;
   i64 generated = 0;
   Holding holding;
-  i64 gpu_ns = 0;  // for the one who keeps time
+  i64 gpu_ns = 0;         // for the one who keeps time
+  i64 held_block_ns = 0;  // whole once the blocks are given back: until then, less what is still held since release
   i64 row = 0;
   // The rest.
   i64 priority = 0;
@@ -57,19 +58,19 @@ class BasicScheduler {
  public:
   using Request = BasicRequest<typename P::Holding>;
 
-  BasicScheduler(const Settings& settings, const Contexts& contexts)
+  BasicScheduler(const Settings& settings, const Contexts& contexts, const Chains& chains)
       : settings_(settings),
         contexts_(contexts),
-        chains_(contexts, settings.block_size),
-        pool_(chains_, settings),
+        chains_(chains),
+        pool_(chains, settings),
         seats_(settings.max_num_seqs) {
     for (i64 seat = settings.max_num_seqs - 1; seat >= 0; --seat) empty_seats_.push_back(static_cast<i32>(seat));
   }
-  BasicScheduler(const BasicScheduler&) = delete;  // the pool points to seats and chains
+  BasicScheduler(const BasicScheduler&) = delete;  // the pool points to seats
   BasicScheduler& operator=(const BasicScheduler&) = delete;
 
   // A request joins the waiting queue.
-  void arrive(i64 row, i64 now_ns = 0) {
+  void arrive(i64 row, i64 now_ns) {
     Request request;
     request.row = row;
     request.prompt = contexts_.prompt[row];
@@ -79,11 +80,13 @@ class BasicScheduler {
     request.arrival = arrived_++;
     request.release_ns = now_ns;
     request.holding = pool_.holding_for(chains_.of_row[row], request.prompt);
+    prompt_blocks_ += blocks_for(request.prompt);
     enqueue(request, false);
   }
 
-  // Decides what the next step computes: work(), preempted().
-  void schedule() {
+  // Decides what the step that starts now computes: work(), preempted().
+  void schedule(i64 now_ns) {
+    now_ns_ = now_ns;
     work_.clear();
     preempted_.clear();
     admitted_ = 0;
@@ -99,7 +102,8 @@ class BasicScheduler {
 
   // Ends the step. `on_token(request)` follows each token, `on_finish(request)` the last one; blocks are free then.
   template <class OnToken, class OnFinish>
-  void update(OnToken&& on_token, OnFinish&& on_finish) {
+  void update(i64 now_ns, OnToken&& on_token, OnFinish&& on_finish) {
+    now_ns_ = now_ns;
     bool any = false;
     for (const Work& work : work_) {
       Request& request = seats_[work.seat];
@@ -108,7 +112,8 @@ class BasicScheduler {
       request.generated += 1;
       on_token(request);
       if (request.generated < request.output) continue;
-      pool_.release(request.holding);
+      prompt_blocks_ -= blocks_for(request.prompt);
+      release(request);
       on_finish(request);
       any = true;
     }
@@ -131,19 +136,35 @@ class BasicScheduler {
     return steps;
   }
 
-  // Runs `more` steps of one token each beyond the scheduled one, but for its update.
-  void advance(i64 more) {
-    const i64 stride = P::kStepwise ? 1 : more;
-    for (i64 step = 0; step < more; step += stride) {
+  // Runs `more` steps of one token each beyond the scheduled one, but for the last one's update. `start_of(n)` says
+  // when the n-th of them starts; `on_blocks(ns, count)` follows where so many blocks more are in use.
+  template <class StartOf, class OnBlocks>
+  void advance(i64 more, StartOf&& start_of, OnBlocks&& on_blocks) {
+    if constexpr (P::kStepwise) {
+      for (i64 step = 1; step <= more; ++step) {
+        const i64 free_blocks = pool_.free_blocks();
+        for (Work& work : work_) {
+          Request& request = seats_[work.seat];
+          const i64 held = request.holding.in_use();
+          move(work, request, 1);
+          const i64 blocks = request.holding.in_use() - held;
+          if (blocks != 0) request.held_block_ns -= blocks * (start_of(step) - request.release_ns);
+        }
+        if (free_blocks != pool_.free_blocks()) on_blocks(start_of(step), free_blocks - pool_.free_blocks());
+        least_free_ = min_of(least_free_, pool_.free_blocks());
+      }
+    } else {
       for (Work& work : work_) {
         Request& request = seats_[work.seat];
-        request.computed += stride;
-        request.generated += stride;
-        work.before += stride;
-        pool_.pass(request.holding, request.computed);
-        grow(request, request.computed + 1);
+        const i64 held = request.holding.blocks() * settings_.block_size;
+        for (i64 step = held - request.computed; step <= more; step += settings_.block_size) {
+          const i64 at_ns = start_of(step);
+          request.held_block_ns -= at_ns - request.release_ns;
+          on_blocks(at_ns, 1);
+        }
+        move(work, request, more);
       }
-      least_free_ = min_of(least_free_, pool_.free_blocks());
+      least_free_ = pool_.free_blocks();
     }
   }
 
@@ -157,12 +178,22 @@ class BasicScheduler {
   const std::vector<i64>& preempted() const { return preempted_; }
   i64 admitted() const { return admitted_; }
   Request& seat(i32 seat) { return seats_[seat]; }
+  const Request& seat(i32 seat) const { return seats_[seat]; }
   const std::vector<i32>& running() const { return running_; }
   i64 waiting() const { return static_cast<i64>(waiting_.size()); }
   bool idle() const { return running_.empty() && waiting_.empty(); }
   const P& pool() const { return pool_; }
   // The fewest free blocks after the scheduling of the step and of those it was advanced by.
   i64 least_free() const { return least_free_; }
+
+  // For routers: how many requests are unfinished, the blocks of their prompts, and what a turn would have to compute.
+  i64 unfinished() const { return waiting() + static_cast<i64>(running_.size()); }
+  i64 prompt_blocks() const { return prompt_blocks_; }
+  i64 missing_blocks(i64 row) const {
+    const i64 prompt = contexts_.prompt[row];
+    auto holding = pool_.holding_for(chains_.of_row[row], prompt);
+    return blocks_for(prompt) - pool_.hits(holding, (prompt - 1) / settings_.block_size);
+  }
 
  private:
   i64 blocks_for(i64 tokens) const { return (tokens + settings_.block_size - 1) / settings_.block_size; }
@@ -172,6 +203,37 @@ class BasicScheduler {
     typename P::Holding& holding = request.holding;
     if (slots > holding.blocks() * settings_.block_size) pool_.allocate(holding, blocks_for(slots));
     if (slots >= (holding.keyed + 1) * settings_.block_size) pool_.give_keys(holding, slots / settings_.block_size);
+  }
+
+  // The same, from now on.
+  void take(Request& request, i64 slots) {
+    const i64 held = request.holding.in_use();
+    grow(request, slots);
+    note_blocks(request, request.holding.in_use() - held);
+  }
+
+  // Gives back what windows have passed.
+  void pass(Request& request) {
+    const i64 held = request.holding.in_use();
+    pool_.pass(request.holding, request.computed);
+    note_blocks(request, request.holding.in_use() - held);
+  }
+
+  void release(Request& request) {
+    note_blocks(request, -request.holding.in_use());
+    pool_.release(request.holding);
+  }
+
+  // From now on the request holds so many blocks more.
+  void note_blocks(Request& request, i64 blocks) { request.held_block_ns -= blocks * (now_ns_ - request.release_ns); }
+
+  // So many decode steps of one request.
+  void move(Work& work, Request& request, i64 steps) {
+    request.computed += steps;
+    request.generated += steps;
+    work.before += steps;
+    pool_.pass(request.holding, request.computed);
+    grow(request, request.computed + 1);
   }
 
   bool fits(const Request& request, i64 slots) const {
@@ -185,7 +247,7 @@ class BasicScheduler {
       const i32 seat = running_[place];
       Request& request = seats_[seat];
       const i64 count = min_of(min_of(request.tokens() - request.computed, longest), budget);
-      pool_.pass(request.holding, request.computed);
+      pass(request);
       while (!fits(request, request.computed + count)) {
         const std::size_t victim = preemption_victim();
         const bool self = victim == place;
@@ -194,7 +256,7 @@ class BasicScheduler {
         if (self) return;
         if (victim < place) --place;
       }
-      grow(request, request.computed + count);
+      take(request, request.computed + count);
       work_.emplace_back(seat, request.computed, count);
       budget -= count;
     }
@@ -231,7 +293,8 @@ class BasicScheduler {
         request.cached = cached;
         request.hittable = pool_.hittable(request.holding, most, request.hittable);
       }
-      grow(request, slots);
+      note_blocks(request, request.holding.in_use());
+      take(request, slots);
       work_.emplace_back(seat, cached, count);
       budget -= count;
     }
@@ -250,7 +313,7 @@ class BasicScheduler {
     const i32 seat = running_[victim];
     Request& request = seats_[seat];
     running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(victim));
-    pool_.release(request.holding);
+    release(request);
     request.computed = 0;
     request.preemptions += 1;
     preempted_.push_back(request.row);
@@ -330,7 +393,7 @@ class BasicScheduler {
 
   Settings settings_;
   Contexts contexts_;
-  Chains chains_;
+  const Chains& chains_;
   P pool_;
   std::vector<Request> seats_;  // of the running; never resized, since the pool points into them
   std::vector<i32> empty_seats_;
@@ -340,6 +403,8 @@ class BasicScheduler {
   std::vector<i64> preempted_;
   i64 admitted_ = 0;
   i64 arrived_ = 0;
+  i64 prompt_blocks_ = 0;
+  i64 now_ns_ = 0;
   i64 least_free_ = 0;
 };
 

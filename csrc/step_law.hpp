@@ -56,6 +56,12 @@ struct DecodeStretch {
     return n * step + full * (n * seen + pairs * lines) + windowed * (n * seen_in_window + pairs * within_window);
   }
 
+  // The stretch from its n-th further step on.
+  void skip(i64 n) {
+    seen += n * lines;
+    seen_in_window += n * within_window;
+  }
+
   // At most `most` steps, and so few that their time cannot overflow.
   i64 within_horizon(i64 most) const {
     const i64 longest = step + full * (seen + most * lines) + windowed * (seen_in_window + most * within_window);

@@ -107,6 +107,7 @@ class Engine:
         full attention the blocks of the pool.
     kv_capacity_tokens: capacity_blocks x block_size, the figure vLLM logs as "GPU KV cache size".
     kv_bytes_per_block: cache bytes on one rank of ``block_size`` tokens of context.
+    pool_block_bytes: cache bytes on one rank of a block of the pool.
     weights: how the weights are stored, None if unquantised. compute: the arithmetic of their products;
         "dtype" also where the GPU lacks the format's own and vLLM unpacks the weights (Marlin).
 
@@ -135,6 +136,7 @@ class Engine:
     memory: Memory
     kv_bytes: int
     kv_bytes_per_block: int
+    pool_block_bytes: int
     num_gpu_blocks: int
     capacity_blocks: int
     windows: tuple[int, ...]
@@ -228,6 +230,7 @@ def resolve(config: EngineConfig, architecture: Architecture, gpu: Gpu, *, sampl
         memory=memory,
         kv_bytes=kv_bytes,
         kv_bytes_per_block=context_bytes,
+        pool_block_bytes=block_bytes(tp),
         num_gpu_blocks=blocks,
         capacity_blocks=capacity,
         windows=windows,

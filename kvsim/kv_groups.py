@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kvsim._layers import AttentionGroup
     from kvsim.architecture import Architecture
 
-__all__ = ["KvGroups", "kv_groups", "most_blocks", "obstacle"]
+__all__ = ["KvGroups", "cached_blocks", "kv_groups", "most_blocks", "obstacle"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -56,6 +56,14 @@ def most_blocks(windows: Sequence[int], tokens: Ints | int, block_size: int, in_
     for window in windows:
         held += np.minimum(longest, -(-(window - 1 + in_flight_tokens) // block_size) + 1) if window else longest
     return held
+
+
+def cached_blocks(windows: Sequence[int], hits: Ints, block_size: int) -> Ints:
+    """The blocks of all groups that hits of so many blocks of context are made of: of a window only its reach."""
+    found: Ints = np.zeros_like(hits)
+    for window in windows:
+        found += np.minimum(hits, -(-(window - 1) // block_size)) if window else hits
+    return found
 
 
 def kv_groups(architecture: Architecture, element_bytes: float, tp: int = 1) -> KvGroups | None:

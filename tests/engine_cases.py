@@ -10,8 +10,24 @@ import numpy as np
 from hypothesis import strategies as st
 
 from kvsim.backends.contexts import contexts_of
-from kvsim.backends.engine_kernels import DROP, LRU, NO_CACHE, Contexts, GroupLaw, Settings, StepLaw, Workload
-from kvsim.backends.workload import closed_starts, poisson_starts, workload_of
+from kvsim.backends.engine_kernels import (
+    DROP,
+    LEAST_LOADED,
+    LRU,
+    NO_CACHE,
+    PREFIX_AWARE,
+    ROUND_ROBIN,
+    STICKY,
+    Contexts,
+    Fleet,
+    GroupLaw,
+    Settings,
+    StepLaw,
+    Timeline,
+    Workload,
+)
+from kvsim.backends.serving import ALONE, timeline_of
+from kvsim.backends.workload import Starts, batch_starts, closed_starts, poisson_starts, workload_of
 from kvsim.trajectory import Batch
 
 SETTINGS = Settings(
@@ -28,6 +44,9 @@ SETTINGS = Settings(
 )
 
 
+LOGGED = Starts()
+
+
 class Case(NamedTuple):
     """What a simulation takes."""
 
@@ -35,6 +54,8 @@ class Case(NamedTuple):
     law: StepLaw
     contexts: Contexts
     workload: Workload
+    fleet: Fleet
+    timeline: Timeline
 
 
 def turns(rows: list[dict[str, Any]], **columns: Any) -> Batch:
@@ -62,11 +83,20 @@ def simple_law(settings: Settings, *, window: int = 0) -> StepLaw:
     return StepLaw(2, step, sequences, window, full, full if window else GroupLaw(0, 0, 0 * decode))
 
 
-def case(batch: Batch, starts: Any = None, *, window: int = 0, windows: Sequence[int] = (0,), **changes: int) -> Case:
+def case(
+    batch: Batch,
+    starts: Starts = LOGGED,
+    *,
+    window: int = 0,
+    windows: Sequence[int] = (0,),
+    fleet: Fleet = ALONE,
+    **changes: int,
+) -> Case:
     """A case with the settings above, but for ``changes``; ``window`` is the law's, ``windows`` those of KV groups."""
     settings = SETTINGS._replace(windows=np.array(windows), **changes)
     workload = workload_of(batch, starts, np.zeros(batch.turns, np.int64))
-    return Case(settings, simple_law(settings, window=window), contexts_of(batch, settings.block_size), workload)
+    contexts = contexts_of(batch, settings.block_size)
+    return Case(settings, simple_law(settings, window=window), contexts, workload, fleet, timeline_of(fleet.replicas))
 
 
 def session(lengths: list[tuple[int, int]], pause_ns: int = 500, first: int = 0) -> list[dict[str, Any]]:
@@ -110,6 +140,12 @@ def cases() -> dict[str, Case]:
         "thrash": case(sessions(8, talk), num_gpu_blocks=40),
         "closed loop": case(sessions(8, talk), closed_starts(8, 3), num_gpu_blocks=60),
         "poisson": case(sessions(8, talk), poisson_starts(8, 1e5, 3)),
+        "batch by batch": case(sessions(8, talk), batch_starts(8, 3), num_gpu_blocks=60),
+        "starts one after the other": case(sessions(8, talk), closed_starts(8, 3, 20_000), num_gpu_blocks=60),
+        "round robin": case(sessions(8, talk), closed_starts(8, 6), num_gpu_blocks=40, fleet=Fleet(3, ROUND_ROBIN)),
+        "least loaded": case(sessions(8, talk), closed_starts(8, 6), num_gpu_blocks=40, fleet=Fleet(3, LEAST_LOADED)),
+        "sticky": case(sessions(8, talk), closed_starts(8, 6), num_gpu_blocks=40, fleet=Fleet(3, STICKY)),
+        "prefix-aware": case(sessions(8, talk), closed_starts(8, 6), num_gpu_blocks=40, fleet=Fleet(3, PREFIX_AWARE)),
         "forks": case(turns(forks)),
         "forks in little memory": case(turns(forks), num_gpu_blocks=22),
         "rollouts of one prompt": case(turns(group)),
@@ -140,6 +176,9 @@ def cases() -> dict[str, Case]:
         "window groups, no cache": case(sessions(3, talk), windows=hybrid, retention=NO_CACHE, num_gpu_blocks=150),
         "window groups, dropped at once": case(
             turns(forks + session(talk, first=5)), windows=hybrid, retention=DROP, num_gpu_blocks=150
+        ),
+        "window groups, prefix-aware": case(
+            sessions(8, talk), closed_starts(8, 6), windows=hybrid, num_gpu_blocks=90, fleet=Fleet(3, PREFIX_AWARE)
         ),
         "window groups, long decoding": case(
             turns([{"prompt_tokens": 30, "output_tokens": 200}] * 3), windows=(0, 9), num_gpu_blocks=150
@@ -229,15 +268,28 @@ def draw_law(random: Random, settings: Settings) -> StepLaw:
     return StepLaw(unit.bit_length() - 1, step, table(settings.max_num_seqs, 50), window, group(1), group(window > 0))
 
 
+def draw_starts(random: Random, trajectories: int) -> Starts:
+    some, stagger_ns = random.randrange(1, 4), random.choice([0, 5000])
+    drawn: Starts = random.choice(
+        [
+            Starts(),
+            closed_starts(trajectories, some, stagger_ns),
+            batch_starts(trajectories, some, stagger_ns),
+            poisson_starts(trajectories, 1e5, random.randrange(99)),
+        ]
+    )
+    return drawn
+
+
 def draw_case(random: Random) -> Case:
     size = random.choice([4, 8, 16])
     batch = draw_batch(random, size)
     settings = draw_settings(random, batch, size)
-    starts = random.choice(
-        [None, closed_starts(len(batch), random.randrange(1, 4)), poisson_starts(len(batch), 1e5, random.randrange(99))]
-    )
     refused = np.array([int(random.random() < 0.05) for _ in range(batch.turns)], np.int64)
-    return Case(settings, draw_law(random, settings), contexts_of(batch, size), workload_of(batch, starts, refused))
+    workload = workload_of(batch, draw_starts(random, len(batch)), refused)
+    fleet = Fleet(random.choice([1, 1, 2, 3]), random.choice([ROUND_ROBIN, LEAST_LOADED, STICKY, PREFIX_AWARE]))
+    law = draw_law(random, settings)
+    return Case(settings, law, contexts_of(batch, size), workload, fleet, timeline_of(fleet.replicas))
 
 
 any_case = st.randoms(use_true_random=False).map(draw_case)

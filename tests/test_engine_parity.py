@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,24 +12,39 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvsim.backends import engine_kernels
-from kvsim.backends.engine_kernels import ENGINE_TOTALS, Served
-from kvsim.backends.serving import serve
+from kvsim.backends.engine_kernels import END, REPLICA_TOTALS, Served
+from kvsim.backends.serving import serve, timeline_of
 from kvsim.backends.stepping import stepper
 
 CASES = cases()
 
 
-def served(backend: str, case: Case) -> tuple[Served, dict[str, int]]:
+def served(backend: str, case: Case) -> tuple[Served, dict[str, Any]]:
+    """The columns of rows, and those of replicas."""
     columns, totals = serve(backend)(*case)
-    return columns, dict(zip(ENGINE_TOTALS, totals.tolist(), strict=True))
+    return columns, dict(zip(REPLICA_TOTALS, totals.T, strict=True))
 
 
-def assert_same(case: Case, backend: str) -> tuple[Served, dict[str, int]]:
+def with_timeline(case: Case, totals: dict[str, Any]) -> Case:
+    """The same, its blocks counted in about seven bins."""
+    end_ns = int(totals["end_ns"].max())
+    return case._replace(timeline=timeline_of(case.fleet.replicas, end_ns // 7 + 1, end_ns))
+
+
+def assert_same(case: Case, backend: str) -> tuple[Served, dict[str, Any]]:
     columns, totals = served("reference", case)
-    other, other_totals = served(backend, case)
-    assert other_totals == totals
+    first, second = with_timeline(case, totals), with_timeline(case, totals)
+    same, _ = served("reference", first)
+    other, other_totals = served(backend, second)
+    np.testing.assert_equal(other_totals, totals)
+    np.testing.assert_equal(second.timeline, first.timeline)
     for name in Served._fields:
         np.testing.assert_array_equal(getattr(other, name), getattr(columns, name), err_msg=name)
+        np.testing.assert_array_equal(getattr(same, name), getattr(columns, name), err_msg=name)
+    block_ns = first.timeline.partial + first.timeline.bin_ns * first.timeline.level.cumsum(axis=1)
+    assert (block_ns >= 0).all()
+    assert (block_ns.max(axis=1) <= first.timeline.bin_ns * totals["peak_blocks"]).all()
+    assert block_ns.sum() <= columns.held_block_ns.sum()  # less where requests hold the same block
     return columns, totals
 
 
@@ -43,10 +59,13 @@ def test_backends_agree_on_the_cases(name, backend):
 def test_every_draw_agrees_and_keeps_the_invariants(case):
     columns, totals = assert_same(case, "native")
     kept = case.workload.refused == 0
-    assert totals["unserved"] == 0
-    assert totals["peak_blocks"] <= case.settings.num_gpu_blocks - 1
-    assert columns.gpu_ns.sum() == totals["busy_ns"] <= totals["end_ns"]
-    assert totals["preemptions"] == columns.preemptions[kept].sum()
+    assert (columns.finish_ns != END).all()
+    assert (totals["peak_blocks"] <= case.settings.num_gpu_blocks - 1).all()
+    assert (totals["busy_ns"] <= totals["end_ns"]).all()
+    for replica in range(case.fleet.replicas):
+        its = columns.replica == replica
+        assert columns.gpu_ns[its].sum() == totals["busy_ns"][replica]
+        assert columns.preemptions[its].sum() == totals["preemptions"][replica]
     times = [columns.release_ns, columns.scheduled_ns, columns.first_token_ns, columns.finish_ns]
     for earlier, later in pairwise(times):
         assert (earlier <= later)[kept].all()
@@ -92,5 +111,6 @@ def check_blocks(engine: engine_kernels.Engine) -> None:
         free.append(block)
         block = engine.later[block]
     assert len(set(free)) == len(free) == engine.counts[engine_kernels.FREE]
+    assert engine.in_use.sum() == holders.sum()
     assert not holders[free].any()
     assert len(free) + np.count_nonzero(holders) == len(engine.held_by) - 1

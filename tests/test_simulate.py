@@ -74,6 +74,76 @@ def test_logged_arrivals_are_kept(batch):
     np.testing.assert_array_equal(run.served.release_ns[roots], batch.arrival_ns[roots])
 
 
+def test_a_batch_waits_for_its_slowest_and_a_closed_loop_refills(batch):
+    together = kvsim.simulate(batch, **ON, arrivals="batch:2")
+    refilled = kvsim.simulate(batch, **ON, arrivals="closed:2")
+    starts = together.turns.release_s[batch.parent < 0]
+    ends = np.maximum.reduceat(together.turns.finish_s, np.flatnonzero(batch.parent < 0))
+    assert (starts[2:4] == max(ends[:2])).all()
+    assert starts[4] == max(ends[2:4])
+    assert refilled.engine.end_s < together.engine.end_s
+
+
+def test_starts_are_staggered_and_logs_sped_up(batch):
+    run = kvsim.simulate(batch, **ON, arrivals="closed:3", stagger_s=0.25)
+    np.testing.assert_array_equal(run.turns.release_s[batch.parent < 0][:3], [0, 0.25, 0.5])
+    fast = kvsim.simulate(batch, **ON, speedup=0.5)
+    roots = batch.parent < 0
+    np.testing.assert_array_equal(fast.served.release_ns[roots], batch.arrival_ns[roots] * 2)
+
+
+@pytest.mark.parametrize("router", ["round-robin", "least-loaded", "sticky", "prefix-aware"])
+def test_replicas_share_the_turns(batch, router):
+    run = kvsim.simulate(batch, **ON, arrivals="closed:5", replicas=2, router=router)
+    assert set(run.turns.replica) == {0, 1}
+    assert sum(one.steps for one in run.replicas) == run.engine.steps
+    assert sum(one.busy_s for one in run.replicas) == pytest.approx(run.gpu_s.sum())
+    assert run.engine.end_s == max(one.end_s for one in run.replicas)
+    if router == "sticky":
+        homes = [set(run.turns.replica[batch.trajectory == number]) for number in range(len(batch))]
+        assert all(len(home) == 1 for home in homes)
+        assert not run.turns.recomputed_tokens.any()
+    if router == "prefix-aware":
+        unaware = kvsim.simulate(batch, **ON, arrivals="closed:5", replicas=2)
+        assert run.recomputed_tokens.sum() < unaware.recomputed_tokens.sum()
+    if router == "round-robin":
+        assert np.bincount(run.turns.replica).tolist() == [15, 15]
+
+
+def test_a_fleet_of_one_is_an_engine(batch):
+    alone = kvsim.simulate(batch, **ON, arrivals="closed:3")
+    for router in ("least-loaded", "sticky", "prefix-aware"):
+        run = kvsim.simulate(batch, **ON, arrivals="closed:3", router=router)
+        for first, second in zip(alone.served, run.served, strict=True):
+            np.testing.assert_array_equal(first, second)
+
+
+def test_blocks_held_are_counted_with_the_pauses(batch):
+    """Alone on an engine where nothing is evicted, estimate says the same."""
+    alone = batch.select([0])
+    run = kvsim.simulate(alone, **ON, arrivals="closed:1")
+    estimate = kvsim.estimate(alone, **ON, load=kvsim.Load(kv="never"))
+    np.testing.assert_allclose(run.kv_byte_s, estimate.kv_byte_s, rtol=0.02)
+    dropped = kvsim.simulate(alone, **ON, arrivals="closed:1", retention="drop")
+    pauses = alone.pause_ns[1:] * (run.turns.cached_tokens[1:] // 16)
+    held = (run.kv_byte_s - pauses.sum() / 1e9 * run.pricing.kv_bytes_per_block)[0]
+    assert 0 < held < dropped.kv_byte_s[0]
+    np.testing.assert_allclose(run.turns.kv_byte_s.sum(), run.kv_byte_s.sum())
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_timeline_adds_up(batch, replicas):
+    run = kvsim.simulate(batch, **ON, arrivals="closed:5", replicas=replicas, timeline_s=0.5)
+    table, turns = run.timeline, run.turns
+    assert table.rows == replicas * (int(run.engine.end_s / 0.5) + 1)
+    np.testing.assert_allclose(table.running.sum() * 0.5, (turns.finish_s - turns.release_s - turns.queue_s).sum())
+    np.testing.assert_allclose(table.waiting.sum() * 0.5, turns.queue_s.sum(), atol=1e-9)
+    blocks_s = table.kv_use.sum() * 0.5 * run.engine.usable_blocks
+    np.testing.assert_allclose(blocks_s, run.served.held_block_ns.sum() / 1e9, rtol=1e-9)  # nothing is shared
+    assert 0 < table.kv_use.max() <= run.engine.peak_blocks / run.engine.usable_blocks
+    assert np.nanmax(table.hit_rate) <= 1
+
+
 @pytest.mark.parametrize("backend", ["native", "numba", "reference"])
 def test_backends_agree(batch, backend):
     config = kvsim.EngineConfig(num_gpu_blocks_override=1500)
@@ -90,11 +160,29 @@ def test_what_is_not_there_is_refused(batch):
         kvsim.simulate(batch, **ON, arrivals="closed:1", retention="dropp")
     with pytest.raises(InputError, match=r"not built yet.*drop, lru"):
         kvsim.simulate(batch, **ON, arrivals="closed:1", retention="ttl:300")
-    with pytest.raises(InputError, match="replicas"):
-        kvsim.simulate(batch, **ON, arrivals="closed:1", replicas=2)
+    for replicas in (0, 1.5, True, 10**9):
+        with pytest.raises(InputError, match="whole number from 1") as caught:
+            kvsim.simulate(batch, **ON, arrivals="closed:1", replicas=replicas)
+        assert caught.value.field == "replicas"
+    with pytest.raises(UnknownNameError, match="prefix-aware"):
+        kvsim.simulate(batch, **ON, arrivals="closed:1", replicas=2, router="random")
+    for speedup in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="above 0"):
+            kvsim.simulate(batch, **ON, speedup=speedup)
+    for stagger_s in (-1.0, float("nan")):
+        with pytest.raises(InputError, match="0 or more"):
+            kvsim.simulate(batch, **ON, arrivals="closed:2", stagger_s=stagger_s)
+    with pytest.raises(InputError, match="cannot be staggered"):
+        kvsim.simulate(batch, **ON, stagger_s=1.0)
+    for timeline_s in (0, -1.0, float("nan"), 1e-8):
+        with pytest.raises(InputError, match="bins") as caught:
+            kvsim.simulate(batch, **ON, arrivals="closed:1", timeline_s=timeline_s)
+        assert caught.value.field == "timeline_s"
+    with pytest.raises(InputError, match=r"timeline_s=1\.0"):
+        _ = kvsim.simulate(batch, **ON, arrivals="closed:1").timeline
     with pytest.raises(UnknownNameError, match="native"):
         kvsim.simulate(batch, **ON, arrivals="closed:1", backend="nativ")
-    for arrivals in ("logged:3", "closed:0", "closed:x", "poisson:-1", "poisson:nan", "bursts"):
+    for arrivals in ("logged:3", "closed:0", "closed:x", "batch:0", "poisson:-1", "poisson:nan", "bursts"):
         with pytest.raises(InputError, match="closed:64"):
             kvsim.simulate(batch, **ON, arrivals=arrivals)
     unlogged = linear(2, 2).columns

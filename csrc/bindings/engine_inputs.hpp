@@ -89,6 +89,7 @@ struct HeldWorkload {
   HeldWorkload(const py::handle& given, i64 rows) : arrays(given) {
     columns.trajectories = arrays.length_of("start_ns");
     columns.start_ns = arrays.take("start_ns", columns.trajectories);
+    columns.refill = given.attr("refill").cast<i64>();
     columns.roots_start = arrays.take("roots_start", columns.trajectories + 1);
     columns.roots = arrays.take("roots", columns.roots_start[columns.trajectories]);
     columns.dependants_start = arrays.take("dependants_start", rows + 1);
@@ -100,6 +101,25 @@ struct HeldWorkload {
     KVSIM_COLUMN(needs);
     KVSIM_COLUMN(refused);
 #undef KVSIM_COLUMN
+  }
+};
+
+inline Fleet fleet_from(const py::handle& given) {
+  return {given.attr("replicas").cast<i64>(), given.attr("router").cast<i64>()};
+}
+
+// Arrays that are written to; that of the first replica, the others follow it.
+struct HeldTimeline {
+  py::array_t<i64, py::array::c_style> level, partial;
+  Timeline timeline;
+
+  HeldTimeline(const py::handle& given, i64 replicas)
+      : level(given.attr("level").cast<decltype(level)>()), partial(given.attr("partial").cast<decltype(level)>()) {
+    if (level.ndim() != 2 || level.shape(0) != replicas || partial.ndim() != 2 || partial.shape(0) != replicas ||
+        partial.shape(1) != level.shape(1)) {
+      throw std::invalid_argument("a timeline has shape (replicas, bins)");
+    }
+    timeline = {given.attr("bin_ns").cast<i64>(), level.shape(1), level.mutable_data(), partial.mutable_data()};
   }
 };
 

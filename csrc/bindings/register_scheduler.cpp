@@ -23,16 +23,18 @@ template <class S>
 class Stepped final : public SteppedScheduler {
  public:
   Stepped(const Settings& settings, const py::handle& contexts)
-      : contexts_(contexts), scheduler_(settings, contexts_.columns) {}
+      : contexts_(contexts),
+        chains_(contexts_.columns, settings.block_size),
+        scheduler_(settings, contexts_.columns, chains_) {}
 
   void arrive(i64 row) override {
     if (row < 0 || row >= contexts_.columns.rows) throw std::out_of_range("no such row");
-    scheduler_.arrive(row);
+    scheduler_.arrive(row, 0);
   }
 
   py::tuple schedule() override {
     const i64 evicted = scheduler_.pool().evicted();
-    scheduler_.schedule();
+    scheduler_.schedule(0);
     py::list work, preempted;
     for (const Work& part : scheduler_.work()) {
       const auto& request = scheduler_.seat(part.seat);
@@ -46,7 +48,7 @@ class Stepped final : public SteppedScheduler {
 
   py::list update() override {
     py::list finished;
-    scheduler_.update([](const auto&) {}, [&](const auto& request) { finished.append(request.row); });
+    scheduler_.update(0, [](const auto&) {}, [&](const auto& request) { finished.append(request.row); });
     return finished;
   }
 
@@ -57,6 +59,7 @@ class Stepped final : public SteppedScheduler {
 
  private:
   HeldContexts contexts_;
+  Chains chains_;
   S scheduler_;
   std::unordered_map<i64, i64> cached_;
 };

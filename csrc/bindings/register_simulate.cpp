@@ -9,12 +9,15 @@ namespace kvsim::bindings {
 namespace {
 
 py::tuple run_simulation(const py::handle& given_settings, const py::handle& given_law,
-                         const py::handle& given_contexts, const py::handle& given_workload) {
+                         const py::handle& given_contexts, const py::handle& given_workload,
+                         const py::handle& given_fleet, const py::handle& given_timeline) {
   const Settings settings = settings_from(given_settings);
   const HeldLaw law(given_law, settings);
   const HeldContexts contexts(given_contexts);
   const i64 rows = contexts.columns.rows;
   const HeldWorkload workload(given_workload, rows);
+  const Fleet fleet = fleet_from(given_fleet);
+  HeldTimeline timeline(given_timeline, fleet.replicas);
 
   const auto column = [&](i64 value) {
     py::array_t<i64> array(rows);
@@ -22,31 +25,39 @@ py::tuple run_simulation(const py::handle& given_settings, const py::handle& giv
     return array;
   };
   py::array_t<i64> release = column(-1), scheduled = column(-1), first_token = column(-1), finish = column(-1),
-                   recompute = column(-1), gpu = column(0), cached = column(-1), hittable = column(-1),
-                   preemptions = column(-1);
-  const Served served{release.mutable_data(), scheduled.mutable_data(), first_token.mutable_data(),
-                      finish.mutable_data(),  recompute.mutable_data(), gpu.mutable_data(),
-                      cached.mutable_data(),  hittable.mutable_data(),  preemptions.mutable_data()};
-  EngineTotals totals;
+                   recompute = column(-1), gpu = column(0), held = column(0), cached = column(-1),
+                   hittable = column(-1), preemptions = column(-1), replica = column(-1);
+  const Served served{release.mutable_data(),     scheduled.mutable_data(), first_token.mutable_data(),
+                      finish.mutable_data(),      recompute.mutable_data(), gpu.mutable_data(),
+                      held.mutable_data(),        cached.mutable_data(),    hittable.mutable_data(),
+                      preemptions.mutable_data(), replica.mutable_data()};
+  std::vector<ReplicaTotals> totals;
   {
     py::gil_scoped_release unlocked;
+    const auto run = [&](auto&& simulation) { totals = simulation.run(); };
     if (settings.one_full_group()) {
-      totals = Simulation(settings, law.law, contexts.columns, workload.columns, served).run();
+      run(Simulation(settings, law.law, contexts.columns, workload.columns, fleet, timeline.timeline, served));
     } else {
-      totals = GroupSimulation(settings, law.law, contexts.columns, workload.columns, served).run();
+      run(GroupSimulation(settings, law.law, contexts.columns, workload.columns, fleet, timeline.timeline, served));
     }
   }
-  return py::make_tuple(
-      py::make_tuple(release, scheduled, first_token, finish, recompute, gpu, cached, hittable, preemptions),
-      py::make_tuple(totals.steps, totals.busy_ns, totals.end_ns, totals.evicted_blocks, totals.preemptions,
-                     totals.peak_blocks, totals.unserved));
+  py::list told;
+  for (const ReplicaTotals& one : totals) {
+    told.append(
+        py::make_tuple(one.steps, one.busy_ns, one.end_ns, one.evicted_blocks, one.preemptions, one.peak_blocks));
+  }
+  return py::make_tuple(py::make_tuple(release, scheduled, first_token, finish, recompute, gpu, held, cached, hittable,
+                                       preemptions, replica),
+                        told);
 }
 
 }  // namespace
 
 void register_simulate(py::module_& module) {
-  module.def("simulate", &run_simulation, py::arg("settings"), py::arg("law"), py::arg("contexts"), py::arg("workload"),
-             "The columns of kvsim.backends.engine_kernels.Served, and the engine's totals in ENGINE_TOTALS' order.");
+  module.def(
+      "simulate", &run_simulation, py::arg("settings"), py::arg("law"), py::arg("contexts"), py::arg("workload"),
+      py::arg("fleet"), py::arg("timeline"),
+      "The columns of kvsim.backends.engine_kernels.Served, and each replica's totals in REPLICA_TOTALS' order.");
 }
 
 }  // namespace kvsim::bindings

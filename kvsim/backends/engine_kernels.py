@@ -109,8 +109,9 @@ class Engine(NamedTuple):
     # Requests.
     table: Ints  # by group: the blocks of row r stand from table_start[r] on, 0 where the window has passed
     table_start: Ints
-    held: Ints  # blocks held in each group, those passed among them
-    keyed: Ints  # of those, how many have had their turn to get their key
+    held: Ints  # places in each group's table
+    in_use: Ints  # blocks held, in all groups
+    keyed: Ints  # of the places, how many have had their turn to get their key
     junction: Ints  # where the row leaves a prefix that some groups know further than others, in blocks; 0: nowhere
     hittable: Ints  # tokens found at the first admission if nothing had been evicted
     computed: Ints
@@ -152,6 +153,7 @@ def new_engine(settings: Settings, contexts: Contexts) -> Engine:
         table=np.zeros((len(settings.windows), start[rows]), np.int64),
         table_start=start,
         held=np.zeros(rows, np.int64),
+        in_use=np.zeros(rows, np.int64),
         keyed=np.zeros(rows, np.int64),
         junction=np.zeros(rows, np.int64),
         hittable=contexts.hittable.copy(),
@@ -342,6 +344,7 @@ def touch(settings: Settings, contexts: Contexts, engine: Engine, row: int, coun
                 if engine.held_by[found] == 0:
                     unlink(engine, found)
                 engine.held_by[found] += 1
+                engine.in_use[row] += 1
             engine.table[group, engine.table_start[row] + block] = found
     engine.held[row] = count
     engine.keyed[row] = count
@@ -399,6 +402,7 @@ def allocate(settings: Settings, contexts: Contexts, engine: Engine, row: int, s
                 take_key(engine, block)
                 engine.counts[EVICTED] += 1
             engine.held_by[block] = 1
+            engine.in_use[row] += 1
             engine.table[group, start + place] = block
     for group in range(len(settings.windows)):
         for place in range(engine.keyed[row], full):
@@ -417,6 +421,7 @@ def give_back(settings: Settings, engine: Engine, row: int, group: int, place: i
     at = engine.table_start[row] + place
     block = engine.table[group, at]
     engine.table[group, at] = 0
+    engine.in_use[row] -= 1
     engine.held_by[block] -= 1
     if engine.held_by[block] == 0:
         if engine.key[block] != END and settings.retention == DROP:
@@ -631,6 +636,7 @@ class Workload(NamedTuple):
     """When turns come: a row's pause begins when the last of what it needs is there."""
 
     start_ns: Ints  # by trajectory, END: it starts when another one ends
+    refill: int  # whenever so many trajectories have ended, as many of those that wait for it start
     trajectory: Ints
     offset_ns: Ints  # of roots: from their trajectory's start
     pause_ns: Ints
@@ -642,6 +648,28 @@ class Workload(NamedTuple):
     refused: Ints  # 1: the turn is not served, and ends where it begins
 
 
+# Which replica a turn goes to.
+ROUND_ROBIN, LEAST_LOADED, STICKY, PREFIX_AWARE = range(4)
+
+
+class Fleet(NamedTuple):
+    """Replicas of one engine behind a router."""
+
+    replicas: int
+    router: int
+
+
+class Timeline(NamedTuple):
+    """Blocks in use over time, in bins of ``bin_ns`` (0: not asked for), by replica.
+
+    Bin b of replica r has ``partial[r, b] + bin_ns * sum(level[r, : b + 1])`` block-nanoseconds.
+    """
+
+    bin_ns: int
+    level: Ints
+    partial: Ints
+
+
 class Served(NamedTuple):
     """What became of each row, all END where it was refused but for ``release_ns`` and ``finish_ns``."""
 
@@ -651,13 +679,15 @@ class Served(NamedTuple):
     finish_ns: Ints
     recompute_ns: Ints
     gpu_ns: Ints
+    held_block_ns: Ints
     cached_tokens: Ints
     hittable_tokens: Ints  # what cached_tokens would be, had nothing been evicted
     preemptions: Ints
+    replica: Ints
 
 
-#: The columns of an engine's totals.
-ENGINE_TOTALS = ("steps", "busy_ns", "end_ns", "evicted_blocks", "preemptions", "peak_blocks", "unserved")
+#: The columns of a replica's totals.
+REPLICA_TOTALS = ("steps", "busy_ns", "end_ns", "evicted_blocks", "preemptions", "peak_blocks")
 
 
 @jit
@@ -764,34 +794,223 @@ def start_next(workload: Workload, needs: Ints, ready: Ints, left: Ints, events:
 
 @jit
 def finish(workload: Workload, needs: Ints, ready: Ints, left: Ints, events: Any, row: int, now_ns: int) -> None:
-    """Releases what waited for the row, and starts the next trajectory if this was the last row of its own.
+    """Releases what waited for the row, and starts the next trajectories if this was the last row of its own.
 
-    ``left[t]`` counts unfinished rows of trajectory t; the last entry is the next trajectory to start.
+    ``left[t]`` counts unfinished rows of trajectory t; then come the next trajectory to start, and how many ended.
     """
     for at in range(workload.dependants_start[row], workload.dependants_start[row + 1]):
         meet_need(workload, needs, ready, events, workload.dependants[at], now_ns)
     left[workload.trajectory[row]] -= 1
     if left[workload.trajectory[row]] == 0:
-        start_next(workload, needs, ready, left, events, now_ns)
+        ended = len(workload.start_ns) + 1
+        left[ended] += 1
+        if left[ended] % workload.refill == 0:
+            for _ in range(workload.refill):
+                start_next(workload, needs, ready, left, events, now_ns)
+
+
+# ---- Replicas ----
+
+
+class Clocks(NamedTuple):
+    """The time of each replica, and who shares its decode stretch under way."""
+
+    now_ns: Ints  # end of its last step
+    fraction: Ints  # of a nanosecond, in units
+    ends_ns: Ints  # of the step under way, END: none
+    sharers: Ints  # (replicas, rows)
+    sharing: Ints
+    shared_ns: Ints
+
+
+@jit
+def load_of(contexts: Contexts, settings: Settings, engine: Engine, router: int, row: int) -> int:
+    """What the router minimises: unfinished requests, or their prompts' blocks and those that ``row`` would miss."""
+    counts = engine.counts
+    if router != PREFIX_AWARE:
+        return int(counts[RUNNING] + counts[WAITING])
+    blocks = -(-contexts.prompt[row] // settings.block_size) - hits(settings, contexts, engine, row)
+    for place in range(counts[RUNNING]):
+        blocks += -(-contexts.prompt[engine.running[place]] // settings.block_size)
+    for place in range(counts[WAITING]):
+        blocks += -(-contexts.prompt[engine.waiting[place]] // settings.block_size)
+    return int(blocks)
+
+
+@jit
+def route(
+    settings: Settings, contexts: Contexts, fleet: Fleet, engines: Any, homes: Ints, trajectory: int, row: int
+) -> int:
+    """The replica for a turn; the first of equals. ``homes`` has that of each trajectory, then the next in turn."""
+    if fleet.router == ROUND_ROBIN:
+        homes[-1] += 1
+        return int((homes[-1] - 1) % fleet.replicas)
+    if fleet.router == STICKY and homes[trajectory] != END:
+        return int(homes[trajectory])
+    best = 0
+    least = load_of(contexts, settings, engines[0], fleet.router, row)
+    for replica in range(1, fleet.replicas):
+        load = load_of(contexts, settings, engines[replica], fleet.router, row)
+        if load < least:
+            best = replica
+            least = load
+    homes[trajectory] = best
+    return best
+
+
+@jit
+def note_blocks(timeline: Timeline, replica: int, at_ns: int, blocks: int) -> None:
+    """From that instant on, so many more blocks are in use."""
+    if timeline.bin_ns > 0:
+        place = at_ns // timeline.bin_ns
+        timeline.partial[replica, place] += blocks * ((place + 1) * timeline.bin_ns - at_ns)
+        if place + 1 < timeline.level.shape[1]:
+            timeline.level[replica, place + 1] += blocks
+
+
+@jit
+def share_step(
+    settings: Settings, engine: Engine, clocks: Clocks, served: Served, replica: int, step: tuple[int, int, int]
+) -> None:
+    """Shares a step's ``(duration, tokens, decoding)`` by tokens; decode steps of the same requests are one."""
+    duration_ns, tokens, decoding = step
+    count = engine.counts[SCHEDULED]
+    sharers = clocks.sharers[replica]
+    same = decoding == count and count == clocks.sharing[replica]
+    for place in range(count):
+        same = same and sharers[place] == engine.scheduled[place]
+    if not same:
+        share_out(served.gpu_ns, sharers, clocks.sharing[replica], clocks.shared_ns[replica])
+        clocks.sharing[replica] = 0
+        clocks.shared_ns[replica] = 0
+    if decoding == count:
+        clocks.sharing[replica] = count
+        sharers[:count] = engine.scheduled[:count]
+        clocks.shared_ns[replica] += duration_ns
+    else:
+        rest_ns = duration_ns
+        for place in range(count):
+            share_ns = duration_ns * engine.tokens[place] // tokens
+            served.gpu_ns[engine.scheduled[place]] += share_ns
+            rest_ns -= share_ns
+        served.gpu_ns[engine.scheduled[0]] += rest_ns
+
+
+@jit
+def begin_step(
+    settings: Settings,
+    law: StepLaw,
+    contexts: Contexts,
+    timeline: Timeline,
+    engine: Engine,
+    clocks: Clocks,
+    served: Served,
+    again_units: Ints,
+    totals: Ints,
+    replica: int,
+    at_ns: int,
+) -> None:
+    """Schedules the replica's next step at that instant and starts it, if there is anything that can run."""
+    counts = engine.counts
+    schedule(settings, contexts, engine)
+    while counts[SCHEDULED] == 0 and counts[PREEMPTED] > 0:
+        schedule(settings, contexts, engine)  # the only one that could run preempted itself: no time passes
+    count = counts[SCHEDULED]
+    if count == 0:
+        return
+    if clocks.now_ns[replica] < at_ns:
+        clocks.fraction[replica] = 0
+    units, tokens, decoding = step_units(law, contexts, engine)
+    sum_units = clocks.fraction[replica] + units
+    duration_ns = sum_units >> law.fraction_bits
+    clocks.now_ns[replica] = at_ns + duration_ns
+    clocks.ends_ns[replica] = at_ns + duration_ns
+    clocks.fraction[replica] = sum_units & ((1 << law.fraction_bits) - 1)
+
+    used = settings.num_gpu_blocks - 1 - counts[FREE]
+    totals[replica, 0] += 1
+    totals[replica, 1] += duration_ns
+    totals[replica, 5] = max(totals[replica, 5], used)
+    note_blocks(timeline, replica, at_ns, used)
+    note_blocks(timeline, replica, at_ns + duration_ns, -used)
+    for place in range(counts[RUNNING]):
+        row = engine.running[place]
+        served.held_block_ns[row] += engine.in_use[row] * duration_ns
+    share_step(settings, engine, clocks, served, replica, (duration_ns, tokens, decoding))
+    for place in range(count):
+        row = engine.scheduled[place]
+        if served.scheduled_ns[row] == END:
+            served.scheduled_ns[row] = at_ns
+        if engine.generated[row] == 0:
+            again_units[row] += recompute_units(
+                law, engine.before[place], engine.tokens[place], engine.hittable[row], tokens, count
+            )
+
+
+@jit
+def end_step(
+    settings: Settings,
+    law: StepLaw,
+    contexts: Contexts,
+    engine: Engine,
+    served: Served,
+    again_units: Ints,
+    now_ns: int,
+) -> None:
+    """Ends the step under way: first tokens and the columns of those that finished."""
+    unit = 1 << law.fraction_bits
+    update(settings, contexts, engine)
+    for place in range(engine.counts[SCHEDULED]):
+        row = engine.scheduled[place]
+        if engine.generated[row] > 0 and served.first_token_ns[row] == END:
+            served.first_token_ns[row] = now_ns
+            prefill_ns = now_ns - served.scheduled_ns[row]
+            served.recompute_ns[row] = min((again_units[row] + unit // 2) >> law.fraction_bits, prefill_ns)
+    for place in range(engine.counts[FINISHED]):
+        row = engine.finished[place]
+        served.finish_ns[row] = now_ns
+        served.cached_tokens[row] = engine.cached[row]
+        served.hittable_tokens[row] = engine.hittable[row]
+        served.preemptions[row] = engine.preemptions[row]
 
 
 @jit
 def simulate(
-    settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload, served: Served, totals: Ints
+    settings: Settings,
+    law: StepLaw,
+    contexts: Contexts,
+    workload: Workload,
+    fleet: Fleet,
+    timeline: Timeline,
+    served: Served,
+    totals: Ints,
 ) -> None:
-    """Serves all rows on one engine, step by step.
+    """Serves all rows, step by step.
 
-    The clock runs in units; a timestamp is its whole nanoseconds. A step's time is shared among its requests by
-    tokens. Consecutive steps that decode one token of the same requests are shared as one.
+    Clocks run in units; a timestamp is its whole nanoseconds. At one instant steps end first, replica by replica;
+    then turns come, in the order in which they were due and of their rows; then free replicas start their next step.
+    A step's time is shared among its requests by tokens. Consecutive steps of a replica that decode one token of the
+    same requests are shared as one. ``totals`` has a row for each replica.
     """
-    engine = new_engine(settings, contexts)
-    counts = engine.counts
     rows = len(contexts.prompt)
     trajectories = len(workload.start_ns)
+    engines = [new_engine(settings, contexts)]
+    for _ in range(1, fleet.replicas):
+        engines.append(new_engine(settings, contexts))
+    clocks = Clocks(
+        now_ns=np.zeros(fleet.replicas, np.int64),
+        fraction=np.zeros(fleet.replicas, np.int64),
+        ends_ns=np.full(fleet.replicas, END, np.int64),
+        sharers=np.zeros((fleet.replicas, rows), np.int64),
+        sharing=np.zeros(fleet.replicas, np.int64),
+        shared_ns=np.zeros(fleet.replicas, np.int64),
+    )
+    homes = np.full(trajectories + 1, END, np.int64)
+    homes[-1] = 0
+    again_units = np.zeros(rows, np.int64)
     needs = workload.needs.copy()
     ready = np.zeros(rows, np.int64)
-    again_units = np.zeros(rows, np.int64)
-    left = np.zeros(trajectories + 1, np.int64)
+    left = np.zeros(trajectories + 2, np.int64)
     for row in range(rows):
         left[workload.trajectory[row]] += 1
     events = [(workload.start_ns[0], workload.roots[0])]
@@ -802,17 +1021,30 @@ def simulate(
     for column in served:
         column[:] = END
     served.gpu_ns[:] = 0
+    served.held_block_ns[:] = 0
+    totals[:] = 0
 
-    unit = 1 << law.fraction_bits
     now_ns = 0
-    fraction = 0  # of a nanosecond, in units
-    sharers = np.zeros(rows, np.int64)
-    sharing = 0
-    shared_ns = 0
-    steps = 0
-    busy_ns = 0
-    peak = 0
     while True:
+        next_ns = END
+        if len(events) > 0:
+            next_ns = events[0][0]
+        for replica in range(fleet.replicas):
+            ends_ns = clocks.ends_ns[replica]
+            if ends_ns != END and (next_ns == END or ends_ns < next_ns):
+                next_ns = ends_ns
+        if next_ns == END:
+            if start_next(workload, needs, ready, left, events, now_ns):
+                continue
+            break
+        now_ns = next_ns
+        for replica in range(fleet.replicas):
+            if clocks.ends_ns[replica] == now_ns:
+                engine = engines[replica]
+                clocks.ends_ns[replica] = END
+                end_step(settings, law, contexts, engine, served, again_units, now_ns)
+                for place in range(engine.counts[FINISHED]):
+                    finish(workload, needs, ready, left, events, engine.finished[place], now_ns)
         while len(events) > 0 and events[0][0] <= now_ns:
             due_ns, row = heapq.heappop(events)
             served.release_ns[row] = due_ns
@@ -820,80 +1052,27 @@ def simulate(
                 served.finish_ns[row] = due_ns
                 finish(workload, needs, ready, left, events, row, due_ns)
             else:
-                arrive(settings, contexts, engine, row)
-        if counts[RUNNING] + counts[WAITING] == 0:
-            if len(events) > 0:
-                now_ns = events[0][0]
-                fraction = 0
-            elif not start_next(workload, needs, ready, left, events, now_ns):
-                break
-            continue
-
-        schedule(settings, contexts, engine)
-        count = counts[SCHEDULED]
-        if count == 0:
-            if counts[PREEMPTED] == 0:
-                break
-            continue  # the only one that could run preempted itself: no time passes
-        units, tokens, decoding = step_units(law, contexts, engine)
-        started_ns = now_ns
-        fraction += units
-        now_ns += fraction >> law.fraction_bits
-        fraction &= unit - 1
-        duration_ns = now_ns - started_ns
-        steps += 1
-        busy_ns += duration_ns
-        peak = max(peak, settings.num_gpu_blocks - 1 - counts[FREE])
-
-        same = decoding == count and count == sharing
-        for place in range(count):
-            same = same and sharers[place] == engine.scheduled[place]
-        if not same:
-            share_out(served.gpu_ns, sharers, sharing, shared_ns)
-            sharing = 0
-            shared_ns = 0
-        if decoding == count:
-            sharing = count
-            sharers[:count] = engine.scheduled[:count]
-            shared_ns += duration_ns
-        else:
-            rest_ns = duration_ns
-            for place in range(count):
-                share_ns = duration_ns * engine.tokens[place] // tokens
-                served.gpu_ns[engine.scheduled[place]] += share_ns
-                rest_ns -= share_ns
-            served.gpu_ns[engine.scheduled[0]] += rest_ns
-
-        for place in range(count):
-            row = engine.scheduled[place]
-            if served.scheduled_ns[row] == END:
-                served.scheduled_ns[row] = started_ns
-            if engine.generated[row] == 0:
-                again_units[row] += recompute_units(
-                    law, engine.before[place], engine.tokens[place], engine.hittable[row], tokens, count
+                replica = route(settings, contexts, fleet, engines, homes, workload.trajectory[row], row)
+                served.replica[row] = replica
+                arrive(settings, contexts, engines[replica], row)
+        for replica in range(fleet.replicas):
+            engine = engines[replica]
+            if clocks.ends_ns[replica] == END and engine.counts[RUNNING] + engine.counts[WAITING] > 0:
+                begin_step(
+                    settings,
+                    law,
+                    contexts,
+                    timeline,
+                    engine,
+                    clocks,
+                    served,
+                    again_units,
+                    totals,
+                    replica,
+                    now_ns,
                 )
-        update(settings, contexts, engine)
-        for place in range(count):
-            row = engine.scheduled[place]
-            if engine.generated[row] > 0 and served.first_token_ns[row] == END:
-                served.first_token_ns[row] = now_ns
-                prefill_ns = now_ns - served.scheduled_ns[row]
-                served.recompute_ns[row] = min((again_units[row] + unit // 2) >> law.fraction_bits, prefill_ns)
-        for place in range(counts[FINISHED]):
-            row = engine.finished[place]
-            served.finish_ns[row] = now_ns
-            served.cached_tokens[row] = engine.cached[row]
-            served.hittable_tokens[row] = engine.hittable[row]
-            served.preemptions[row] = engine.preemptions[row]
-            finish(workload, needs, ready, left, events, row, now_ns)
-    share_out(served.gpu_ns, sharers, sharing, shared_ns)
-    unserved = 0
-    for row in range(rows):
-        unserved += served.finish_ns[row] == END
-    totals[0] = steps
-    totals[1] = busy_ns
-    totals[2] = now_ns
-    totals[3] = counts[EVICTED]
-    totals[4] = np.sum(engine.preemptions)
-    totals[5] = peak
-    totals[6] = unserved
+    for replica in range(fleet.replicas):
+        share_out(served.gpu_ns, clocks.sharers[replica], clocks.sharing[replica], clocks.shared_ns[replica])
+        totals[replica, 2] = clocks.now_ns[replica]
+        totals[replica, 3] = engines[replica].counts[EVICTED]
+        totals[replica, 4] = np.sum(engines[replica].preemptions)

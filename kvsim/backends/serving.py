@@ -9,13 +9,33 @@ from types import ModuleType
 import numpy as np
 
 from kvsim.backends import engine_kernels
-from kvsim.backends.engine_kernels import ENGINE_TOTALS, Contexts, Served, Settings, StepLaw, Workload
+from kvsim.backends.engine_kernels import (
+    REPLICA_TOTALS,
+    ROUND_ROBIN,
+    Contexts,
+    Fleet,
+    Served,
+    Settings,
+    StepLaw,
+    Timeline,
+    Workload,
+)
 from kvsim.backends.interface import Ints
 from kvsim.backends.numba_backend import compiled
 from kvsim.errors import BackendUnavailableError, UnknownNameError
 
-Serve = Callable[[Settings, StepLaw, Contexts, Workload], "tuple[Served, Ints]"]
-"""Serves a workload; returns the columns of rows and the engine's totals (:data:`ENGINE_TOTALS`)."""
+Serve = Callable[[Settings, StepLaw, Contexts, Workload, Fleet, Timeline], "tuple[Served, Ints]"]
+"""Serves a workload; returns the columns of rows and the totals of replicas, shape (replicas, REPLICA_TOTALS)."""
+
+ALONE = Fleet(replicas=1, router=ROUND_ROBIN)
+"""One engine."""
+
+
+def timeline_of(replicas: int, bin_ns: int = 0, end_ns: int = 0) -> Timeline:
+    """An empty timeline up to and including ``end_ns``; without bins where ``bin_ns`` is 0."""
+    bins = end_ns // bin_ns + 1 if bin_ns else 0
+    return Timeline(bin_ns, np.zeros((replicas, bins), np.int64), np.zeros((replicas, bins), np.int64))
+
 
 AUTOMATIC = ("native", "numba")
 
@@ -47,22 +67,33 @@ def _native() -> Serve:
             f"native: the C++ core is not built ({error}); reinstall kvsim with a C++17 compiler"
         ) from error
 
-    def run(settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload) -> tuple[Served, Ints]:
-        columns, totals = _core.simulate(settings, law, contexts, workload)
+    def run(
+        settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload, fleet: Fleet, timeline: Timeline
+    ) -> tuple[Served, Ints]:
+        columns, totals = _core.simulate(settings, law, contexts, workload, fleet, timeline)
         return Served(*columns), np.array(totals, np.int64)
 
     return run
 
 
 def _from_text(text: ModuleType) -> Serve:
-    def run(settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload) -> tuple[Served, Ints]:
+    def run(
+        settings: Settings, law: StepLaw, contexts: Contexts, workload: Workload, fleet: Fleet, timeline: Timeline
+    ) -> tuple[Served, Ints]:
         rows = len(contexts.prompt)
         served = text.Served(*(np.empty(rows, np.int64) for _ in Served._fields))
-        totals = np.zeros(len(ENGINE_TOTALS), np.int64)
+        totals = np.zeros((fleet.replicas, len(REPLICA_TOTALS)), np.int64)
         groups = {"full": text.GroupLaw(*law.full), "windowed": text.GroupLaw(*law.windowed)}
         own_law = text.StepLaw(**{**law._asdict(), **groups})
         text.simulate(
-            text.Settings(*settings), own_law, text.Contexts(*contexts), text.Workload(*workload), served, totals
+            text.Settings(*settings),
+            own_law,
+            text.Contexts(*contexts),
+            text.Workload(*workload),
+            text.Fleet(*fleet),
+            text.Timeline(*timeline),
+            served,
+            totals,
         )
         return Served(*served), totals
 

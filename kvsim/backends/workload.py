@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,12 +13,22 @@ if TYPE_CHECKING:
     from kvsim.trajectory import Batch
 
 
-def workload_of(batch: Batch, start_ns: Ints | None, refused: Ints) -> Workload:
+class Starts(NamedTuple):
+    """When trajectories start."""
+
+    start_ns: Ints | None = None
+    """Shape (trajectories,), END: when others have ended. None: every turn comes at its logged arrival."""
+    refill: int = 1
+    """Whenever so many trajectories have ended, as many of those that wait for it start."""
+
+
+def workload_of(batch: Batch, starts: Starts, refused: Ints, speedup: float = 1.0) -> Workload:
     """Turns in the order of their dependencies.
 
-    ``start_ns`` (trajectories,) says when each trajectory starts (END: when another one ends); None leaves every turn
-    at its logged arrival. ``refused`` (rows,) marks the turns that the engine does not serve.
+    ``refused`` (rows,) marks the turns that the engine does not serve. Logged arrivals come ``speedup`` times as fast;
+    pauses stay as they are.
     """
+    arrival_ns = batch.arrival_ns if speedup == 1.0 else np.rint(batch.arrival_ns / speedup).astype(np.int64)
     rows = np.arange(batch.turns)
     after = batch.after
     waiting, needed = rows[after >= 0], after[after >= 0]
@@ -32,12 +42,13 @@ def workload_of(batch: Batch, start_ns: Ints | None, refused: Ints) -> Workload:
     roots_start, roots = _grouped(batch.trajectory[roots], roots, len(batch))
 
     first_ns = np.full(len(batch), np.iinfo(np.int64).max)
-    np.minimum.at(first_ns, batch.trajectory[roots], batch.arrival_ns[roots])
+    np.minimum.at(first_ns, batch.trajectory[roots], arrival_ns[roots])
     first_ns[np.diff(roots_start) == 0] = 0  # all of its turns wait for other trajectories
     return Workload(
-        start_ns=first_ns if start_ns is None else start_ns,
+        start_ns=first_ns if starts.start_ns is None else starts.start_ns,
+        refill=starts.refill,
         trajectory=batch.trajectory,
-        offset_ns=batch.arrival_ns - first_ns[batch.trajectory],
+        offset_ns=arrival_ns - first_ns[batch.trajectory],
         pause_ns=batch.pause_ns,
         needs=needs,
         dependants=dependants,
@@ -48,18 +59,22 @@ def workload_of(batch: Batch, start_ns: Ints | None, refused: Ints) -> Workload:
     )
 
 
-def closed_starts(trajectories: int, in_flight: int) -> Ints:
-    """The first ``in_flight`` trajectories start at 0, every other one when one ends."""
-    starts = np.full(trajectories, END, np.int64)
-    starts[:in_flight] = 0
-    return starts
+def closed_starts(trajectories: int, in_flight: int, stagger_ns: int = 0) -> Starts:
+    """The first ``in_flight`` trajectories start ``stagger_ns`` apart, every other one when one ends."""
+    start_ns = np.full(trajectories, END, np.int64)
+    start_ns[:in_flight] = np.arange(min(in_flight, trajectories)) * stagger_ns
+    return Starts(start_ns)
 
 
-def poisson_starts(trajectories: int, per_s: float, seed: int) -> Ints:
+def batch_starts(trajectories: int, size: int, stagger_ns: int = 0) -> Starts:
+    """``size`` trajectories at a time: the next ones start when all of them have ended."""
+    return closed_starts(trajectories, size, stagger_ns)._replace(refill=size)
+
+
+def poisson_starts(trajectories: int, per_s: float, seed: int) -> Starts:
     """Starts in file order, with exponential gaps of mean 1 / ``per_s`` seconds; the first at the first gap's end."""
     gaps_s = np.random.default_rng(seed).exponential(1 / per_s, trajectories)
-    starts: Ints = np.rint(np.cumsum(gaps_s) * 1e9).astype(np.int64)
-    return starts
+    return Starts(np.rint(np.cumsum(gaps_s) * 1e9).astype(np.int64))
 
 
 def _grouped(keys: Ints, values: Ints, groups: int) -> tuple[Ints, Ints]:

@@ -81,6 +81,7 @@ void simulations_lose_nothing(Random& random) {
                     above.data(), own_from.data(), prefix_key.data(), zero.data()};
   Workload workload{static_cast<i64>(roots.size()),
                     start.data(),
+                    1,
                     trajectory.data(),
                     zero.data(),
                     pause.data(),
@@ -90,20 +91,29 @@ void simulations_lose_nothing(Random& random) {
                     roots.data(),
                     roots_start.data(),
                     zero.data()};
-  std::vector<Column> out(8, Column(rows, 0));
-  const Served served{out[0].data(), out[1].data(), out[2].data(), out[3].data(),
-                      out[4].data(), out[5].data(), out[6].data(), out[7].data()};
-  const EngineTotals totals = Simulation(settings, law, contexts, workload, served).run();
-  CHECK_EQUAL(totals.unserved, 0);
-  CHECK_EQUAL(std::accumulate(out[5].begin(), out[5].end(), i64{0}), totals.busy_ns);
-  CHECK_EQUAL(totals.peak_blocks <= settings.num_gpu_blocks - 1, 1);
-  CHECK_EQUAL(std::accumulate(out[7].begin(), out[7].end(), i64{0}), totals.preemptions);
+  std::vector<Column> out(10, Column(rows, 0));
+  const Served served{out[0].data(), out[1].data(), out[2].data(), out[3].data(), out[4].data(),
+                      out[5].data(), out[6].data(), out[7].data(), out[8].data(), out[9].data()};
+  const Fleet fleet{draw(random, 1, 3), draw(random, kRoundRobin, kPrefixAware)};
+  const i64 bins = draw(random, 0, 50);  // long ones: the end of the last is beyond all time
+  Column level(fleet.replicas * bins), partial(fleet.replicas * bins);
+  const Timeline timeline{bins > 0 ? i64{1} << 40 : 0, bins, level.data(), partial.data()};
+  i64 busy_ns = 0, preemptions = 0;
+  for (const ReplicaTotals& totals : Simulation(settings, law, contexts, workload, fleet, timeline, served).run()) {
+    busy_ns += totals.busy_ns;
+    preemptions += totals.preemptions;
+    CHECK_EQUAL(totals.peak_blocks <= settings.num_gpu_blocks - 1, 1);
+  }
+  CHECK_EQUAL(std::accumulate(out[5].begin(), out[5].end(), i64{0}), busy_ns);
+  CHECK_EQUAL(std::accumulate(out[8].begin(), out[8].end(), i64{0}), preemptions);
+  for (i64 row = 0; row < rows; ++row) CHECK_EQUAL(out[3][row] > 0, 1);
 
-  Scheduler scheduler(settings, contexts);
-  for (i64 row = 0; row < rows; ++row) scheduler.arrive(row);
+  const Chains chains(contexts, settings.block_size);
+  Scheduler scheduler(settings, contexts, chains);
+  for (i64 row = 0; row < rows; ++row) scheduler.arrive(row, 0);
   for (i64 left = rows; left > 0;) {
-    scheduler.schedule();
-    scheduler.update([](Request&) {}, [&](Request&) { --left; });
+    scheduler.schedule(0);
+    scheduler.update(0, [](Request&) {}, [&](Request&) { --left; });
   }
   CHECK_EQUAL(scheduler.pool().free_blocks(), settings.num_gpu_blocks - 1);
 }

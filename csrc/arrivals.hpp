@@ -1,0 +1,100 @@
+// When turns come: the events that the workload itself brings.
+#pragma once
+
+#include <functional>
+#include <queue>
+#include <vector>
+
+#include "rates.hpp"
+
+namespace kvsim {
+
+// kvsim.backends.engine_kernels.Workload says the same, field by field.
+struct Workload {
+  i64 trajectories = 0;
+  const i64* start_ns = nullptr;
+  i64 refill = 1;
+  const i64* trajectory = nullptr;
+  const i64* offset_ns = nullptr;
+  const i64* pause_ns = nullptr;
+  const i64* needs = nullptr;
+  const i64* dependants = nullptr;
+  const i64* dependants_start = nullptr;
+  const i64* roots = nullptr;
+  const i64* roots_start = nullptr;
+  const i64* refused = nullptr;
+};
+
+// When turns are released: at a start, or when the last of those they need finishes and the pause is over.
+class Arrivals {
+ public:
+  struct Due {
+    i64 ns;
+    i64 row;
+    bool operator>(const Due& other) const { return ns != other.ns ? ns > other.ns : row > other.row; }
+  };
+
+  Arrivals(const Workload& workload, i64 rows)
+      : workload_(workload),
+        needs_(workload.needs, workload.needs + rows),
+        ready_(rows, 0),
+        left_(workload.trajectories, 0) {
+    for (i64 row = 0; row < rows; ++row) ++left_[workload.trajectory[row]];
+    for (i64 t = 0; t < workload.trajectories; ++t) {
+      if (workload.start_ns[t] >= 0) start(t, workload.start_ns[t]);
+    }
+  }
+
+  bool empty() const { return due_.empty(); }
+  i64 next_ns() const { return due_.top().ns; }
+  Due pop() {
+    const Due due = due_.top();
+    due_.pop();
+    return due;
+  }
+
+  void finish(i64 row, i64 now_ns) {
+    for (i64 at = workload_.dependants_start[row]; at < workload_.dependants_start[row + 1]; ++at) {
+      meet_need(workload_.dependants[at], now_ns);
+    }
+    if (--left_[workload_.trajectory[row]] > 0 || ++ended_ % workload_.refill != 0) return;
+    for (i64 n = 0; n < workload_.refill; ++n) start_next(now_ns);
+  }
+
+  // Starts the first trajectory that waits for another one's end; says whether there was one.
+  bool start_next(i64 now_ns) {
+    while (following_ < workload_.trajectories && workload_.start_ns[following_] >= 0) ++following_;
+    if (following_ == workload_.trajectories) return false;
+    start(following_++, now_ns);
+    return true;
+  }
+
+ private:
+  void start(i64 trajectory, i64 now_ns) {
+    for (i64 at = workload_.roots_start[trajectory]; at < workload_.roots_start[trajectory + 1]; ++at) {
+      const i64 row = workload_.roots[at];
+      const i64 due_ns = now_ns + workload_.offset_ns[row];
+      if (needs_[row] == 0) {
+        due_.push({due_ns, row});
+      } else {
+        meet_need(row, due_ns);
+      }
+    }
+  }
+
+  void meet_need(i64 row, i64 now_ns) {
+    ready_[row] = max_of(ready_[row], now_ns);
+    if (--needs_[row] == 0) due_.push({ready_[row] + workload_.pause_ns[row], row});
+  }
+
+  using Queue = std::priority_queue<Due, std::vector<Due>, std::greater<Due>>;
+  Workload workload_;
+  std::vector<i64> needs_;
+  std::vector<i64> ready_;
+  std::vector<i64> left_;  // unfinished rows by trajectory
+  i64 following_ = 0;      // the next trajectory that may start when others end
+  i64 ended_ = 0;          // trajectories
+  Queue due_;
+};
+
+}  // namespace kvsim

@@ -1,0 +1,292 @@
+// One engine: its scheduler, its clock, and the step under way.
+//
+// kvsim/backends/engine_kernels.py `begin_step` and `end_step` say what happens, one step at a time; here a stretch of
+// steps in which nothing but decoding happens is planned as one, and cut where an arrival could change it.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "scheduler.hpp"
+#include "step_law.hpp"
+#include "timeline.hpp"
+
+namespace kvsim {
+
+// One row a turn.
+struct Served {
+  i64* release_ns = nullptr;
+  i64* scheduled_ns = nullptr;
+  i64* first_token_ns = nullptr;
+  i64* finish_ns = nullptr;
+  i64* recompute_ns = nullptr;
+  i64* gpu_ns = nullptr;
+  i64* held_block_ns = nullptr;
+  i64* cached_tokens = nullptr;
+  i64* hittable_tokens = nullptr;
+  i64* preemptions = nullptr;
+  i64* replica = nullptr;
+};
+
+struct ReplicaTotals {
+  i64 steps = 0;
+  i64 busy_ns = 0;
+  i64 end_ns = 0;
+  i64 evicted_blocks = 0;
+  i64 preemptions = 0;
+  i64 peak_blocks = 0;
+};
+
+// Whole nanoseconds, and a fraction of one in units.
+class Clock {
+ public:
+  explicit Clock(i64 fraction_bits) : bits_(fraction_bits) {}
+  i64 ns() const { return ns_; }
+  // The time after so many units more.
+  i64 after(i64 units) const { return ns_ + ((fraction_ + units) >> bits_); }
+  // Waits until that instant.
+  void wait(i64 ns) {
+    if (ns > ns_) ns_ = ns, fraction_ = 0;
+  }
+  void run(i64 units) {
+    fraction_ += units;
+    ns_ += fraction_ >> bits_;
+    fraction_ &= (i64{1} << bits_) - 1;
+  }
+  // Units from now until that instant; more than `most` may be said to be `most`.
+  i64 units_until(i64 ns, i64 most) const {
+    return ns - ns_ > (most >> bits_) + 1 ? most : ((ns - ns_) << bits_) - fraction_;
+  }
+
+ private:
+  i64 bits_;
+  i64 ns_ = 0;
+  i64 fraction_ = 0;
+};
+
+// S: Scheduler or GroupScheduler.
+template <class S>
+class BasicReplica {
+ public:
+  BasicReplica(i64 number, const Settings& settings, const StepLaw& law, const Contexts& contexts, const Chains& chains,
+               const Served& served, const Timeline& timeline)
+      : number_(number),
+        usable_blocks_(settings.num_gpu_blocks - 1),
+        law_(law),
+        served_(served),
+        timeline_(timeline),
+        scheduler_(settings, contexts, chains),
+        clock_(law.fraction_bits) {}
+
+  static constexpr i64 kNever = INT64_MAX;
+  // When the planned steps end; never, if none is under way.
+  i64 ends_ns() const { return ends_ns_; }
+  bool free() const { return ends_ns_ == kNever; }
+  const S& scheduler() const { return scheduler_; }
+
+  void arrive(i64 row, i64 now_ns) {
+    if (steps_ > 1 && scheduler_.admits_arrivals()) plan(steps_until(now_ns));
+    served_.replica[row] = number_;
+    scheduler_.arrive(row, now_ns);
+  }
+
+  // Starts the next step at that instant, and plans those after it that are sure to decode the same requests; if
+  // there is anything that can run.
+  void begin(i64 now_ns) {
+    const i64 free_blocks = scheduler_.pool().free_blocks();
+    do {  // where the only one that could run preempts itself, no time passes
+      scheduler_.schedule(now_ns);
+      totals_.preemptions += static_cast<i64>(scheduler_.preempted().size());
+    } while (scheduler_.work().empty() && !scheduler_.preempted().empty());
+    timeline_.note(now_ns, free_blocks - scheduler_.pool().free_blocks());
+    if (scheduler_.work().empty()) return;
+    clock_.wait(now_ns);
+    price();
+    plan(decoding() ? stretch_.within_horizon(min_of(scheduler_.steady_steps(), room_in_window_)) : 1);
+  }
+
+  // Ends the planned steps, which brings their tokens; `on_finish(row)` follows each last one.
+  template <class OnFinish>
+  void end(OnFinish&& on_finish) {
+    const i64 started_ns = clock_.ns();
+    pass(steps_ - 1);
+    clock_.run(stretch_.units(1));
+    note_time(1, started_ns);
+    if (!decoding()) note_prefill(started_ns);
+    ends_ns_ = kNever;
+    steps_ = 0;
+    const i64 now_ns = clock_.ns();
+    const i64 free_blocks = scheduler_.pool().free_blocks();
+    scheduler_.update(
+        now_ns,
+        [&](auto& request) {
+          if (request.generated == 1) request.first_token_ns = now_ns;
+        },
+        [&](auto& request) {
+          settle();
+          write(request);
+          on_finish(request.row);
+        });
+    timeline_.note(now_ns, free_blocks - scheduler_.pool().free_blocks());
+  }
+
+  // Ends those of the planned steps that end before that instant, so that the pool is as it is then.
+  void catch_up(i64 now_ns) {
+    const i64 steps = steps_ > 1 ? steps_until(now_ns) - 1 : 0;
+    if (steps == 0) return;
+    const i64 started_ns = clock_.ns();
+    pass(steps);
+    note_time(0, started_ns);
+    steps_ -= steps;
+  }
+
+  ReplicaTotals totals() const {
+    ReplicaTotals totals = totals_;
+    totals.end_ns = clock_.ns();
+    totals.evicted_blocks = scheduler_.pool().evicted();
+    return totals;
+  }
+
+ private:
+  // What the scheduled step takes, and what each step more would.
+  void price() {
+    stretch_ = DecodeStretch{};
+    tokens_ = 0;
+    room_in_window_ = INT64_MAX;
+    i64 attention = 0;
+    chunks_.clear();
+    const std::vector<Work>& work = scheduler_.work();
+    for (const Work& part : work) {
+      tokens_ += part.tokens;
+      const i64 context = part.before + 1;
+      if (part.tokens == 1 && scheduler_.seat(part.seat).prompt < context) {
+        ++stretch_.lines;
+        stretch_.seen += context;
+        if (law_.window > 0) {
+          stretch_.seen_in_window += min_of(context, law_.window);
+          if (context < law_.window) {
+            ++stretch_.within_window;
+            room_in_window_ = min_of(room_in_window_, law_.window - context + 1);
+          }
+        }
+      } else {
+        attention += law_.chunk(part.before, part.tokens);
+        chunks_.push_back(part);
+      }
+    }
+    stretch_.step = law_.step[tokens_] + law_.sequences[work.size()] + attention;
+    stretch_.full = law_.full.decode[stretch_.lines];
+    stretch_.windowed = law_.windowed.decode[stretch_.lines];
+  }
+
+  bool decoding() const { return chunks_.empty(); }
+
+  void plan(i64 steps) {
+    steps_ = steps;
+    ends_ns_ = clock_.after(stretch_.units(steps));
+  }
+
+  // The fewest planned steps that end at or after that instant.
+  i64 steps_until(i64 now_ns) const {
+    return stretch_.steps_until(clock_.units_until(now_ns, stretch_.units(steps_)), steps_);
+  }
+
+  // Runs so many of the planned steps, all but the last one's update.
+  void pass(i64 steps) {
+    if (steps == 0) return;
+    scheduler_.advance(
+        steps, [&](i64 step) { return clock_.after(stretch_.units(step)); },
+        [&](i64 at_ns, i64 blocks) { timeline_.note(at_ns, blocks); });
+    clock_.run(stretch_.units(steps));
+    stretch_.skip(steps);
+    totals_.steps += steps;
+  }
+
+  void note_time(i64 steps, i64 started_ns) {
+    totals_.steps += steps;
+    totals_.busy_ns += clock_.ns() - started_ns;
+    totals_.peak_blocks = max_of(totals_.peak_blocks, usable_blocks_ - scheduler_.least_free());
+    share(clock_.ns() - started_ns);
+  }
+
+  // Shares the time among the requests of the step. Consecutive steps that decode the same ones are shared as one.
+  void share(i64 duration_ns) {
+    const std::vector<Work>& work = scheduler_.work();
+    if (!decoding() || !same_sharers()) settle();
+    if (decoding()) {
+      if (sharers_.empty()) {
+        for (const Work& part : work) sharers_.push_back(scheduler_.seat(part.seat).row);
+      }
+      shared_ns_ += duration_ns;
+      return;
+    }
+    const i64 token_ns = duration_ns / tokens_;
+    i64 rest_ns = duration_ns;
+    for (const Work& part : work) {
+      const i64 share_ns = part.tokens == 1 ? token_ns : duration_ns * part.tokens / tokens_;
+      scheduler_.seat(part.seat).gpu_ns += share_ns;
+      rest_ns -= share_ns;
+    }
+    scheduler_.seat(work.front().seat).gpu_ns += rest_ns;
+  }
+
+  bool same_sharers() const {
+    const std::vector<Work>& work = scheduler_.work();
+    return std::equal(sharers_.begin(), sharers_.end(), work.begin(), work.end(),
+                      [&](i64 row, const Work& part) { return scheduler_.seat(part.seat).row == row; });
+  }
+
+  void settle() {
+    if (sharers_.empty()) return;
+    const i64 count = static_cast<i64>(sharers_.size());
+    const i64 each_ns = shared_ns_ / count;
+    for (const i64 row : sharers_) served_.gpu_ns[row] += each_ns;
+    served_.gpu_ns[sharers_.front()] += shared_ns_ - each_ns * count;
+    sharers_.clear();
+    shared_ns_ = 0;
+  }
+
+  void note_prefill(i64 started_ns) {
+    const i64 in_step = static_cast<i64>(scheduler_.work().size());
+    for (const Work& part : chunks_) {
+      auto& request = scheduler_.seat(part.seat);
+      if (request.generated > 0) continue;
+      if (request.scheduled_ns < 0) request.scheduled_ns = started_ns;
+      request.recompute_units += law_.recompute(part.before, part.tokens, request.hittable, tokens_, in_step);
+    }
+  }
+
+  void write(const typename S::Request& request) {
+    const i64 row = request.row;
+    const i64 half = (i64{1} << law_.fraction_bits) / 2;
+    served_.finish_ns[row] = clock_.ns();
+    served_.scheduled_ns[row] = request.scheduled_ns;
+    served_.first_token_ns[row] = request.first_token_ns;
+    served_.recompute_ns[row] =
+        min_of((request.recompute_units + half) >> law_.fraction_bits, request.first_token_ns - request.scheduled_ns);
+    served_.gpu_ns[row] += request.gpu_ns;
+    served_.held_block_ns[row] = request.held_block_ns;
+    served_.cached_tokens[row] = request.cached;
+    served_.hittable_tokens[row] = request.hittable;
+    served_.preemptions[row] = request.preemptions;
+  }
+
+  i64 number_;
+  i64 usable_blocks_;
+  StepLaw law_;
+  Served served_;
+  Timeline timeline_;
+  S scheduler_;
+  Clock clock_;  // stands at the start of the step under way
+  i64 ends_ns_ = kNever;
+  i64 steps_ = 0;  // planned, the scheduled one among them
+  DecodeStretch stretch_;
+  i64 tokens_ = 0;
+  i64 room_in_window_ = 0;
+  std::vector<Work> chunks_;  // of the step: those parts that prefill
+  std::vector<i64> sharers_;  // rows of the decode stretch under way
+  i64 shared_ns_ = 0;
+  ReplicaTotals totals_;
+};
+
+}  // namespace kvsim
