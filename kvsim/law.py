@@ -8,6 +8,7 @@ same bits.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +96,35 @@ def device_of(gpu: Gpu) -> Device:
     )
 
 
-def tabulate(costs: Costs, *, tokens: int, sequences: int, max_model_len: int, held_tokens: int) -> Law:
+class StepCosts(Protocol):
+    """Seconds of a step's parts, as :class:`~kvsim.costs.Costs` has them from a model and a GPU."""
+
+    def step_s(self, tokens: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """By tokens in the step."""
+        ...
+
+    def sequences_s(self, sequences: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """By sequences in the step."""
+        ...
+
+    def decode_s(self, group: str, sequences: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """A context token of a decoding sequence, by how many decode."""
+        ...
+
+    def pair_s(self, group: str) -> float:
+        """A pair of a chunk."""
+        ...
+
+    def context_s(self, group: str) -> float:
+        """A context token of a chunk."""
+        ...
+
+    def window(self) -> int:
+        """The most tokens that the windowed group reads, 0 without one."""
+        ...
+
+
+def tabulate(costs: StepCosts, *, tokens: int, sequences: int, max_model_len: int, held_tokens: int) -> Law:
     """Integer tables for up to ``tokens`` and ``sequences`` in a step.
 
     ``max_model_len`` and ``held_tokens`` (context tokens that all sequences of a step hold together) bound

@@ -130,10 +130,15 @@ class Simulation:
         return self._sum(self._held_block_ns) * self.pricing.pool_block_bytes
 
     @property
-    def usd(self) -> Floats:
-        """``gpu_s`` at the marketplace price of the GPU, NaN where there is none."""
+    def usd_per_hour(self) -> float:
+        """The price of one GPU: the one given, else the marketplace's, NaN where there is none."""
         price = self._usd_per_hour if self._usd_per_hour is not None else self.pricing.gpu.usd_per_hour
-        return self.gpu_s * ((float("nan") if price is None else price) / 3600)
+        return float("nan") if price is None else price
+
+    @property
+    def usd(self) -> Floats:
+        """``gpu_s`` at the price of the GPU, NaN where there is none."""
+        return self.gpu_s * (self.usd_per_hour / 3600)
 
     @property
     def joules(self) -> Floats:

@@ -11,7 +11,7 @@ Everything is checked once, here at the door, so that the kernels need no checks
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -351,6 +351,16 @@ class Batch:
             **columns,
         )
         return checked(batch, lambda row: (None, None))
+
+    def scale_pauses(self, factor: float) -> Batch:
+        """The same batch with every pause times ``factor``, rounded to nanoseconds; arrivals stay.
+
+        Raises :class:`InputError` for a factor below 0, and for pauses that become too long for the clock.
+        """
+        if not 0 <= factor < float("inf"):
+            raise InputError(f"{factor!r} scales no pause", field="pause_ns", remedy="Give a number of at least 0")
+        pause_ns = np.rint(np.minimum(self.pause_ns * float(factor), 2.0**62)).astype(np.int64)
+        return checked(replace(self, pause_ns=pause_ns, _handles={}), lambda row: (None, None))
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """Write the batch as neutral JSON lines in canonical form, one trajectory a line."""

@@ -346,6 +346,23 @@ def test_validate_counts_steps_and_refuses_empty_folders(kvsim_, request, tmp_pa
     assert kvsim_("validate", "--vllm-steps", tmp_path).exit_code == 2
 
 
+def test_validate_in_closed_loop_reports_what_was_fitted_and_held_out(kvsim_, request, tmp_path):
+    pytest.importorskip("scipy")
+    data = request.path.parent / "data" / "vllm_closed_loop"
+    good = kvsim_("validate", "--closed-loop", data)
+    assert good.exit_code == 0
+    lines = good.stdout.splitlines()
+    assert "| vllm_closed_loop | llama-8l-512h | micro_m1 | 866 " in good.stdout
+    assert sum(line.startswith("Held out: ") for line in lines) == 2
+    assert "1 of 1 runs without eviction have equal cached tokens in every turn" in lines
+    assert lines[-1].endswith("of 3 runs have a mean E2E within 5% or within their repeats' spread")
+    assert kvsim_("validate", "--closed-loop", tmp_path).exit_code == 2
+
+
+def test_validate_takes_one_kind_of_comparison(kvsim_, tmp_path):
+    assert kvsim_("validate", "--vllm-steps", tmp_path, "--closed-loop", tmp_path).exit_code == 2
+
+
 # as a program
 
 

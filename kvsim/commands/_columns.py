@@ -1,13 +1,16 @@
-"""An estimate as columns by name, for JSON and CSV: docs/json.md says what each means."""
+"""An estimate or a simulation as columns by name, for JSON and CSV: docs/json.md says what each means."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kvsim.estimation import Estimate
+
+if TYPE_CHECKING:
+    from kvsim.simulation import Simulation
 
 Columns = dict[str, Any]
 """Lists or arrays of one length."""
@@ -16,27 +19,32 @@ _TIMES = ("latency_s", "model_s", "fresh_prefill_s", "recompute_s", "decode_s")
 _COSTS = ("gpu_s", "kv_byte_s", "usd", "joules")
 
 
-def trajectory_columns(estimate: Estimate) -> Columns:
+def trajectory_columns(result: Estimate | Simulation) -> Columns:
     """One value a trajectory, in the batch's order."""
-    batch = estimate.batch
+    batch = result.batch
+    times: tuple[str, ...]
+    if isinstance(result, Estimate):
+        whole, times = {"priced": result.priced}, _TIMES
+    else:
+        whole, times = {"served": result.served_whole}, (*_TIMES, "queue_s")
     columns: Columns = {
         "id": list(batch.ids),
-        "turns": _per_trajectory(estimate, np.ones(batch.turns, np.int64)),
-        "priced": estimate.priced,
-        "prompt_tokens": _per_trajectory(estimate, batch.prompt_tokens),
-        "new_tokens": _per_trajectory(estimate, batch.prompt_tokens - batch.kept_tokens),
-        "output_tokens": _per_trajectory(estimate, batch.output_tokens),
-        "cached_tokens": estimate.cached_tokens,
-        "recomputed_tokens": estimate.recomputed_tokens,
+        "turns": _per_trajectory(result, np.ones(batch.turns, np.int64)),
+        **whole,
+        "prompt_tokens": _per_trajectory(result, batch.prompt_tokens),
+        "new_tokens": _per_trajectory(result, batch.prompt_tokens - batch.kept_tokens),
+        "output_tokens": _per_trajectory(result, batch.output_tokens),
+        "cached_tokens": result.cached_tokens,
+        "recomputed_tokens": result.recomputed_tokens,
     }
-    columns |= {name: getattr(estimate, name) for name in _TIMES}
-    columns["pause_s"] = _per_trajectory(estimate, batch.pause_ns) / 1e9
-    return columns | {name: getattr(estimate, name) for name in _COSTS}
+    columns |= {name: getattr(result, name) for name in times}
+    columns["pause_s"] = _per_trajectory(result, batch.pause_ns) / 1e9
+    return columns | {name: getattr(result, name) for name in _COSTS}
 
 
-def turn_columns(estimate: Estimate) -> Columns:
+def turn_columns(result: Estimate | Simulation) -> Columns:
     """One value a turn, rows as in the batch."""
-    batch = estimate.batch
+    batch = result.batch
     tool = batch.tool if batch.tool is not None else np.full(batch.turns, -1)
     tools = [None, *batch.tool_names]
     columns: Columns = {
@@ -48,7 +56,7 @@ def turn_columns(estimate: Estimate) -> Columns:
         "kept_tokens": batch.kept_tokens,
         "output_tokens": batch.output_tokens,
     }
-    return columns | dict(estimate.turns)
+    return columns | dict(result.turns)
 
 
 def records(columns: Columns) -> list[dict[str, Any]]:
@@ -57,7 +65,7 @@ def records(columns: Columns) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*plain, strict=True)]
 
 
-def _per_trajectory(estimate: Estimate, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    sums = np.zeros(len(estimate.batch), np.int64)
-    np.add.at(sums, estimate.batch.trajectory, values)
+def _per_trajectory(result: Estimate | Simulation, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    sums = np.zeros(len(result.batch), np.int64)
+    np.add.at(sums, result.batch.trajectory, values)
     return sums

@@ -10,6 +10,7 @@ from kvsim.commands._format import count
 if TYPE_CHECKING:
     from kvsim.calibration import Calibration, Residual
     from kvsim.estimation import Estimate
+    from kvsim.pricing import Pricing
 
 
 def basis(calibration: Calibration) -> str:
@@ -65,20 +66,29 @@ def calibration_object(calibration: Calibration) -> dict[str, Any]:
 
 def beyond_evidence(estimate: Estimate) -> tuple[str, ...]:
     """One sentence for each way in which the priced turns lie outside what the calibration rests on."""
-    from kvsim.step import extrapolated
-
     batch, pricing, turns = estimate.batch, estimate.pricing, estimate.turns
     priced = turns.status == "ok"
     if not priced.any():
         return ()
     prefilled = int((batch.prompt_tokens - turns.cached_tokens)[priced].max())
-    others = pricing.load.concurrent - 1
+    return beyond(
+        pricing,
+        prefilled_tokens=prefilled,
+        sequences=pricing.load.concurrent,
+        context_tokens=int((batch.prompt_tokens + batch.output_tokens)[priced].max()),
+    )
+
+
+def beyond(pricing: Pricing, *, prefilled_tokens: int, sequences: int, context_tokens: int) -> tuple[str, ...]:
+    """The same for the largest prefill, the most sequences in a step, and the longest context of any turns."""
+    from kvsim.step import extrapolated
+
     return extrapolated(
         pricing.architecture,
         pricing.engine,
         pricing.gpu,
         pricing.calibration,
-        step_tokens=min(prefilled + others, pricing.engine.max_num_batched_tokens),
-        sequences=1 + others,
-        context_tokens=int((batch.prompt_tokens + batch.output_tokens)[priced].max()),
+        step_tokens=min(prefilled_tokens + sequences - 1, pricing.engine.max_num_batched_tokens),
+        sequences=sequences,
+        context_tokens=context_tokens,
     )

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import isnan
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from kvsim.commands._columns import Columns, trajectory_columns, turn_columns
-from kvsim.commands._console import indented, print_facts, table
+from kvsim.commands._columns import trajectory_columns, turn_columns
+from kvsim.commands._console import indented, print_facts
 from kvsim.commands._evidence import evidence_facts
 from kvsim.commands._format import count, duration, money, narrow, percent, plain, shorten
 from kvsim.commands._outlook import Outlook
 from kvsim.commands._pricing_facts import load_fact, priced_facts
+from kvsim.commands._ranking import Column, highest, print_ranking
 from kvsim.commands._reading_facts import read_facts
+from kvsim.commands._time_bars import time_bars
 from kvsim.commands._totals import totals
 from kvsim.estimation import Estimate
 
-Column = tuple[str, str, Callable[[float], str]]
-"""Heading, name in the columns, and how a value is shown."""
-
 GIB_HOURS = 2**30 * 3600
-BAR_WIDTH = 40
 WIDE = 96
 """From this many columns on, a table has room for more."""
 
@@ -98,33 +93,9 @@ def _priced(usd: float) -> list[str]:
     return [] if isnan(usd) else [money(usd)]
 
 
-def time_bars(sums: dict[str, float]) -> Table:
-    """Pauses, prefill, recompute and decode as shares of their sum."""
-    parts = {
-        "tool pauses": sums["pause_s"],
-        "fresh prefill": sums["fresh_prefill_s"],
-        "recompute": sums["recompute_s"],
-        "decode": sums["decode_s"],
-    }
-    whole = sum(parts.values())
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column()
-    grid.add_column(justify="right")
-    grid.add_column(justify="right")
-    grid.add_column()
-    for name, seconds in parts.items():
-        share = seconds / whole if whole else 0.0
-        bar = "█" * round(share * BAR_WIDTH) or ("▏" if seconds else "")
-        grid.add_row(name, duration(seconds), percent(share), Text(bar, style=_COLOURS[name]))
-    return grid
-
-
-_COLOURS = {"tool pauses": "bright_black", "fresh prefill": "cyan", "recompute": "red", "decode": "blue"}
-
-
 def _print_trajectories(console: Console, estimate: Estimate, top: int) -> None:
     columns = trajectory_columns(estimate)
-    rows = _most_expensive(columns["gpu_s"], top)
+    rows = highest(columns["gpu_s"], top)
     shown: list[Column] = [
         ("turns", "turns", count),
         ("latency", "latency_s", narrow),
@@ -139,13 +110,13 @@ def _print_trajectories(console: Console, estimate: Estimate, top: int) -> None:
     if console.width < WIDE and np.allclose(estimate.gpu_s, estimate.model_s, equal_nan=True):
         shown = [column for column in shown if column[1] != "gpu_s"]
     heading = f"Most expensive trajectories ({len(rows)} of {count(len(estimate.batch))})"
-    _print_ranking(console, heading, "trajectory", columns["id"], columns, rows, shown)
+    print_ranking(console, heading, "trajectory", columns["id"], columns, rows, shown)
 
 
 def _print_turns(console: Console, estimate: Estimate, top: int) -> None:
     columns = turn_columns(estimate)
     columns["tool"] = [tool or "" for tool in columns["tool"]]
-    rows = _most_expensive(columns["gpu_s"], top)
+    rows = highest(columns["gpu_s"], top)
     shown: list[Column] = [
         ("row", "row", count),
         ("after tool", "tool", lambda name: shorten(str(name), 14)),
@@ -159,35 +130,4 @@ def _print_turns(console: Console, estimate: Estimate, top: int) -> None:
     ]
     columns["usd"] = columns["gpu_s"] * estimate.usd_per_hour / 3600
     heading = f"Most expensive turns ({len(rows)} of {count(estimate.batch.turns)})"
-    _print_ranking(console, heading, "trajectory", columns["trajectory"], columns, rows, shown)
-
-
-def _print_ranking(
-    console: Console,
-    heading: str,
-    label: str,
-    names: list[str],
-    columns: Columns,
-    rows: list[int],
-    shown: list[Column],
-) -> None:
-    cells = [[render(columns[name][row]) for _, name, render in shown] for row in rows]
-    widths = [
-        max(map(len, [*title.split("\n"), *(line[number] for line in cells)]))
-        for number, (title, _, _) in enumerate(shown)
-    ]
-    room = max(8, console.width - sum(widths) - len(widths))
-    ranking = table(gap=1)
-    ranking.add_column(label, no_wrap=True)
-    for title, _, _ in shown:
-        ranking.add_column(title, justify="right", no_wrap=True)
-    for row, line in zip(rows, cells, strict=True):
-        ranking.add_row(Text(shorten(names[row], room)), *line)
-    console.print(heading, style="bold")
-    console.print(ranking)
-
-
-def _most_expensive(cost: np.ndarray, top: int) -> list[int]:
-    """Rows by falling cost, the unpriced last."""
-    order = np.argsort(-np.nan_to_num(cost, nan=-1.0), kind="stable")
-    return [int(row) for row in order[:top]]
+    print_ranking(console, heading, "trajectory", columns["trajectory"], columns, rows, shown)

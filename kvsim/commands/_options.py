@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from kvsim.engine import EngineConfig
 
 _ENGINE = "Engine (vLLM's names and defaults)"
+_TRAFFIC = "Traffic"
 
 Files = Annotated[list[str], typer.Argument(metavar="FILES...", help="Log files, globs or folders, plain or gzipped.")]
 Format = Annotated[
@@ -24,7 +25,52 @@ Tokenizer = Annotated[
         "Without it: characters / 3.5.",
     ),
 ]
+Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME|FILE", help="Hub name, or path of a config.json.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout (docs/json.md), nothing else.")]
+
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at turns beyond the longest context or the KV cache.")]
+UsdPerHour = Annotated[float | None, typer.Option(min=0, metavar="X", help="Your price of one GPU, in US dollars.")]
+Calibration = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Coefficients in place of those that ship for the GPU.")
+]
+Backend = Annotated[str, typer.Option(metavar="NAME", help="See 'kvsim backends'; all give the same bits.")]
+
+Arrivals = Annotated[
+    str,
+    typer.Option(
+        metavar="PATTERN",
+        help="How turns come: logged, poisson:R (trajectory starts a second), closed:N (trajectories in flight), "
+        "batch:N (so many at a time: a synchronous rollout).",
+        rich_help_panel=_TRAFFIC,
+    ),
+]
+Retention = Annotated[
+    str,
+    typer.Option(
+        metavar="POLICY",
+        help="What stays in the KV cache while nobody uses it: lru (vLLM's), drop (nothing), ...; "
+        "an unknown name lists the known ones.",
+        rich_help_panel=_TRAFFIC,
+    ),
+]
+Router = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Which replica a turn goes to: round-robin, least-loaded, sticky, prefix-aware.",
+        rich_help_panel=_TRAFFIC,
+    ),
+]
+Speedup = Annotated[
+    float, typer.Option(metavar="X", help="Logged arrivals come so many times as fast.", rich_help_panel=_TRAFFIC)
+]
+Stagger = Annotated[
+    float,
+    typer.Option(
+        "--stagger", metavar="SECONDS", help="Between the first starts of closed:N, batch:N.", rich_help_panel=_TRAFFIC
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, metavar="S", help="Of random arrivals.", rich_help_panel=_TRAFFIC)]
 
 TensorParallelSize = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="GPUs that share one model.", rich_help_panel=_ENGINE)

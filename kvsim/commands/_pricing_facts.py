@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from math import isnan
 from typing import TYPE_CHECKING, Any
@@ -14,24 +15,27 @@ if TYPE_CHECKING:
     from kvsim.hardware import Gpu
     from kvsim.load import Load
     from kvsim.pricing import Pricing
+    from kvsim.simulation import Simulation
     from kvsim.trajectory import Batch
 
 
-def pricing_object(estimate: Estimate) -> dict[str, Any]:
-    """Everything the prices rest on, as JSON."""
-    pricing = estimate.pricing
+def pricing_object(result: Estimate | Simulation) -> dict[str, Any]:
+    """Everything the prices rest on, as JSON; the load of an estimate is declared."""
+    from kvsim.estimation import Estimate
+
+    pricing = result.pricing
     engine = asdict(pricing.engine)
     weights = engine.pop("weights")
     return {
         "model": pricing.architecture.name,
         "gpu": pricing.gpu.id,
-        "usd_per_hour": estimate.usd_per_hour,
+        "usd_per_hour": result.usd_per_hour,
         "kv_capacity_tokens": pricing.engine.kv_capacity_tokens,
         "kv_bytes_per_block": pricing.kv_bytes_per_block,
         "engine": engine | {"weights": weights["name"] if weights else None},
-        "load": asdict(pricing.load),
+        **({"load": asdict(pricing.load)} if isinstance(result, Estimate) else {}),
         "calibration": calibration_object(pricing.calibration),
-        "backend": estimate.backend,
+        "backend": result.backend,
     }
 
 
@@ -79,23 +83,29 @@ def logged_turns(batch: Batch) -> int:
 
 def price_warnings(estimate: Estimate) -> list[str]:
     """What of the prices needs attention, with what to do."""
-    engine, counts = estimate.pricing.engine, estimate.status_counts
     gpu = estimate.pricing.gpu.id
-    warnings = []
-    if over := counts.get("over_max"):
-        warnings.append(
-            f"{gpu}: {count(over, 'turn')} beyond the longest context of {count(engine.max_model_len)} tokens: "
-            "not priced, their trajectories left out of totals; a model with a longer context, or --max-model-len"
-        )
-    if over := counts.get("over_capacity"):
-        warnings.append(
-            f"{gpu}: {count(over, 'turn')} beyond the KV cache of {count(engine.kv_capacity_tokens)} tokens: "
-            "not priced, their trajectories left out of totals; a larger GPU, --tensor-parallel-size or "
-            "--kv-cache-dtype fp8"
-        )
+    warnings = status_warnings(estimate.pricing, estimate.status_counts, "priced")
     if estimate.pricing.load.kv == "logged" and estimate.batch.turns and not logged_turns(estimate.batch):
         warnings.append(
             f"{gpu}: kv=logged, but no turn of the log says how many tokens were cached: priced as if nothing was "
             "evicted; say what survives a pause with --load kv=lru, ttl:SECONDS or always"
         )
     return warnings + [f"{gpu}: beyond the evidence: {sentence}" for sentence in beyond_evidence(estimate)]
+
+
+def status_warnings(pricing: Pricing, counts: Mapping[str, int], done: str) -> list[str]:
+    """What was not ``done`` because the engine cannot hold it, with what to do."""
+    engine, gpu = pricing.engine, pricing.gpu.id
+    warnings = []
+    if over := counts.get("over_max"):
+        warnings.append(
+            f"{gpu}: {count(over, 'turn')} beyond the longest context of {count(engine.max_model_len)} tokens: "
+            f"not {done}, their trajectories left out of totals; a model with a longer context, or --max-model-len"
+        )
+    if over := counts.get("over_capacity"):
+        warnings.append(
+            f"{gpu}: {count(over, 'turn')} beyond the KV cache of {count(engine.kv_capacity_tokens)} tokens: "
+            f"not {done}, their trajectories left out of totals; a larger GPU, --tensor-parallel-size or "
+            "--kv-cache-dtype fp8"
+        )
+    return warnings

@@ -25,12 +25,12 @@ def convert(
 
     from kvsim.commands._console import print_facts, results, warn
     from kvsim.commands._inputs import read_logs
+    from kvsim.commands._outputs import require_free
     from kvsim.commands._reading_facts import read_facts, read_warnings
     from kvsim.errors import InputError
 
     path = Path(output)
-    if path.exists() and not force:
-        raise InputError("the file exists", file=output, remedy="Choose another name, or overwrite it with --force")
+    require_free([output], force=force)
     batch = read_logs(files, format=format, lenient=lenient, tokenizer=tokenizer)
     try:
         batch.to_jsonl(path)

@@ -11,9 +11,7 @@ from kvsim.commands import _options as options
 
 def estimate(
     files: options.Files,
-    model: Annotated[
-        str, typer.Option("--model", "-m", metavar="NAME|FILE", help="Hub name, or path of a config.json.")
-    ],
+    model: options.Model,
     gpu: Annotated[
         list[str], typer.Option("--gpu", "-g", metavar="NAME", help="GPU id or TOML file; repeat it to compare.")
     ],
@@ -28,22 +26,14 @@ def estimate(
     format: options.Format = "auto",
     tokenizer: options.Tokenizer = None,
     lenient: options.Lenient = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at turns beyond the longest context or the KV cache.")
-    ] = False,
+    strict: options.Strict = False,
     json: options.Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="One row a trajectory on stdout; with --turns, a turn.")] = False,
     turns: Annotated[bool, typer.Option("--turns", help="Show single turns too.")] = False,
     top: Annotated[int, typer.Option(min=0, metavar="N", help="How many of the most expensive to list.")] = 10,
-    usd_per_hour: Annotated[
-        float | None, typer.Option(min=0, metavar="X", help="Your price of one GPU, in US dollars.")
-    ] = None,
-    calibration: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Coefficients in place of those that ship for the GPU.")
-    ] = None,
-    backend: Annotated[
-        str, typer.Option(metavar="NAME", help="See 'kvsim backends'; all give the same bits.")
-    ] = "auto",
+    usd_per_hour: options.UsdPerHour = None,
+    calibration: options.Calibration = None,
+    backend: options.Backend = "auto",
     tensor_parallel_size: options.TensorParallelSize = None,
     dtype: options.Dtype = None,
     quantization: options.Quantization = None,

@@ -8,18 +8,35 @@ from typing import Annotated
 
 import typer
 
+from kvsim.errors import InputError
+
 
 def validate(
     vllm_steps: Annotated[
-        Path, typer.Option("--vllm-steps", help="Folder with steps_*.jsonl[.gz], their plans and turns.")
-    ],
-    backend: Annotated[str, typer.Option(help="native or reference; both must agree with the log.")] = "native",
+        Path | None, typer.Option("--vllm-steps", help="Folder with steps_*.jsonl[.gz], their plans and turns.")
+    ] = None,
+    closed_loop: Annotated[
+        Path | None, typer.Option("--closed-loop", help="Folder with such logs, sweeps among them, and manifest.json.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="Where kvsim runs: native or reference.")] = "native",
 ) -> None:
-    """Replay logged runs of vLLM step by step and compare every decision; exit status 1 if any differs.
+    """Compare with logged runs of vLLM.
 
-    Compared: who ran, how many tokens, cached tokens, evictions, preemptions, free blocks, queue lengths. The last
-    line is the count.
+    --vllm-steps replays them step by step and compares every decision: who ran, how many tokens, cached tokens,
+    evictions, preemptions, free blocks, queue lengths. The last line is the count; exit status 1 if any differs.
+
+    --closed-loop fits step times to the sweeps of each folder alone, simulates the runs beside them from their plans,
+    and reports the errors of cached tokens, TTFT and E2E next to the spread of the real engine's repeats. The last
+    line is the number of runs within the bar.
     """
-    from kvsim.validate_steps import report
+    if vllm_steps is not None and closed_loop is None:
+        from kvsim.validate_steps import report
 
-    raise typer.Exit(report(vllm_steps, sys.stdout, backend=backend))
+        raise typer.Exit(report(vllm_steps, sys.stdout, backend=backend))
+    if closed_loop is not None and vllm_steps is None:
+        from kvsim.commands._closed_loop import print_report
+        from kvsim.validate_closed_loop import predict_runs
+
+        print_report(predict_runs(closed_loop, backend=backend), sys.stdout)
+        return
+    raise InputError("give either --vllm-steps or --closed-loop", remedy="Each takes a folder of logs")

@@ -1,0 +1,132 @@
+"""A simulation in a few numbers: what the engine did, sums over trajectories, and distributions.
+
+The engine's figures cover every turn that it served; sums and distributions cover the trajectories of which it served
+every turn, as an estimate's do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kvsim.commands._columns import trajectory_columns
+
+if TYPE_CHECKING:
+    from kvsim.simulation import Simulation
+
+Floats = npt.NDArray[np.float64]
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+
+OF_TURNS = ("ttft_s", "e2e_s", "queue_s", "decode_s")
+"""The columns of turns whose distribution is told."""
+
+
+def engine_totals(run: Simulation) -> dict[str, float]:
+    """What the engine did in all; shares are NaN where there is nothing to share."""
+    engine, served = run.engine, run.turns.status == "ok"
+    prompt = int(run.batch.prompt_tokens[served].sum())
+    cached, lost = (int(run.turns[name][served].sum()) for name in ("cached_tokens", "recomputed_tokens"))
+    turns, makespan_s = int(served.sum()), _makespan_s(run, served)
+    return {
+        "turns": turns,
+        "turns_per_s": _over(turns, makespan_s),
+        "output_tokens_per_s": _over(int(run.batch.output_tokens[served].sum()), makespan_s),
+        "makespan_s": makespan_s,
+        "busy_s": engine.busy_s,
+        "busy_share": _over(engine.busy_s, makespan_s * len(run.replicas)),
+        "steps": engine.steps,
+        "hit_rate": _over(cached, prompt),
+        "recompute_share": _over(lost, prompt),
+        "reuse_share": _over(cached, cached + lost),
+        "evicted_blocks": engine.evicted_blocks,
+        "preemptions": engine.preemptions,
+        "peak_blocks": engine.peak_blocks,
+        "usable_blocks": engine.usable_blocks,
+        "peak_sequences": peak_sequences(run),
+    }
+
+
+_SUMMED = (
+    "turns",
+    "prompt_tokens",
+    "new_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "recomputed_tokens",
+    "latency_s",
+    "model_s",
+    "queue_s",
+    "fresh_prefill_s",
+    "recompute_s",
+    "decode_s",
+    "pause_s",
+    "gpu_s",
+    "kv_byte_s",
+    "usd",
+    "joules",
+)
+
+
+def run_totals(run: Simulation) -> dict[str, float]:
+    """Sums over the trajectories that were served whole."""
+    columns, whole = trajectory_columns(run), run.served_whole
+    return {"trajectories": int(whole.sum())} | {name: columns[name][whole].sum().item() for name in _SUMMED}
+
+
+def distributions(run: Simulation) -> dict[str, dict[str, float]]:
+    """Mean and quantiles of turns' times and of trajectories' latencies."""
+    whole = run.served_whole
+    turns = whole[run.batch.trajectory]
+    values = {name: run.turns[name][turns] for name in OF_TURNS} | {"latency_s": run.latency_s[whole]}
+    return {name: distribution(column) for name, column in values.items()}
+
+
+def distribution(values: Floats) -> dict[str, float]:
+    """Mean and quantiles (linear between neighbours), NaN where there are no values."""
+    if not len(values):
+        return dict.fromkeys(("mean", *QUANTILES), float("nan"))
+    quantiles = np.quantile(values, list(QUANTILES.values())).tolist()
+    return {"mean": float(values.mean()), **dict(zip(QUANTILES, quantiles, strict=True))}
+
+
+def peak_sequences(run: Simulation) -> int:
+    """The most turns that a replica had at once between their first step and their end."""
+    most = 0
+    for replica in range(len(run.replicas)):
+        its = run.turns.replica == replica  # -1 where not served
+        begun, ended = (np.sort(column[its]) for column in (run.served.scheduled_ns, run.served.finish_ns))
+        at_once = np.arange(1, len(begun) + 1) - np.searchsorted(ended, begun, "right")
+        most = max(most, int(at_once.max(initial=0)))
+    return most
+
+
+def replica_totals(run: Simulation) -> list[dict[str, float]]:
+    """What each replica did."""
+    makespan_s = _makespan_s(run, run.turns.status == "ok")
+    return [
+        {
+            "turns": int((run.turns.replica == number).sum()),
+            "busy_s": replica.busy_s,
+            "busy_share": _over(replica.busy_s, makespan_s),
+            "steps": replica.steps,
+            "hit_rate": replica.hit_rate,
+            "evicted_blocks": replica.evicted_blocks,
+            "preemptions": replica.preemptions,
+            "peak_blocks": replica.peak_blocks,
+        }
+        for number, replica in enumerate(run.replicas)
+    ]
+
+
+def _makespan_s(run: Simulation, served: npt.NDArray[np.bool_]) -> float:
+    """From the first release to the last finish."""
+    if not served.any():
+        return float("nan")
+    return int(run.served.finish_ns[served].max() - run.served.release_ns[served].min()) / 1e9
+
+
+def _over(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")

@@ -1,0 +1,108 @@
+"""``kvsim simulate``: many trajectories on one engine, for people, JSON and CSV."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kvsim.commands import _options as options
+
+
+def simulate(
+    files: options.Files,
+    model: options.Model,
+    gpu: Annotated[str, typer.Option("--gpu", "-g", metavar="NAME", help="GPU id or TOML file.")],
+    arrivals: options.Arrivals = "logged",
+    retention: options.Retention = "lru",
+    replicas: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Engines behind a router.", rich_help_panel="Traffic")
+    ] = 1,
+    router: options.Router = "round-robin",
+    speedup: options.Speedup = 1.0,
+    stagger: options.Stagger = 0.0,
+    seed: options.Seed = 0,
+    format: options.Format = "auto",
+    tokenizer: options.Tokenizer = None,
+    lenient: options.Lenient = False,
+    strict: options.Strict = False,
+    json: options.Json = False,
+    turns: Annotated[str | None, typer.Option(metavar="CSV", help="Write single turns there, one a row.")] = None,
+    timeline: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Show KV use, running, waiting and hits over time, in bins this long."),
+    ] = None,
+    timeline_csv: Annotated[
+        str | None, typer.Option(metavar="CSV", help="Write the timeline there, a bin of a replica a row.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
+    top: Annotated[int, typer.Option(min=0, metavar="N", help="How many of the slowest to list.")] = 10,
+    usd_per_hour: options.UsdPerHour = None,
+    calibration: options.Calibration = None,
+    backend: options.Backend = "auto",
+    tensor_parallel_size: options.TensorParallelSize = None,
+    dtype: options.Dtype = None,
+    quantization: options.Quantization = None,
+    kv_cache_dtype: options.KvCacheDtype = None,
+    gpu_memory_utilization: options.GpuMemoryUtilization = None,
+    max_model_len: options.MaxModelLen = None,
+    block_size: options.BlockSize = None,
+    num_gpu_blocks_override: options.NumGpuBlocksOverride = None,
+    max_num_batched_tokens: options.MaxNumBatchedTokens = None,
+    max_num_seqs: options.MaxNumSeqs = None,
+    no_enable_prefix_caching: options.NoEnablePrefixCaching = False,
+) -> None:
+    """Serve trajectories together, with vLLM's own decisions: who waits, what is evicted, and what that costs.
+
+    [bold]kvsim simulate runs/ -m Qwen/Qwen3-8B -g h100-sxm --arrivals closed:16[/bold]
+
+    [bold]kvsim simulate runs/ -m Qwen/Qwen3-8B -g l40s --arrivals poisson:0.5 --retention drop --json[/bold]
+    """
+    from kvsim import simulation
+    from kvsim.commands import _run_json, _run_text
+    from kvsim.commands._columns import turn_columns
+    from kvsim.commands._console import results, warn
+    from kvsim.commands._inputs import read_logs
+    from kvsim.commands._outputs import require_free, write_columns
+    from kvsim.commands._run_warnings import run_warnings
+    from kvsim.commands._traffic import Traffic, one_turn
+    from kvsim.errors import InputError
+
+    if timeline_csv is not None and timeline is None:
+        raise InputError("a timeline of what resolution?", field="timeline_csv", remedy="Give --timeline SECONDS")
+    require_free([turns, timeline_csv], force=force)
+    traffic = Traffic(arrivals, retention, replicas, router, speedup, stagger, seed)
+    how = {
+        "model": model,
+        "gpu": gpu,
+        "engine": options.engine_config(
+            tensor_parallel_size=tensor_parallel_size,
+            dtype=dtype,
+            quantization=quantization,
+            kv_cache_dtype=kv_cache_dtype,
+            gpu_memory_utilization=gpu_memory_utilization,
+            max_model_len=max_model_len,
+            block_size=block_size,
+            num_gpu_blocks_override=num_gpu_blocks_override,
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_num_seqs=max_num_seqs,
+            enable_prefix_caching=False if no_enable_prefix_caching else None,
+        ),
+        "calibration": calibration,
+        "usd_per_hour": usd_per_hour,
+        "backend": backend,
+        **traffic.arguments,
+    }
+    simulation.simulate(one_turn(), **how)  # names and fit fail before a long read, not after it
+    batch = read_logs(files, format=format, lenient=lenient, tokenizer=tokenizer)
+    run = simulation.simulate(batch, **how, timeline_s=timeline, strict=strict)
+    if turns is not None:
+        write_columns(turns, turn_columns(run))
+    if timeline_csv is not None:
+        write_columns(timeline_csv, dict(run.timeline))
+    said = run_warnings(run)
+    if json:
+        _run_json.write_json(run, traffic, said, timeline=timeline is not None)
+    else:
+        _run_text.show(results(), run, traffic, top=top, timeline=timeline is not None)
+    warn(said)
