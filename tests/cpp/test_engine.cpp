@@ -30,6 +30,19 @@ void decode_stretches_sum_their_steps(Random& random) {
   if (steps > 1) CHECK_EQUAL(stretch.units(steps - 1) < wanted, 1);
 }
 
+// Steps one engine by hand until all rows are served: every block is free again.
+template <class S>
+void steps_lose_no_block(const Settings& settings, const Contexts& contexts) {
+  const Chains chains(contexts, settings.block_size);
+  S scheduler(settings, contexts, chains);
+  for (i64 row = 0; row < contexts.rows; ++row) scheduler.arrive(row, 0);
+  for (i64 left = contexts.rows; left > 0;) {
+    scheduler.schedule(0);
+    scheduler.update(0, [](auto&) {}, [&](auto&) { --left; });
+  }
+  CHECK_EQUAL(scheduler.pool().free_blocks(), settings.num_gpu_blocks - 1);
+}
+
 // Random trees: each row extends an earlier one or is a root; a row comes when the one it extends has finished.
 void simulations_lose_nothing(Random& random) {
   const i64 rows = draw(random, 1, 60);
@@ -69,6 +82,12 @@ void simulations_lose_nothing(Random& random) {
     }
     dependants_start[row + 1] = static_cast<i64>(dependants.size());
   }
+  if (draw(random, 0, 1)) {
+    settings.windows.resize(draw(random, 1, 4));
+    for (i64& window : settings.windows) window = draw(random, 0, 2) * draw(random, 2, 40);
+  }
+  const bool one_full_group = settings.one_full_group();
+  most_blocks *= static_cast<i64>(settings.windows.size());
   settings.num_gpu_blocks = most_blocks + 1 + draw(random, 0, 3 * most_blocks);
 
   Column step(settings.max_num_batched_tokens + 1), lines(settings.max_num_seqs + 1), decode(settings.max_num_seqs + 1);
@@ -91,31 +110,31 @@ void simulations_lose_nothing(Random& random) {
                     roots.data(),
                     roots_start.data(),
                     zero.data()};
-  std::vector<Column> out(10, Column(rows, 0));
-  const Served served{out[0].data(), out[1].data(), out[2].data(), out[3].data(), out[4].data(),
-                      out[5].data(), out[6].data(), out[7].data(), out[8].data(), out[9].data()};
+  std::vector<Column> out(11, Column(rows, 0));
+  const Served served{out[0].data(), out[1].data(), out[2].data(), out[3].data(), out[4].data(), out[5].data(),
+                      out[6].data(), out[7].data(), out[8].data(), out[9].data(), out[10].data()};
   const Fleet fleet{draw(random, 1, 3), draw(random, kRoundRobin, kPrefixAware)};
   const i64 bins = draw(random, 0, 50);  // long ones: the end of the last is beyond all time
   Column level(fleet.replicas * bins), partial(fleet.replicas * bins);
   const Timeline timeline{bins > 0 ? i64{1} << 40 : 0, bins, level.data(), partial.data()};
   i64 busy_ns = 0, preemptions = 0;
-  for (const ReplicaTotals& totals : Simulation(settings, law, contexts, workload, fleet, timeline, served).run()) {
+  const auto all_totals = one_full_group
+                              ? Simulation(settings, law, contexts, workload, fleet, timeline, served).run()
+                              : GroupSimulation(settings, law, contexts, workload, fleet, timeline, served).run();
+  for (const ReplicaTotals& totals : all_totals) {
     busy_ns += totals.busy_ns;
     preemptions += totals.preemptions;
     CHECK_EQUAL(totals.peak_blocks <= settings.num_gpu_blocks - 1, 1);
   }
   CHECK_EQUAL(std::accumulate(out[5].begin(), out[5].end(), i64{0}), busy_ns);
-  CHECK_EQUAL(std::accumulate(out[8].begin(), out[8].end(), i64{0}), preemptions);
+  CHECK_EQUAL(std::accumulate(out[9].begin(), out[9].end(), i64{0}), preemptions);
   for (i64 row = 0; row < rows; ++row) CHECK_EQUAL(out[3][row] > 0, 1);
 
-  const Chains chains(contexts, settings.block_size);
-  Scheduler scheduler(settings, contexts, chains);
-  for (i64 row = 0; row < rows; ++row) scheduler.arrive(row, 0);
-  for (i64 left = rows; left > 0;) {
-    scheduler.schedule(0);
-    scheduler.update(0, [](Request&) {}, [&](Request&) { --left; });
+  if (one_full_group) {
+    steps_lose_no_block<Scheduler>(settings, contexts);
+  } else {
+    steps_lose_no_block<GroupScheduler>(settings, contexts);
   }
-  CHECK_EQUAL(scheduler.pool().free_blocks(), settings.num_gpu_blocks - 1);
 }
 
 }  // namespace
