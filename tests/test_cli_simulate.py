@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import kvsim
 from kvsim.commands import app
 from kvsim.commands.demo import MODEL, example
-from kvsim.commands.sweep._break_even import crossing
+from kvsim.commands.sweep._break_even import crossings
 from kvsim.commands.sweep._rows import COLUMNS
 from kvsim.simulation import ROUTERS
 
@@ -405,15 +405,12 @@ def test_the_cliff_is_named(kvsim_, sessions, sweep):
 
 def test_the_break_even_is_between_the_first_policy_and_the_last(kvsim_, sessions):
     asked = ("sweep", sessions, "-m", MODEL, "-g", "h100-sxm", "--break-even", "--pause-scale", "0.01,0.1,1")
-    for policies, never, shown in (
-        ("lru,drop", None, "lru stays ahead of drop"),
-        ("drop,lru", 0.0, "lru is ahead of drop over all"),
-    ):
+    for policies in ("lru,drop", "drop,lru"):
         done = kvsim_(*asked, "--retention", policies)
-        assert shown in " ".join(done.stdout.split())
+        assert "no break-even, lru is ahead of drop over all mean pauses" in " ".join(done.stdout.split())
         assert max(map(len, done.stdout.splitlines())) <= 80
         (found,) = loads(kvsim_(*asked, "--retention", policies, "--json").stdout)["break_evens"]
-        assert found["by_model_s"] == never
+        assert found["by_model_s"] == {"break_even_s": None, "stretches": [{"from_pause_s": 0, "ahead": "lru"}]}
         assert (found["keeping"], found["dropping"]) == tuple(policies.split(","))
         assert found["fastest"] == "lru"
 
@@ -437,17 +434,16 @@ def test_a_log_without_pauses_has_no_break_even(kvsim_, logs):
 @pytest.mark.parametrize(
     ("gains", "expected"),
     [
-        ([-1, -1, -1], None),
-        ([1, 1, 1], 0.0),
-        ([-1, 1, 1], math.sqrt(10)),
-        ([1, -1, 3], 10 ** (1 + 1 / 4)),
-        ([-1, 0, 1], 10.0),
-        ([1, 1, -1], None),
+        ([-1, -1, -1], []),
+        ([1, 1, 1], []),
+        ([-1, 1, 1], [math.sqrt(10)]),
+        ([1, -1, 3], [math.sqrt(10), 10 ** (1 + 1 / 4)]),
+        ([-1, 0, 1], [10.0]),
+        ([1, 1, -1], [10**1.5]),
     ],
 )
 def test_crossings_are_interpolated_in_logarithms(gains, expected):
-    found = crossing([1.0, 10.0, 100.0], gains)
-    assert found == (expected if not expected else pytest.approx(expected))
+    assert crossings([1.0, 10.0, 100.0], gains) == pytest.approx(expected)
 
 
 def test_scaled_pauses_are_all_that_changes():

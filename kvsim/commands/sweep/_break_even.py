@@ -5,7 +5,8 @@ turns then cannot use: they wait. Dropping it costs one prefill of L tokens. Bot
 trajectories with their pauses scaled, once with every context kept (pin) and once with every context dropped (drop);
 lru, which keeps what nobody else needs, stands beside them. The break-even is the mean pause from which on ``drop`` has
 the shorter mean time in the model (queue included, pauses not), and likewise the more turns a second: interpolated
-between the simulated pauses, linear in the logarithms of pause and ratio.
+between the simulated pauses, linear in the logarithms of pause and ratio. There may be none, or ``pin`` may be ahead
+again where pauses are so long that few turns meet.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, exp, log
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -44,28 +45,46 @@ def pressing(batch: Batch, engine: Engine, replicas: int) -> int:
     return min(max(wanted, 2), len(batch))
 
 
+class Stretch(NamedTuple):
+    """The policy that is ahead from a mean pause on, up to the next stretch; the first begins at 0."""
+
+    from_pause_s: float
+    ahead: str
+
+
 @dataclass(frozen=True)
 class BreakEven:
-    """Mean pauses in seconds from which on ``dropping`` beats ``keeping`` on one deployment and load.
+    """Which of two policies is ahead at which mean pause, on one deployment and load.
 
-    ``by_model_s`` goes by the mean time of trajectories in the model, ``by_turns_per_s`` by throughput; None where it
-    does not at the longest pause that was tried, 0 where it does at all of them. ``point`` has no retention and pause
-    of its own. ``fastest`` is the policy with the least mean time in the model at the logged pauses, None if they were
-    not tried.
+    ``by_model_s`` goes by the mean time of trajectories in the model, ``by_turns_per_s`` by throughput. ``point`` has
+    no retention and pause of its own. ``fastest`` is the policy with the least mean time in the model at the logged
+    pauses, None if they were not tried.
     """
 
     point: Point
     keeping: str
     dropping: str
-    by_model_s: float | None
-    by_turns_per_s: float | None
+    by_model_s: list[Stretch]
+    by_turns_per_s: list[Stretch]
     shortest_pause_s: float
     longest_pause_s: float
     fastest: str | None
 
+    def break_even_s(self, stretches: Sequence[Stretch]) -> float | None:
+        """From which mean pause on ``dropping`` is ahead of ``keeping``, if there is one."""
+        last = stretches[-1]
+        return last.from_pause_s if last.ahead == self.dropping and len(stretches) > 1 else None
+
     def as_object(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self) | {"point": {**asdict(self.point), "retention": None, "pause_scale": None}}
+        found = asdict(self) | {"point": {**asdict(self.point), "retention": None, "pause_scale": None}}
+        for name in ("by_model_s", "by_turns_per_s"):
+            stretches = getattr(self, name)
+            found[name] = {
+                "break_even_s": self.break_even_s(stretches),
+                "stretches": [stretch._asdict() for stretch in stretches],
+            }
+        return found
 
 
 def mean_model_s(row: Row) -> float:
@@ -86,31 +105,31 @@ def break_even_of(point: Point, policies: Sequence[str], rows: Sequence[Row]) ->
     kept, dropped = ([by_policy[policy][scale] for scale in scales] for policy in (keeping, dropping))
     pauses_s = [float(row["mean_pause_s"]) for row in kept]
 
-    def from_pause(cost: Callable[[Row], float]) -> float | None:
-        return crossing(pauses_s, [log(cost(one) / cost(other)) for one, other in zip(kept, dropped, strict=True)])
+    def ahead(cost: Callable[[Row], float]) -> list[Stretch]:
+        gains = [log(cost(one) / cost(other)) for one, other in zip(kept, dropped, strict=True)]
+        changes = [0.0, *crossings(pauses_s, gains)]
+        order = (dropping, keeping) if gains[0] > 0 else (keeping, dropping)
+        return [Stretch(pause_s, order[number % 2]) for number, pause_s in enumerate(changes)]
 
     logged = {policy: found[1.0] for policy, found in by_policy.items() if 1.0 in found}
     return BreakEven(
         point,
         keeping,
         dropping,
-        from_pause(mean_model_s),
-        from_pause(lambda row: 1 / float(row["turns_per_s"])),
+        ahead(mean_model_s),
+        ahead(lambda row: 1 / float(row["turns_per_s"])),
         pauses_s[0],
         pauses_s[-1],
         min(logged, key=lambda policy: mean_model_s(logged[policy])) if logged else None,
     )
 
 
-def crossing(pauses_s: Sequence[float], gains: Sequence[float]) -> float | None:
-    """The pause from which on gains are above 0: 0 if all are, None if the last is not."""
-    first = len(gains)
-    while first and gains[first - 1] > 0:
-        first -= 1
-    if first == len(gains):
-        return None
-    if first == 0:
-        return 0.0
-    low, high = gains[first - 1], gains[first]
-    begin, end = log(pauses_s[first - 1]), log(pauses_s[first])
-    return exp(begin - low / (high - low) * (end - begin))
+def crossings(pauses_s: Sequence[float], gains: Sequence[float]) -> list[float]:
+    """The pauses at which gains begin or cease to be above 0."""
+    found = []
+    for at in range(1, len(gains)):
+        low, high = gains[at - 1], gains[at]
+        if (low > 0) != (high > 0):
+            begin, end = log(pauses_s[at - 1]), log(pauses_s[at])
+            found.append(exp(begin - low / (high - low) * (end - begin)))
+    return found

@@ -13,7 +13,7 @@ from kvsim.commands._console import print_facts, table
 from kvsim.commands._evidence import basis, interval
 from kvsim.commands._format import count, duration, money, narrow, percent, plain, shorten
 from kvsim.commands._reading_facts import read_facts
-from kvsim.commands.sweep._break_even import BreakEven, mean_model_s
+from kvsim.commands.sweep._break_even import BreakEven, Stretch, mean_model_s
 from kvsim.commands.sweep._cliff import Cliff
 from kvsim.commands.sweep._points import AXES
 from kvsim.commands.sweep._rows import OK, Row
@@ -50,6 +50,7 @@ _FIGURES: Sequence[tuple[str, str, Show]] = (
 """Those in front have room first."""
 
 LEAST_FIGURES = 3
+_UNSAID: Mapping[str, Any] = {"replicas": 1, "router": "round-robin", "pause_scale": 1.0}
 NAMES = ("model", "gpu", "router", "retention", "arrivals")
 
 
@@ -82,8 +83,8 @@ def _varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _place(row: Mapping[str, Any], axes: Sequence[str]) -> str:
-    """The values of some axes in words; what is left to the GPU goes unsaid."""
-    known = [(axis, row[axis]) for axis in axes if row[axis] is not None]
+    """The values of some axes in words; what is left to the defaults goes unsaid."""
+    known = [(axis, row[axis]) for axis in axes if row[axis] not in (None, _UNSAID.get(axis))]
     return ", ".join(str(value) if axis in ("model", "gpu") else _named(axis, value) for axis, value in known)
 
 
@@ -169,11 +170,11 @@ def _print_pauses(console: Console, rows: Sequence[Row]) -> None:
     cells = {(row["pause_scale"], row["retention"]): row for row in rows if row["status"] == OK}
     policies = list(dict.fromkeys(policy for _, policy in cells))
     figures: Sequence[tuple[str, Show]] = (
-        ("in the model", lambda row: narrow(mean_model_s(row))),
+        ("in model", lambda row: narrow(mean_model_s(row))),
         ("turns/s", lambda row: plain(row["turns_per_s"])),
         ("hit rate", lambda row: percent(row["hit_rate"])),
     )
-    found = table()
+    found = table(gap=1)
     found.add_column("mean\npause", justify="right", no_wrap=True)
     for figure, _ in figures:
         for number, policy in enumerate(policies):
@@ -186,16 +187,18 @@ def _print_pauses(console: Console, rows: Sequence[Row]) -> None:
 
 
 def _break_even_lines(found: BreakEven) -> list[str]:
-    """From which pause on dropping is better, in words."""
+    """Which policy is ahead at which pauses, in words."""
     measures = {"mean time in the model": found.by_model_s, "turns/s": found.by_turns_per_s}
-    lines = [f"by {measure}: {_verdict(found, pause_s)}" for measure, pause_s in measures.items()]
+    lines = [f"by {measure}: {_verdict(found, stretches)}" for measure, stretches in measures.items()]
     return lines + ([f"at the logged pauses {found.fastest} is the fastest"] if found.fastest else [])
 
 
-def _verdict(found: BreakEven, pause_s: float | None) -> str:
+def _verdict(found: BreakEven, stretches: Sequence[Stretch]) -> str:
     tried = f"mean pauses of {duration(found.shortest_pause_s)} to {duration(found.longest_pause_s)}"
-    if pause_s is None:
-        return f"none, {found.keeping} stays ahead of {found.dropping} over {tried}"
-    if pause_s == 0:
-        return f"none, {found.dropping} is ahead of {found.keeping} over all {tried}"
-    return f"{found.dropping} beats {found.keeping} from a mean pause of {duration(pause_s)} on"
+    if len(stretches) == 1:
+        ahead, behind = (found.keeping, found.dropping)[:: 1 if stretches[0].ahead == found.keeping else -1]
+        return f"no break-even, {ahead} is ahead of {behind} over all {tried}"
+    told = ", ".join(f"{ahead} from {duration(pause_s)} on" for pause_s, ahead in stretches[1:])
+    pause_s = found.break_even_s(stretches)
+    result = "no break-even" if pause_s is None else f"break-even at a mean pause of {duration(pause_s)}"
+    return f"{result}: {stretches[0].ahead} is ahead at first, {told}"
