@@ -39,7 +39,7 @@ class BlockPool {
         windows_(settings.windows),
         groups_(static_cast<i32>(settings.windows.size())),
         size_(settings.block_size),
-        step_tokens_(settings.max_num_batched_tokens),
+        tokens_under_way_(settings.max_num_batched_tokens * (1 + settings.async_scheduling)),
         retention_(settings.retention),
         free_(settings.num_gpu_blocks - 1),
         blocks_(settings.num_gpu_blocks),
@@ -108,7 +108,7 @@ class BlockPool {
     i64 reserved = 0;
     for (const i64 window : windows_) {
       i64 longest = in_all;
-      if (window > 0) longest = min_of(longest, (window - 1 + step_tokens_ + size_ - 1) / size_ + 1);
+      if (window > 0) longest = min_of(longest, (window - 1 + tokens_under_way_ + size_ - 1) / size_ + 1);
       reserved += max_of(longest - found, 0);
     }
     return max_of(groups_ * (now - found), reserved);
@@ -373,7 +373,7 @@ class BlockPool {
   std::vector<i64> windows_;
   i32 groups_;
   i64 size_;
-  i64 step_tokens_;
+  i64 tokens_under_way_;
   i64 retention_;
   i64 free_;
   i64 evicted_ = 0;

@@ -21,6 +21,7 @@ struct Settings {
   i64 enable_chunked_prefill = 1;
   i64 priority = 0;
   i64 retention = kLruRetention;
+  i64 async_scheduling = 0;        // 1: a step is scheduled while the one before it runs
   std::vector<i64> windows = {0};  // by KV group: tokens of its sliding window, 0 full attention
 
   bool one_full_group() const { return windows.size() == 1 && windows.front() == 0; }

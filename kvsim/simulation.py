@@ -82,11 +82,11 @@ def simulate(
     backend: ``"auto"``, ``"native"``, ``"numba"`` or ``"reference"``; all give the same bits.
     model, gpu, engine, calibration, usd_per_hour, strict: as :func:`kvsim.estimate` has them.
 
-    The scheduler is vLLM 0.32's, scheduling synchronously: with ``async_scheduling`` the real one decides a step ahead,
-    so that a finished request's blocks come back one step later than here. Sliding windows have KV groups as in vLLM,
-    with its default retention: of a window only what the end of a prompt needs stays cached, so that a later turn goes
-    on from an earlier prompt's end, not from its output's. Models with linear attention, or whose windowed layers
-    cache another amount a token than the others, are refused.
+    The scheduler is vLLM 0.32's; with the engine's ``async_scheduling``, as on GPUs, it decides a step ahead, so that a
+    turn that comes during a step runs in the second after it. Sliding windows have KV groups as in vLLM, with its
+    default retention: of a window only what the end of a prompt needs stays cached, so that a later turn goes on from
+    an earlier prompt's end, not from its output's. Models with linear attention, or whose windowed layers cache
+    another amount a token than the others, are refused.
     Raises :class:`kvsim.errors.KvsimError` for unknown names, for what is not built yet, and for a model that does
     not fit.
     """
@@ -175,6 +175,7 @@ def _retention(name: str) -> int:
 def _status(batch: Batch, engine: Engine) -> npt.NDArray[np.int8]:
     """Which turns the engine can serve, by code of :data:`STATUSES`; the cache by the bound that vLLM admits by."""
     tokens = batch.prompt_tokens + np.maximum(batch.output_tokens, 1)
-    blocks = most_blocks(engine.windows, tokens - 1, engine.block_size, engine.max_num_batched_tokens)
+    in_flight = engine.max_num_batched_tokens * (2 if engine.async_scheduling else 1)
+    blocks = most_blocks(engine.windows, tokens - 1, engine.block_size, in_flight)
     over_capacity = np.where(blocks > engine.num_gpu_blocks - 1, OVER_CAPACITY, OK)
     return np.where(tokens > engine.max_model_len, OVER_MAX, over_capacity).astype(np.int8)

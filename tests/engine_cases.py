@@ -41,6 +41,7 @@ SETTINGS = Settings(
     enable_chunked_prefill=1,
     priority=0,
     retention=LRU,
+    async_scheduling=0,
 )
 
 
@@ -123,7 +124,7 @@ def sessions(count: int, lengths: list[tuple[int, int]]) -> Batch:
 
 
 def cases() -> dict[str, Case]:
-    """By name."""
+    """By name, each with synchronous and with asynchronous scheduling."""
     talk = [(30, 9), (11, 5), (8, 20), (17, 3)]
     forks = [{"prompt_tokens": 41, "output_tokens": 7}]
     forks += [{"parent": 0, "kept_tokens": kept, "prompt_tokens": 60, "output_tokens": 9} for kept in (48, 48, 47, 40)]
@@ -132,7 +133,7 @@ def cases() -> dict[str, Case]:
     ranked = [{**row, "priority": -number} for number, row in enumerate(session(talk) + session(talk, first=4) + long)]
     hybrid = (0, 13, 13)
     instant = [{"prompt_tokens": 9, "output_tokens": 3, "arrival_ns": 7000} for _ in range(3)]
-    return {
+    named = {
         "one turn": case(turns([{"prompt_tokens": 10, "output_tokens": 300}])),
         "nothing generated": case(turns([{"prompt_tokens": 8, "output_tokens": 0}])),
         "a session": case(turns(session(talk))),
@@ -184,6 +185,11 @@ def cases() -> dict[str, Case]:
             turns([{"prompt_tokens": 30, "output_tokens": 200}] * 3), windows=(0, 9), num_gpu_blocks=150
         ),
     }
+    ahead = {
+        f"{name}, async": one._replace(settings=one.settings._replace(async_scheduling=1))
+        for name, one in named.items()
+    }
+    return named | ahead
 
 
 def draw_batch(random: Random, size: int) -> Batch:
@@ -235,7 +241,7 @@ def draw_settings(random: Random, batch: Batch, size: int) -> Settings:
     blocks = int((-(-longest // size)).max())
     tokens = random.choice([size, 2 * size + 1, 64, 512])
     windows = draw_windows(random)
-    needed = sum(min(blocks, -(-(window - 1 + tokens) // size) + 1) if window else blocks for window in windows)
+    needed = sum(min(blocks, -(-(window - 1 + 2 * tokens) // size) + 1) if window else blocks for window in windows)
     return Settings(
         block_size=size,
         num_gpu_blocks=needed + 1 + random.randrange(needed + 2 * batch.turns),
@@ -247,6 +253,7 @@ def draw_settings(random: Random, batch: Batch, size: int) -> Settings:
         enable_chunked_prefill=1,
         priority=random.randrange(2),
         retention=random.choice([LRU, LRU, LRU, LRU, DROP, NO_CACHE]),
+        async_scheduling=random.randrange(2),
         windows=np.array(windows),
     )
 

@@ -78,7 +78,7 @@ void register_scheduler(py::module_& module) {
       .def("arrive", &SteppedScheduler::arrive, py::arg("row"))
       .def("schedule", &SteppedScheduler::schedule,
            "(work, preempted, evicted, free blocks, running, waiting) of the next step.")
-      .def("update", &SteppedScheduler::update, "Ends the step; the rows that finished.")
+      .def("update", &SteppedScheduler::update, "Ends the oldest step in flight; the rows that finished.")
       .def("cached_tokens", &SteppedScheduler::cached_tokens, py::arg("row"));
 }
 

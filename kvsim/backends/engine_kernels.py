@@ -48,6 +48,7 @@ class Settings(NamedTuple):
     enable_chunked_prefill: int
     priority: int  # 1: scheduling_policy="priority", 0: "fcfs"
     retention: int  # NO_CACHE, DROP or LRU
+    async_scheduling: int  # 1: a step is scheduled while the one before it runs
     windows: Ints = ONE_FULL_GROUP  # by KV group: tokens of its sliding window, 0 full attention
 
 
@@ -89,7 +90,7 @@ class Contexts(NamedTuple):
 
 
 # Places in Engine.counts.
-FREE, EVICTED, RUNNING, WAITING, SCHEDULED, PREEMPTED, FINISHED, ARRIVED = range(8)
+FREE, EVICTED, RUNNING, WAITING, SCHEDULED, PREEMPTED, FINISHED, ARRIVED, AHEAD, SAMPLED = range(10)
 
 END = -1
 
@@ -114,19 +115,23 @@ class Engine(NamedTuple):
     keyed: Ints  # of the places, how many have had their turn to get their key
     junction: Ints  # where the row leaves a prefix that some groups know further than others, in blocks; 0: nowhere
     hittable: Ints  # tokens found at the first admission if nothing had been evicted
-    computed: Ints
-    generated: Ints
+    computed: Ints  # tokens, those of the steps in flight among them
+    generated: Ints  # tokens that have come
     preemptions: Ints
     cached: Ints  # tokens hit at the first admission, END: not yet admitted
     arrival: Ints  # running number of the request
     running: Ints  # rows in order of admission
     waiting: Ints  # rows in order of service
-    # The last step.
+    # The step scheduled last, and the one ahead of it if that is still in flight.
     scheduled: Ints
     before: Ints  # computed tokens before the step
     tokens: Ints  # tokens scheduled
-    preempted: Ints
-    finished: Ints
+    scheduled_ahead: Ints
+    before_ahead: Ints
+    tokens_ahead: Ints
+    preempted: Ints  # by the last schedule
+    sampled: Ints  # who got a token in the last update
+    finished: Ints  # of those, who got the last one
 
 
 @jit
@@ -134,7 +139,7 @@ def new_engine(settings: Settings, contexts: Contexts) -> Engine:
     """An engine with an empty cache that will serve the rows of ``contexts``."""
     rows = len(contexts.prompt)
     blocks = settings.num_gpu_blocks
-    counts = np.zeros(8, np.int64)
+    counts = np.zeros(10, np.int64)
     counts[FREE] = blocks - 1
     ring = np.arange(blocks)
     start = np.zeros(rows + 1, np.int64)
@@ -167,7 +172,11 @@ def new_engine(settings: Settings, contexts: Contexts) -> Engine:
         scheduled=np.zeros(rows, np.int64),
         before=np.zeros(rows, np.int64),
         tokens=np.zeros(rows, np.int64),
+        scheduled_ahead=np.zeros(rows, np.int64),
+        before_ahead=np.zeros(rows, np.int64),
+        tokens_ahead=np.zeros(rows, np.int64),
         preempted=np.zeros(rows, np.int64),
+        sampled=np.zeros(rows, np.int64),
         finished=np.zeros(rows, np.int64),
     )
 
@@ -360,13 +369,14 @@ def new_blocks(settings: Settings, engine: Engine, row: int, tokens: int) -> int
 def reserved_blocks(settings: Settings, found: int, tokens: int) -> int:
     """How many blocks beyond ``found`` hits a row of so many tokens may need at a time.
 
-    A window never holds more than its own tokens and those of a step.
+    A window never holds more than its own tokens and those of the steps under way.
     """
+    under_way = settings.max_num_batched_tokens * (1 + settings.async_scheduling)
     blocks = 0
     for window in settings.windows:
         longest = -(-tokens // settings.block_size)
         if window > 0:
-            longest = min(longest, -(-(window - 1 + settings.max_num_batched_tokens) // settings.block_size) + 1)
+            longest = min(longest, -(-(window - 1 + under_way) // settings.block_size) + 1)
         blocks += max(longest - found, 0)
     return int(blocks)
 
@@ -387,13 +397,12 @@ def is_kept(settings: Settings, contexts: Contexts, engine: Engine, row: int, gr
 
 @jit
 def allocate(settings: Settings, contexts: Contexts, engine: Engine, row: int, slots: int) -> None:
-    """Blocks for ``slots`` tokens from the front of the free queue, and keys for those that the tokens fill.
+    """Blocks for ``slots`` tokens from the front of the free queue, and keys for those that known tokens fill.
 
     A block that loses its key here is evicted.
     """
     start = engine.table_start[row]
     held = max(engine.held[row], -(-slots // settings.block_size))
-    full = max(engine.keyed[row], slots // settings.block_size)
     for group in range(len(settings.windows)):
         for place in range(engine.held[row], held):
             block = engine.later[0]
@@ -404,6 +413,15 @@ def allocate(settings: Settings, contexts: Contexts, engine: Engine, row: int, s
             engine.held_by[block] = 1
             engine.in_use[row] += 1
             engine.table[group, start + place] = block
+    engine.held[row] = held
+    give_keys(settings, contexts, engine, row, min(slots, contexts.prompt[row] + engine.generated[row]))
+
+
+@jit
+def give_keys(settings: Settings, contexts: Contexts, engine: Engine, row: int, tokens: int) -> None:
+    """Keys for the blocks that the row's first ``tokens`` tokens fill."""
+    start = engine.table_start[row]
+    full = max(engine.keyed[row], tokens // settings.block_size)
     for group in range(len(settings.windows)):
         for place in range(engine.keyed[row], full):
             if is_kept(settings, contexts, engine, row, group, place):
@@ -411,7 +429,6 @@ def allocate(settings: Settings, contexts: Contexts, engine: Engine, row: int, s
                 engine.once[key] = 1
                 if settings.retention != NO_CACHE:
                     give_key(engine, engine.table[group, start + place], key)
-    engine.held[row] = held
     engine.keyed[row] = full
 
 
@@ -440,9 +457,13 @@ def give_back_before(settings: Settings, engine: Engine, row: int, group: int, e
 
 @jit
 def release_passed(settings: Settings, engine: Engine, row: int) -> None:
-    """Gives back what the windows have passed."""
+    """Gives back what the windows have passed; the step in flight still reads what it began with."""
+    computed = engine.computed[row]
+    for place in range(engine.counts[AHEAD]):
+        if engine.scheduled_ahead[place] == row:
+            computed = engine.before_ahead[place]
     for group in range(len(settings.windows)):
-        passed = min(first_held(settings, group, engine.computed[row]), engine.held[row])
+        passed = min(first_held(settings, group, computed), engine.held[row])
         give_back_before(settings, engine, row, group, passed)
 
 
@@ -532,19 +553,28 @@ def unschedule(engine: Engine, row: int) -> int:
 
 @jit
 def add_to_step(engine: Engine, row: int, tokens: int) -> None:
-    """Notes that the step computes so many tokens of the row."""
+    """The step computes so many tokens of the row."""
     place = engine.counts[SCHEDULED]
     engine.scheduled[place] = row
     engine.before[place] = engine.computed[row]
     engine.tokens[place] = tokens
+    engine.computed[row] += tokens
     engine.counts[SCHEDULED] = place + 1
 
 
 @jit
 def schedule(settings: Settings, contexts: Contexts, engine: Engine) -> None:
-    """Decides what the next step computes: ``scheduled``, ``before``, ``tokens``, and who is ``preempted``."""
+    """Decides what the next step computes: ``scheduled``, ``before``, ``tokens``, and who is ``preempted``.
+
+    One step may be in flight; the tokens that it brings are not known yet, but that they come is.
+    """
     counts = engine.counts
     size = settings.block_size
+    if counts[SCHEDULED] > 0:
+        ahead = counts[AHEAD] = counts[SCHEDULED]
+        engine.scheduled_ahead[:ahead] = engine.scheduled[:ahead]
+        engine.before_ahead[:ahead] = engine.before[:ahead]
+        engine.tokens_ahead[:ahead] = engine.tokens[:ahead]
     counts[SCHEDULED] = 0
     counts[PREEMPTED] = 0
     budget = settings.max_num_batched_tokens
@@ -556,7 +586,13 @@ def schedule(settings: Settings, contexts: Contexts, engine: Engine) -> None:
     while place < counts[RUNNING] and budget > 0:
         row = engine.running[place]
         computed = engine.computed[row]
-        count = min(contexts.prompt[row] + engine.generated[row] - computed, longest, budget)
+        missing = contexts.prompt[row] + engine.generated[row] - computed
+        if missing == 0:  # the step in flight brings a token
+            if engine.generated[row] + 1 == contexts.output[row]:
+                place += 1
+                continue
+            missing = 1
+        count = min(missing, longest, budget)
         alive = True
         release_passed(settings, engine, row)
         while alive and new_blocks(settings, engine, row, computed + count) > counts[FREE]:
@@ -608,25 +644,47 @@ def schedule(settings: Settings, contexts: Contexts, engine: Engine) -> None:
 
 @jit
 def update(settings: Settings, contexts: Contexts, engine: Engine) -> None:
-    """What the step's end brings: tokens computed, a token each for those that caught up, and who is ``finished``."""
+    """The oldest step in flight ends: a token each for those that caught up (``sampled``), and who is ``finished``.
+
+    Who has been preempted since gets the token where it waits.
+    """
     counts = engine.counts
+    counts[SAMPLED] = 0
     counts[FINISHED] = 0
-    for place in range(counts[SCHEDULED]):
-        row = engine.scheduled[place]
-        engine.computed[row] += engine.tokens[place]
-        if engine.computed[row] == contexts.prompt[row] + engine.generated[row]:
+    scheduled, before, tokens, count = engine.scheduled, engine.before, engine.tokens, counts[SCHEDULED]
+    if counts[AHEAD] > 0:
+        scheduled, before, tokens = engine.scheduled_ahead, engine.before_ahead, engine.tokens_ahead
+        count = counts[AHEAD]
+        counts[AHEAD] = 0
+    else:
+        counts[SCHEDULED] = 0
+    for place in range(count):
+        row = scheduled[place]
+        if before[place] + tokens[place] == contexts.prompt[row] + engine.generated[row]:
             engine.generated[row] += 1
+            engine.sampled[counts[SAMPLED]] = row
+            counts[SAMPLED] += 1
+            if engine.computed[row] > 0:
+                give_keys(settings, contexts, engine, row, before[place] + tokens[place])
             if engine.generated[row] == contexts.output[row]:
                 release(settings, engine, row)
                 engine.finished[counts[FINISHED]] = row
                 counts[FINISHED] += 1
+    if counts[FINISHED] > 0:
+        counts[RUNNING] = unfinished(contexts, engine, engine.running, counts[RUNNING])
+        counts[WAITING] = unfinished(contexts, engine, engine.waiting, counts[WAITING])
+
+
+@jit
+def unfinished(contexts: Contexts, engine: Engine, rows: Ints, count: int) -> int:
+    """Takes the finished out of the first ``count`` rows; returns how many are left."""
     kept = 0
-    for place in range(counts[RUNNING]):
-        row = engine.running[place]
+    for place in range(count):
+        row = rows[place]
         if engine.generated[row] < contexts.output[row]:
-            engine.running[kept] = row
+            rows[kept] = row
             kept += 1
-    counts[RUNNING] = kept
+    return kept
 
 
 # ---- Time ----
@@ -910,11 +968,16 @@ def begin_step(
     replica: int,
     at_ns: int,
 ) -> None:
-    """Schedules the replica's next step at that instant and starts it, if there is anything that can run."""
+    """Starts the replica's next step at that instant, if there is anything that can run.
+
+    With asynchronous scheduling that step has been decided on when the one before it started, unless the replica was
+    idle then; and the one after it is decided on now.
+    """
     counts = engine.counts
-    schedule(settings, contexts, engine)
-    while counts[SCHEDULED] == 0 and counts[PREEMPTED] > 0:
-        schedule(settings, contexts, engine)  # the only one that could run preempted itself: no time passes
+    if counts[SCHEDULED] == 0:
+        schedule(settings, contexts, engine)
+        while counts[SCHEDULED] == 0 and counts[PREEMPTED] > 0:
+            schedule(settings, contexts, engine)  # the only one that could run preempted itself: no time passes
     count = counts[SCHEDULED]
     if count == 0:
         return
@@ -927,15 +990,8 @@ def begin_step(
     clocks.ends_ns[replica] = at_ns + duration_ns
     clocks.fraction[replica] = sum_units & ((1 << law.fraction_bits) - 1)
 
-    used = settings.num_gpu_blocks - 1 - counts[FREE]
     totals[replica, 0] += 1
     totals[replica, 1] += duration_ns
-    totals[replica, 5] = max(totals[replica, 5], used)
-    note_blocks(timeline, replica, at_ns, used)
-    note_blocks(timeline, replica, at_ns + duration_ns, -used)
-    for place in range(counts[RUNNING]):
-        row = engine.running[place]
-        served.held_block_ns[row] += engine.in_use[row] * duration_ns
     share_step(settings, engine, clocks, served, replica, (duration_ns, tokens, decoding))
     for place in range(count):
         row = engine.scheduled[place]
@@ -945,6 +1001,16 @@ def begin_step(
             again_units[row] += recompute_units(
                 law, engine.before[place], engine.tokens[place], engine.hittable[row], tokens, count
             )
+
+    if settings.async_scheduling:
+        schedule(settings, contexts, engine)
+    used = settings.num_gpu_blocks - 1 - counts[FREE]
+    totals[replica, 5] = max(totals[replica, 5], used)
+    note_blocks(timeline, replica, at_ns, used)
+    note_blocks(timeline, replica, at_ns + duration_ns, -used)
+    for place in range(counts[RUNNING]):
+        row = engine.running[place]
+        served.held_block_ns[row] += engine.in_use[row] * duration_ns
 
 
 @jit
@@ -960,9 +1026,9 @@ def end_step(
     """Ends the step under way: first tokens and the columns of those that finished."""
     unit = 1 << law.fraction_bits
     update(settings, contexts, engine)
-    for place in range(engine.counts[SCHEDULED]):
-        row = engine.scheduled[place]
-        if engine.generated[row] > 0 and served.first_token_ns[row] == END:
+    for place in range(engine.counts[SAMPLED]):
+        row = engine.sampled[place]
+        if served.first_token_ns[row] == END:
             served.first_token_ns[row] = now_ns
             prefill_ns = now_ns - served.scheduled_ns[row]
             served.recompute_ns[row] = min((again_units[row] + unit // 2) >> law.fraction_bits, prefill_ns)

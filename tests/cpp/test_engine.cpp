@@ -38,6 +38,7 @@ void steps_lose_no_block(const Settings& settings, const Contexts& contexts) {
   for (i64 row = 0; row < contexts.rows; ++row) scheduler.arrive(row, 0);
   for (i64 left = contexts.rows; left > 0;) {
     scheduler.schedule(0);
+    if (settings.async_scheduling && scheduler.steps_in_flight() == 1) scheduler.schedule(0);
     scheduler.update(0, [](auto&) {}, [&](auto&) { --left; });
   }
   CHECK_EQUAL(scheduler.pool().free_blocks(), settings.num_gpu_blocks - 1);
@@ -54,6 +55,7 @@ void simulations_lose_nothing(Random& random) {
   settings.scheduler_reserve_full_isl = draw(random, 0, 1);
   settings.priority = draw(random, 0, 1);
   settings.retention = draw(random, kNoCaching, kLruRetention);
+  settings.async_scheduling = draw(random, 0, 1);
 
   Column prompt(rows), output(rows), priority(rows), above(rows), own_from(rows), prefix_key(rows, -1), zero(rows, 0);
   Column trajectory(rows), needs(rows), dependants, dependants_start(rows + 1), roots, roots_start, start, pause(rows);
