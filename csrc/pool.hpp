@@ -1,4 +1,5 @@
-// vLLM's KV-cache pool in runs: stretches of blocks of one chain with equally many holders.
+// vLLM's KV-cache pool in runs: stretches of blocks of one chain with equally many holders. For a single KV group of
+// full attention; block_pool.hpp is for all others.
 //
 // Blocks are anonymous. What a block's number decides in vLLM is kept otherwise:
 //  - Free blocks without a key stand before those with one, so that they are a count, and the free queue is the list
@@ -18,10 +19,9 @@
 
 #include "chains.hpp"
 #include "host_tier.hpp"
+#include "settings.hpp"
 
 namespace kvsim {
-
-enum Retention : i64 { kNoCaching = 0, kDrop = 1, kLruRetention = 2 };
 
 constexpr i32 kNone = -1;
 
@@ -31,19 +31,24 @@ struct Holding {
   i32 keyed = 0;        // blocks with a key: the first of its context
   i32 plain = 0;        // blocks without
   i32 shadows = kNone;  // its own shadow runs
-  i32 blocks() const { return keyed + plain; }
+  i64 blocks() const { return keyed + plain; }
+  i64 in_use() const { return blocks(); }
 };
 
 class Pool {
  public:
+  using Holding = kvsim::Holding;
+
+  static constexpr bool kStepwise = false;  // only how many blocks a stretch of steps takes in all matters
+
   // What is evicted goes to `host`, if there is one.
-  Pool(const Chains& chains, i64 usable_blocks, i64 retention, bool ordered = false, HostTier* host = nullptr)
+  Pool(const Chains& chains, const Settings& settings, bool ordered = false, HostTier* host = nullptr)
       : shapes_(chains.shapes.data()),
-        retention_(retention),
+        retention_(settings.retention),
         ordered_(ordered),
         host_(host),
-        plain_free_(usable_blocks),
-        free_(usable_blocks),
+        plain_free_(settings.num_gpu_blocks - 1),
+        free_(settings.num_gpu_blocks - 1),
         states_(chains.shapes.size()) {
     for (std::size_t c = 0; c < states_.size(); ++c) states_[c].end = shapes_[c].start;
     runs_.push_back(Run{});  // run 0: the ends of the free queue
@@ -52,10 +57,18 @@ class Pool {
 
   i64 free_blocks() const { return free_; }
   i64 evicted() const { return evicted_; }
+  i64 groups() const { return 1; }
+
+  Holding holding_for(i32 chain, i64) const {
+    Holding holding;
+    holding.chain = chain;
+    return holding;
+  }
 
   // How many of a context's first `most` blocks are known.
-  i64 hits(i32 chain, i64 most) const {
+  i64 hits(const Holding& holding, i64 most) const {
     if (retention_ == kNoCaching) return 0;
+    i32 chain = holding.chain;
     while (chain != kNone && states_[chain].end == shapes_[chain].start) {
       most = min_of(most, shapes_[chain].start);
       chain = shapes_[chain].above;
@@ -63,9 +76,19 @@ class Pool {
     return chain == kNone ? 0 : min_of(most, states_[chain].end);
   }
 
+  // The same, in tokens, if no block had ever lost its key: as the contexts tell.
+  i64 hittable(const Holding&, i64, i64 told) const { return told; }
+
+  // Blocks that a request with `found` hits must find free to have `in_all`.
+  i64 demand(i64 found, i64, i64 in_all) const { return in_all - found; }
+
+  // New blocks that a request takes to have so many.
+  i64 takes(const Holding& holding, i64 blocks) const { return max_of(blocks - holding.blocks(), 0); }
+
   // How many of a context's first `count` blocks, all known, stand in the free queue.
-  i64 idle_hits(i32 chain, i64 count) const {
+  i64 idle_hits(const Holding& holding, i64 count) const {
     i64 idle = 0;
+    i32 chain = holding.chain;
     for (i64 end = count; end > 0; chain = shapes_[chain].above) {
       const i64 start = shapes_[chain].start;
       for (i32 r = states_[chain].last; end > start; r = runs_[r].below) {
@@ -129,6 +152,9 @@ class Pool {
     holding.plain -= static_cast<i32>(full) - holding.keyed;
     holding.keyed = static_cast<i32>(full);
   }
+
+  // No window passes anything.
+  void pass(Holding&, i64) {}
 
   // Moves what one request holds to another that holds nothing.
   void hand_over(Holding& from, Holding& to) {

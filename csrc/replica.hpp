@@ -24,6 +24,7 @@ struct Served {
   i64* held_block_ns = nullptr;
   i64* cached_tokens = nullptr;
   i64* loaded_tokens = nullptr;
+  i64* hittable_tokens = nullptr;
   i64* preemptions = nullptr;
   i64* replica = nullptr;
 };
@@ -64,10 +65,12 @@ class Clock {
   i64 fraction_ = 0;
 };
 
-class Replica {
+// S: Scheduler or GroupScheduler.
+template <class S>
+class BasicReplica {
  public:
-  Replica(i64 number, const Settings& settings, const StepLaw& law, const Contexts& contexts, const Chains& chains,
-          const Plan& plan, const Served& served, const Timeline& timeline)
+  BasicReplica(i64 number, const Settings& settings, const StepLaw& law, const Contexts& contexts, const Chains& chains,
+               const Plan& plan, const Served& served, const Timeline& timeline)
       : number_(number),
         usable_blocks_(settings.num_gpu_blocks - 1),
         async_(settings.async_scheduling != 0),
@@ -83,7 +86,7 @@ class Replica {
   // When the next step may start that could not yet: blocks are being loaded. Never, if none is awaited.
   i64 wakes_ns() const { return wakes_ns_; }
   bool free() const { return ends_ns_ == kNever; }
-  const Scheduler& scheduler() const { return scheduler_; }
+  const S& scheduler() const { return scheduler_; }
 
   void arrive(i64 row, i64 now_ns) {
     if (steps_ > 1 && scheduler_.admits_arrivals()) plan(steps_until(now_ns));
@@ -127,10 +130,10 @@ class Replica {
     const i64 free_blocks = scheduler_.pool().free_blocks();
     scheduler_.update(
         now_ns,
-        [&](Request& request) {
+        [&](auto& request) {
           if (request.generated == 1) request.first_token_ns = now_ns;
         },
-        [&](Request& request) {
+        [&](auto& request) {
           settle();
           write(request);
           on_finish(request.row);
@@ -209,7 +212,7 @@ class Replica {
     if (steps == 0) return;
     scheduler_.advance(
         steps, [&](i64 step) { return clock_.after(stretch_.units(step)); },
-        [&](i64 at_ns) { timeline_.note(at_ns, 1); });
+        [&](i64 at_ns, i64 blocks) { timeline_.note(at_ns, blocks); });
     clock_.run(stretch_.units(steps));
     stretch_.skip(steps);
     totals_.steps += steps;
@@ -218,7 +221,7 @@ class Replica {
   void note_time(i64 steps, i64 started_ns) {
     totals_.steps += steps;
     totals_.busy_ns += clock_.ns() - started_ns;
-    totals_.peak_blocks = max_of(totals_.peak_blocks, usable_blocks_ - scheduler_.pool().free_blocks());
+    totals_.peak_blocks = max_of(totals_.peak_blocks, usable_blocks_ - scheduler_.least_free());
     if (decoding()) share_decode(clock_.ns() - started_ns);
   }
 
@@ -266,14 +269,14 @@ class Replica {
     share_prefill(clock_.after(stretch_.units(1)) - clock_.ns());
     const i64 in_step = static_cast<i64>(scheduler_.oldest().size());
     for (const Work& part : chunks_) {
-      Request& request = scheduler_.seat(part.seat);
+      auto& request = scheduler_.seat(part.seat);
       if (request.generated > 0) continue;
       if (request.scheduled_ns < 0) request.scheduled_ns = clock_.ns();
       request.recompute_units += law_.recompute(part.before, part.tokens, request.hittable, tokens_, in_step);
     }
   }
 
-  void write(const Request& request) {
+  void write(const typename S::Request& request) {
     const i64 row = request.row;
     const i64 half = (i64{1} << law_.fraction_bits) / 2;
     served_.finish_ns[row] = clock_.ns();
@@ -285,6 +288,7 @@ class Replica {
     served_.held_block_ns[row] = request.held_block_ns;
     served_.cached_tokens[row] = request.cached;
     served_.loaded_tokens[row] = request.loaded;
+    served_.hittable_tokens[row] = request.hittable;
     served_.preemptions[row] = request.preemptions;
   }
 
@@ -294,7 +298,7 @@ class Replica {
   StepLaw law_;
   Served served_;
   Timeline timeline_;
-  Scheduler scheduler_;
+  S scheduler_;
   Clock clock_;  // stands at the start of the step under way
   i64 ends_ns_ = kNever;
   i64 wakes_ns_ = kNever;

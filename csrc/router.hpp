@@ -15,6 +15,7 @@ class Router {
   Router(i64 routing, i64 trajectories) : routing_(routing), homes_(routing == kSticky ? trajectories : 0, kNone) {}
 
   // The replica for the turn; the first of equals.
+  template <class Replica>
   i64 route(std::deque<Replica>& replicas, i64 trajectory, i64 row, i64 now_ns) {
     const i64 count = static_cast<i64>(replicas.size());
     if (count == 1) return 0;
@@ -31,6 +32,7 @@ class Router {
 
  private:
   // Unfinished requests, or their prompts' blocks and those that the turn would miss.
+  template <class Replica>
   i64 load(Replica& replica, i64 row, i64 now_ns) const {
     if (routing_ != kPrefixAware) return replica.scheduler().unfinished();
     replica.catch_up(now_ns);

@@ -12,32 +12,20 @@
 #include <unordered_map>
 #include <vector>
 
+#include "block_pool.hpp"
 #include "plan.hpp"
 #include "pool.hpp"
 
 namespace kvsim {
 
-// kvsim.backends.engine_kernels.Settings says the same, field by field.
-struct Settings {
-  i64 block_size = 0;
-  i64 num_gpu_blocks = 0;  // the null block among them
-  i64 max_num_batched_tokens = 0;
-  i64 max_num_seqs = 0;
-  i64 long_prefill_token_threshold = 0;
-  i64 watermark_blocks = 0;
-  i64 scheduler_reserve_full_isl = 1;
-  i64 enable_chunked_prefill = 1;
-  i64 priority = 0;
-  i64 retention = kLruRetention;
-  i64 async_scheduling = 0;  // 1: a step is scheduled while the one before it runs
-};
-
-struct Request {
+template <class Holding>
+struct BasicRequest {
   // What every step touches.
   i64 prompt = 0;
   i64 output = 0;
   i64 computed = 0;   // tokens, those of the steps in flight among them; 0: waiting
   i64 generated = 0;  // tokens that have come
+  i64 settled = 0;    // of the computed ones, those of steps that have ended
   Holding holding;
   i64 gpu_ns = 0;         // for the one who keeps time
   i64 held_block_ns = 0;  // whole once the blocks are given back: until then, less what is still held since release
@@ -56,7 +44,7 @@ struct Request {
   i64 recompute_units = 0;
 
   i64 tokens() const { return prompt + generated; }
-  bool served_after(const Request& other) const {
+  bool served_after(const BasicRequest& other) const {
     return priority != other.priority ? priority > other.priority : arrival > other.arrival;
   }
 };
@@ -70,21 +58,24 @@ struct Work {
   Work(i32 seat, i64 before, i64 tokens) : seat(seat), before(before), tokens(tokens) {}
 };
 
-class Scheduler {
+// P: Pool or BlockPool.
+template <class P>
+class BasicScheduler {
  public:
-  Scheduler(const Settings& settings, const Contexts& contexts, const Chains& chains, const Plan& plan)
+  using Request = BasicRequest<typename P::Holding>;
+
+  BasicScheduler(const Settings& settings, const Contexts& contexts, const Chains& chains, const Plan& plan)
       : settings_(settings),
         contexts_(contexts),
         plan_(plan),
         chains_(chains),
         host_(plan.host == kNoHost ? nullptr : new HostTier(chains, plan.host_blocks)),
-        pool_(chains, settings.num_gpu_blocks - 1, settings.retention, plan.next_use_ns != nullptr,
-              plan.host == kOnEviction ? host_.get() : nullptr),
+        pool_(chains, settings, plan.next_use_ns != nullptr, plan.host == kOnEviction ? host_.get() : nullptr),
         seats_(settings.max_num_seqs) {
     for (i64 seat = settings.max_num_seqs - 1; seat >= 0; --seat) empty_seats_.push_back(static_cast<i32>(seat));
   }
-  Scheduler(const Scheduler&) = delete;  // the pool points to seats
-  Scheduler& operator=(const Scheduler&) = delete;
+  BasicScheduler(const BasicScheduler&) = delete;  // the pool points to seats
+  BasicScheduler& operator=(const BasicScheduler&) = delete;
 
   // A request joins the waiting queue. What the turn above still holds then stays held until it is admitted.
   void arrive(i64 row, i64 now_ns) {
@@ -96,7 +87,7 @@ class Scheduler {
     request.hittable = contexts_.hittable[row];
     request.arrival = arrived_++;
     request.release_ns = now_ns;
-    request.holding.chain = chains_.of_row[row];
+    request.holding = pool_.holding_for(chains_.of_row[row], request.prompt);
     prompt_blocks_ += blocks_for(request.prompt);
     enqueue(request, false);
     if (!pauses_.empty()) hold_on(contexts_.above[row], now_ns);
@@ -119,6 +110,7 @@ class Scheduler {
     schedule_running(budget, longest);
     if (preempted_.empty()) admit(budget, longest);
     if (!work_->empty()) ++in_flight_;
+    least_free_ = pool_.free_blocks();
   }
 
   // Ends the oldest step in flight. `on_token(request)` follows each token, `on_finish(request)` the last one; blocks
@@ -135,6 +127,7 @@ class Scheduler {
     for (const Work& work : ended) {
       Request& request = seats_[work.seat];
       const i64 computed = work.before + work.tokens;
+      request.settled = computed;
       if (computed < request.tokens()) continue;
       if (async && request.computed == 0) {
         give_token_in_queue(request.row, on_token, on_finish);
@@ -157,7 +150,7 @@ class Scheduler {
   // next_event_ns(), is the caller's to watch.
   i64 steady_steps() const {
     if (!preempted_.empty() || work_->size() + loading_ != running_.size() || admitted_ > 0) return 1;
-    if (head_may_gain_hits() || head_may_load_less()) return 1;
+    if (head_may_run_soon() || head_may_load_less()) return 1;
     const std::vector<Work>& oldest = steps_[oldest_];
     if (in_flight_ == 2 && !same_seats(oldest, *work_)) return 1;
     i64 steps = INT64_MAX;
@@ -168,27 +161,40 @@ class Scheduler {
     }
     steps -= in_flight_ - 1;  // who ends with the step after is not scheduled beside it
     const i64 lines = static_cast<i64>(oldest.size());
-    if ((steps / settings_.block_size + 1) * lines <= pool_.free_blocks()) return steps;
+    if ((steps / settings_.block_size + 1) * lines * pool_.groups() <= pool_.free_blocks()) return steps;
     while (steps > 1 && blocks_for_more(steps - 1) > pool_.free_blocks()) steps = 1 + (steps - 1) / 2;
     return steps;
   }
 
   // Ends `more` of the steady steps, and schedules as many. `end_of(n)` says when the n-th of them ends and the one
-  // after it starts; `on_block(ns)` follows each block that is taken.
-  template <class EndOf, class OnBlock>
-  void advance(i64 more, EndOf&& end_of, OnBlock&& on_block) {
-    for (Work& work : *work_) {
-      Request& request = seats_[work.seat];
-      const i64 held = request.holding.blocks() * settings_.block_size;
-      for (i64 step = held - request.computed + 1; step <= more; step += settings_.block_size) {
-        const i64 at_ns = end_of(step);
-        request.held_block_ns -= at_ns - request.release_ns;
-        on_block(at_ns);
+  // after it starts; `on_blocks(ns, count)` follows where so many blocks more are in use.
+  template <class EndOf, class OnBlocks>
+  void advance(i64 more, EndOf&& end_of, OnBlocks&& on_blocks) {
+    if constexpr (P::kStepwise) {
+      for (i64 step = 1; step <= more; ++step) {
+        const i64 free_blocks = pool_.free_blocks();
+        for (Work& work : *work_) {
+          Request& request = seats_[work.seat];
+          const i64 held = request.holding.in_use();
+          move(work, request, 1);
+          const i64 blocks = request.holding.in_use() - held;
+          if (blocks != 0) request.held_block_ns -= blocks * (end_of(step) - request.release_ns);
+        }
+        if (free_blocks != pool_.free_blocks()) on_blocks(end_of(step), free_blocks - pool_.free_blocks());
+        least_free_ = min_of(least_free_, pool_.free_blocks());
       }
-      request.computed += more;
-      request.generated += more;
-      work.before += more;
-      grow(request, request.computed);
+    } else {
+      for (Work& work : *work_) {
+        Request& request = seats_[work.seat];
+        const i64 held = request.holding.blocks() * settings_.block_size;
+        for (i64 step = held - request.computed + 1; step <= more; step += settings_.block_size) {
+          const i64 at_ns = end_of(step);
+          request.held_block_ns -= at_ns - request.release_ns;
+          on_blocks(at_ns, 1);
+        }
+        move(work, request, more);
+      }
+      least_free_ = pool_.free_blocks();
     }
     if (in_flight_ < 2) return;
     for (Work& work : steps_[oldest_]) work.before += more;
@@ -221,14 +227,17 @@ class Scheduler {
   const std::vector<i32>& running() const { return running_; }
   i64 waiting() const { return static_cast<i64>(waiting_.size()); }
   bool idle() const { return running_.empty() && waiting_.empty(); }
-  const Pool& pool() const { return pool_; }
+  const P& pool() const { return pool_; }
+  // The fewest free blocks after the scheduling of the last step and of those it was advanced by.
+  i64 least_free() const { return least_free_; }
 
   // For routers: how many requests are unfinished, the blocks of their prompts, and what a turn would have to compute.
   i64 unfinished() const { return waiting() + static_cast<i64>(running_.size()); }
   i64 prompt_blocks() const { return prompt_blocks_; }
   i64 missing_blocks(i64 row) const {
     const i64 prompt = contexts_.prompt[row];
-    return blocks_for(prompt) - pool_.hits(chains_.of_row[row], (prompt - 1) / settings_.block_size);
+    auto holding = pool_.holding_for(chains_.of_row[row], prompt);
+    return blocks_for(prompt) - pool_.hits(holding, (prompt - 1) / settings_.block_size);
   }
 
  private:
@@ -236,13 +245,13 @@ class Scheduler {
 
   // Blocks for so many tokens of the request, and keys for those that known tokens fill.
   void grow(Request& request, i64 slots) {
-    Holding& holding = request.holding;
+    typename P::Holding& holding = request.holding;
     if (slots > holding.blocks() * settings_.block_size) pool_.allocate(holding, blocks_for(slots));
     give_keys(request, min_of(slots, request.tokens()));
   }
 
   void give_keys(Request& request, i64 tokens) {
-    Holding& holding = request.holding;
+    typename P::Holding& holding = request.holding;
     if (tokens >= (holding.keyed + 1) * settings_.block_size) pool_.give_keys(holding, tokens / settings_.block_size);
   }
 
@@ -251,7 +260,24 @@ class Scheduler {
     request.held_block_ns -= blocks * (now_ns_ - request.release_ns);
   }
   // What the request holds it holds until now.
-  void note_held(Request& request) const { note_blocks(request, -request.holding.blocks()); }
+  void note_held(Request& request) const { note_blocks(request, -request.holding.in_use()); }
+
+  // Gives back what windows have passed; the step in flight still reads what it began with.
+  void pass(Request& request) {
+    const i64 held = request.holding.in_use();
+    pool_.pass(request.holding, request.settled);
+    note_blocks(request, request.holding.in_use() - held);
+  }
+
+  // So many decode steps of one request.
+  void move(Work& work, Request& request, i64 steps) {
+    request.computed += steps;
+    request.settled += steps;
+    request.generated += steps;
+    work.before += steps;
+    pool_.pass(request.holding, request.settled);
+    grow(request, request.computed);
+  }
 
   static bool same_seats(const std::vector<Work>& some, const std::vector<Work>& others) {
     return std::equal(some.begin(), some.end(), others.begin(), others.end(),
@@ -271,9 +297,10 @@ class Scheduler {
       }
       const i64 count = min_of(min_of(missing, longest), budget);
       const i64 slots = request.computed + count;
+      pass(request);
       if (slots > request.holding.blocks() * settings_.block_size) {
         const i64 blocks = blocks_for(slots);
-        while (blocks - request.holding.blocks() > pool_.free_blocks()) {
+        while (pool_.takes(request.holding, blocks) > pool_.free_blocks()) {
           if (!pauses_.empty()) {
             let_go_first();
             continue;
@@ -285,7 +312,7 @@ class Scheduler {
           if (self) return;
           if (victim < place) --place;
         }
-        note_blocks(request, blocks - request.holding.blocks());
+        note_blocks(request, pool_.takes(request.holding, blocks));
         pool_.allocate(request.holding, blocks);
       }
       work_->emplace_back(seat, request.computed, count);
@@ -297,9 +324,10 @@ class Scheduler {
 
   void admit(i64 budget, i64 longest) {
     while (!waiting_.empty() && budget > 0 && static_cast<i64>(running_.size()) < settings_.max_num_seqs) {
-      const Request& head = waiting_.front();
+      Request& head = waiting_.front();
       const i64 total = head.tokens();
-      const i64 found = pool_.hits(head.holding.chain, (total - 1) / settings_.block_size);
+      const i64 most = (total - 1) / settings_.block_size;
+      const i64 found = pool_.hits(head.holding, most);
       const i64 stored = stored_hits(head, found);
       const i64 cached = (found + stored) * settings_.block_size;
       i64 count = stored == 0 ? min_of(total - cached, longest) : 0;  // loading comes first
@@ -307,10 +335,11 @@ class Scheduler {
       count = min_of(count, budget);
       const i64 slots = cached + count;
       // Idle hits are counted as needed, since taking them shortens the free queue.
-      i64 needed = blocks_for(settings_.scheduler_reserve_full_isl ? total : slots) - found;
+      const i64 now = blocks_for(slots);
+      i64 needed = pool_.demand(found, now, settings_.scheduler_reserve_full_isl ? blocks_for(total) : now);
       if (!running_.empty()) needed += settings_.watermark_blocks;
       // The first comparison spares the count of idle hits.
-      if (needed > pool_.free_blocks() || needed + pool_.idle_hits(head.holding.chain, found) > pool_.free_blocks()) {
+      if (needed > pool_.free_blocks() || needed + pool_.idle_hits(head.holding, found) > pool_.free_blocks()) {
         if (!running_.empty() || pauses_.empty()) return;
         let_go_first();
         continue;
@@ -327,14 +356,17 @@ class Scheduler {
       if (request.cached < 0) {
         request.cached = cached;
         request.loaded = stored * settings_.block_size;
+        request.hittable = pool_.hittable(request.holding, most, request.hittable);
       }
       request.computed = slots;
-      note_blocks(request, blocks_for(slots));
+      request.settled = cached;
       if (stored > 0) {
         load(request, found, stored);
+        note_blocks(request, request.holding.in_use());
         continue;
       }
       grow(request, slots);
+      note_blocks(request, request.holding.in_use());
       work_->emplace_back(seat, cached, count);
       budget -= count;
     }
@@ -401,7 +433,7 @@ class Scheduler {
   struct Pause {
     i64 row;
     i64 next_use;
-    Holding holding;  // stays where it is: the pool points to it
+    typename P::Holding holding;  // stays where it is: the pool points to it
   };
   using Pauses = std::map<PauseEnd, Pause>;
 
@@ -463,7 +495,7 @@ class Scheduler {
 
   void let_go_first() { let_go(pauses_.begin()); }
 
-  void let_go(Pauses::iterator place) {
+  void let_go(typename Pauses::iterator place) {
     pool_.release(place->second.holding, place->second.next_use);
     pause_of_.erase(place->second.row);
     pauses_.erase(place);
@@ -535,15 +567,16 @@ class Scheduler {
     i64 blocks = 0;
     for (const Work& work : *work_) {
       const Request& request = seats_[work.seat];
-      blocks += max_of(blocks_for(request.computed + more) - request.holding.blocks(), 0);
+      blocks += pool_.takes(request.holding, blocks_for(request.computed + more));
     }
     return blocks;
   }
 
-  // Whether the head of the waiting queue, refused now, could find more cached while others only decode: if one of
-  // them is still writing what the head's prompt begins with.
-  bool head_may_gain_hits() const {
+  // Whether the head of the waiting queue, refused now, could be admitted while others only decode: if they give back
+  // what their windows pass, or if one of them is still writing what the head's prompt begins with.
+  bool head_may_run_soon() const {
     if (waiting_.empty() || static_cast<i64>(running_.size()) >= settings_.max_num_seqs) return false;
+    if (P::kStepwise) return true;
     for (i32 chain = waiting_.front().holding.chain; chain != kNone; chain = chains_.shapes[chain].above) {
       for (const i32 seat : running_) {
         if (seats_[seat].holding.chain == chain) return true;
@@ -563,7 +596,7 @@ class Scheduler {
   Plan plan_;
   const Chains& chains_;
   std::unique_ptr<HostTier> host_;
-  Pool pool_;
+  P pool_;
   std::vector<Request> seats_;  // of the running; never resized, since the pool points into them
   std::vector<i32> empty_seats_;
   std::vector<i32> running_;                // seats in order of admission
@@ -574,7 +607,7 @@ class Scheduler {
   std::vector<Work>* work_ = &steps_[0];  // the step scheduled last
   std::vector<i64> preempted_;
   Pauses pauses_;
-  std::unordered_map<i64, Pauses::iterator> pause_of_;  // by row
+  std::unordered_map<i64, typename Pauses::iterator> pause_of_;  // by row
   i64 link_free_ns_ = 0;
   std::size_t loading_ = 0;
   i64 paused_ = 0;
@@ -582,6 +615,10 @@ class Scheduler {
   i64 arrived_ = 0;
   i64 prompt_blocks_ = 0;
   i64 now_ns_ = 0;
+  i64 least_free_ = 0;
 };
+
+using Scheduler = BasicScheduler<Pool>;
+using GroupScheduler = BasicScheduler<BlockPool>;
 
 }  // namespace kvsim

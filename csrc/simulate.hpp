@@ -18,11 +18,15 @@ struct Fleet {
   i64 router = kRoundRobin;
 };
 
-class Simulation {
+// S: Scheduler or GroupScheduler.
+template <class S>
+class BasicSimulation {
  public:
+  using Replica = BasicReplica<S>;
+
   // `timeline` is that of the first replica; those of the others follow it.
-  Simulation(const Settings& settings, const StepLaw& law, const Contexts& contexts, const Workload& workload,
-             const Plan& plan, const Fleet& fleet, const Timeline& timeline, const Served& served)
+  BasicSimulation(const Settings& settings, const StepLaw& law, const Contexts& contexts, const Workload& workload,
+                  const Plan& plan, const Fleet& fleet, const Timeline& timeline, const Served& served)
       : workload_(workload),
         served_(served),
         chains_(contexts),
@@ -85,5 +89,8 @@ class Simulation {
   std::deque<Replica> replicas_;
   Router router_;
 };
+
+using Simulation = BasicSimulation<Scheduler>;
+using GroupSimulation = BasicSimulation<GroupScheduler>;
 
 }  // namespace kvsim

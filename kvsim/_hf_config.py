@@ -283,6 +283,7 @@ def _attention(config: Config, name: str, kind: str) -> Attention:
         gate=config.flag("attn_output_gate", name.startswith(("qwen3_next", "qwen3_5"))),
         shared_kv=shared_kv,
         bias=config.flag("attention_bias", name in ("qwen2", "qwen2_moe")),
+        chunked=kind == "chunked_attention",
     )
 
 

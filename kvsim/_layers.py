@@ -78,7 +78,7 @@ class AttentionGroup:
     prefill differs (MLA expands latents to per-head keys and values, ``expand_flops_per_token`` for every
     token of context a chunk reads, cached ones included).
     ``cached_elements`` (in the KV dtype) and ``cached_bytes`` (in their own format) are stored per token and
-    layer. ``keeps_all`` says whether tokens beyond the window stay cached: true for full and sparse groups.
+    layer. ``keeps_all`` says whether tokens beyond the window stay cached: true for full, sparse and chunked groups.
     """
 
     kind: Literal["full", "window"]
@@ -124,7 +124,9 @@ class HeadAttention:
     """Multi-head, grouped-query or multi-query attention, over everything or in a window.
 
     ``gate`` doubles the query projection (attn_output_gate); ``shared_kv`` leaves out the value projection
-    (attention_k_eq_v: the value is the key before its norm, so both are still cached).
+    (attention_k_eq_v: the value is the key before its norm, so both are still cached). ``chunked``: the window is
+    Llama 4's attention chunk, beyond which vLLM keeps the cache all the same unless told otherwise
+    (VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE).
     """
 
     query_heads: int
@@ -135,6 +137,7 @@ class HeadAttention:
     gate: bool = False
     shared_kv: bool = False
     bias: bool = False
+    chunked: bool = False
 
     def gemms(self, tp: int) -> tuple[Gemm, ...]:
         q = self.query_heads // tp * (2 if self.gate else 1)
@@ -159,7 +162,7 @@ class HeadAttention:
                 prefill_qk_dim=self.head_dim,
                 prefill_v_dim=self.head_dim,
                 cached_elements=2 * kv * self.head_dim,
-                keeps_all=not self.window,
+                keeps_all=self.chunked or not self.window,
             ),
         )
 

@@ -16,6 +16,7 @@ from kvsim._weights import WeightFormat, dtype_name
 from kvsim.architecture import Architecture, kv_element_bytes
 from kvsim.errors import DoesNotFitError, InputError
 from kvsim.hardware import Gpu
+from kvsim.kv_groups import kv_groups
 
 __all__ = ["Engine", "EngineConfig", "resolve"]
 
@@ -99,16 +100,21 @@ class EngineConfig:
 class Engine:
     """An engine on a GPU: every argument settled, and its memory, per tensor-parallel rank.
 
-    num_gpu_blocks: blocks of ``block_size`` tokens, the null block among them, so that one less is usable.
-    kv_capacity_tokens: num_gpu_blocks x block_size, the figure vLLM logs as "GPU KV cache size".
-    kv_bytes_per_block: cache bytes of one block on one rank.
+    num_gpu_blocks: blocks of the pool, the null block among them, so that one less is usable.
+    windows: by KV group, tokens of its sliding window, 0 full attention (:mod:`kvsim.kv_groups`); empty for models
+        whose groups are not described.
+    capacity_blocks: blocks of ``block_size`` tokens of context that fit, the null block among them. For models with
+        full attention the blocks of the pool.
+    kv_capacity_tokens: capacity_blocks x block_size, the figure vLLM logs as "GPU KV cache size".
+    kv_bytes_per_block: cache bytes on one rank of ``block_size`` tokens of context.
+    pool_block_bytes: cache bytes on one rank of a block of the pool.
     weights: how the weights are stored, None if unquantised. compute: the arithmetic of their products;
         "dtype" also where the GPU lacks the format's own and vLLM unpacks the weights (Marlin).
 
-    Models that do not keep every token in every layer (sliding windows, linear attention) have several
-    pools in vLLM, one a group of layers. Here they share one count of blocks, what vLLM logs: the tokens of
-    as many sequences of max_model_len as fit, each with the windows (and a step's tokens) and states it
-    needs. Shorter sequences than that hold relatively more window, so fewer tokens fit than this says.
+    Models with sliding windows have several KV groups in vLLM, which share a pool; a context takes blocks in each.
+    Their capacity in tokens, here as in vLLM's log, is that of as many sequences of max_model_len as fit, each with
+    its windows and the tokens of the steps under way. Shorter sequences hold relatively more window, so fewer tokens
+    fit than this says. For models with linear attention states are counted likewise.
     """
 
     tensor_parallel_size: int
@@ -130,12 +136,15 @@ class Engine:
     memory: Memory
     kv_bytes: int
     kv_bytes_per_block: int
+    pool_block_bytes: int
     num_gpu_blocks: int
+    capacity_blocks: int
+    windows: tuple[int, ...]
 
     @property
     def kv_capacity_tokens(self) -> int:
-        """Tokens in all blocks."""
-        return self.num_gpu_blocks * self.block_size
+        """Tokens of context in all blocks."""
+        return self.capacity_blocks * self.block_size
 
 
 def resolve(config: EngineConfig, architecture: Architecture, gpu: Gpu, *, sampler: Sampler | None = None) -> Engine:
@@ -172,6 +181,9 @@ def resolve(config: EngineConfig, architecture: Architecture, gpu: Gpu, *, sampl
         )
 
     def block_bytes(ranks: int) -> int:
+        found = kv_groups(architecture, kv_element_bytes(kv_dtype), ranks)
+        if found:
+            return found.bytes_per_token * config.block_size
         sequence = architecture.kv_bytes_of_sequence(max_model_len, kv_dtype, ranks, step_tokens=tokens)
         return math.ceil(sequence / max_model_len * config.block_size)
 
@@ -189,6 +201,14 @@ def resolve(config: EngineConfig, architecture: Architecture, gpu: Gpu, *, sampl
             remedy=f"Give at least {2 * block_bytes(tp)}.",
             field="kv_cache_memory_bytes",
         )
+    groups = kv_groups(architecture, kv_element_bytes(kv_dtype), tp)
+    windows = groups.windows if groups else ()
+    capacity, context_bytes = blocks, block_bytes(tp)
+    if groups and any(windows):
+        in_flight = tokens * (2 if config.async_scheduling else 1)
+        share = groups.reserved_blocks(max_model_len, config.block_size, in_flight) / max_model_len
+        capacity = int(blocks / share) // config.block_size
+        context_bytes = math.ceil(context_bytes * share * config.block_size)
     stored = architecture.weight_format(config.quantization)
     return Engine(
         tensor_parallel_size=tp,
@@ -209,8 +229,11 @@ def resolve(config: EngineConfig, architecture: Architecture, gpu: Gpu, *, sampl
         scheduler_reserve_full_isl=config.scheduler_reserve_full_isl,
         memory=memory,
         kv_bytes=kv_bytes,
-        kv_bytes_per_block=block_bytes(tp),
+        kv_bytes_per_block=context_bytes,
+        pool_block_bytes=block_bytes(tp),
         num_gpu_blocks=blocks,
+        capacity_blocks=capacity,
+        windows=windows,
     )
 
 

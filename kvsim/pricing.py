@@ -44,8 +44,13 @@ class Pricing:
 
     @property
     def kv_bytes_per_block(self) -> int:
-        """Cache bytes of one block on all ranks together."""
+        """Cache bytes of one block of context on all ranks together."""
         return self.engine.kv_bytes_per_block * self.engine.tensor_parallel_size
+
+    @property
+    def pool_block_bytes(self) -> int:
+        """Cache bytes of one block of the pool on all ranks together."""
+        return self.engine.pool_block_bytes * self.engine.tensor_parallel_size
 
 
 def resolve_pricing(

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kvsim._timeline import timeline_table
-from kvsim.backends.engine_kernels import REPLICA_TOTALS, Contexts, Served, Timeline
+from kvsim.backends.engine_kernels import REPLICA_TOTALS, Served, Timeline
 from kvsim.backends.kernels import OK
 from kvsim.errors import InputError
+from kvsim.kv_groups import cached_blocks
 from kvsim.result import STATUSES, Table, seconds
 
 if TYPE_CHECKING:
@@ -61,7 +62,6 @@ class Simulation:
         pricing: Pricing,
         backend: str,
         status: npt.NDArray[np.int8],
-        contexts: Contexts,
         served: Served,
         totals: Ints,
         timeline: Timeline,
@@ -73,7 +73,6 @@ class Simulation:
         self.served = served
         """Whole nanoseconds and tokens, one value a turn."""
         self._status = status
-        self._contexts = contexts
         self._totals = totals
         self._timeline = timeline
         self._usd_per_hour = usd_per_hour
@@ -128,7 +127,7 @@ class Simulation:
 
         What requests hold at the same time counts for each of them, and so does a context that several extend.
         """
-        return self._sum(self._held_block_ns) * self.pricing.kv_bytes_per_block
+        return self._sum(self._held_block_ns) * self.pricing.pool_block_bytes
 
     @property
     def usd_per_hour(self) -> float:
@@ -189,7 +188,7 @@ class Simulation:
                 "release_s": lambda: seconds(served.release_ns, unknown),
                 "finish_s": lambda: seconds(served.finish_ns, unknown),
                 "gpu_s": lambda: seconds(served.gpu_ns * ranks, unknown),
-                "kv_byte_s": lambda: seconds(self._held_block_ns * float(self.pricing.kv_bytes_per_block), unknown),
+                "kv_byte_s": lambda: seconds(self._held_block_ns * float(self.pricing.pool_block_bytes), unknown),
                 "cached_tokens": lambda: served.cached_tokens,
                 "loaded_tokens": lambda: served.loaded_tokens,
                 "recomputed_tokens": lambda: self._recomputed_tokens,
@@ -265,7 +264,9 @@ class Simulation:
         served, parent = self.served, self.batch.parent
         idle_ns = np.maximum(served.scheduled_ns - served.finish_ns[parent], 0)
         stayed = (parent >= 0) & (self._status == OK)
-        found_blocks = (served.cached_tokens - served.loaded_tokens) // self.pricing.engine.block_size
+        engine = self.pricing.engine
+        stayed_tokens = served.cached_tokens - served.loaded_tokens
+        found_blocks = cached_blocks(engine.windows, stayed_tokens // engine.block_size, engine.block_size)
         return served.held_block_ns + np.where(stayed, found_blocks * idle_ns, 0)
 
     @property
@@ -274,7 +275,7 @@ class Simulation:
 
     @cached_property
     def _recomputed_tokens(self) -> Ints:
-        lost = np.maximum(self._contexts.hittable - self.served.cached_tokens, 0)
+        lost = np.maximum(self.served.hittable_tokens - self.served.cached_tokens, 0)
         return np.where(self._status == OK, lost, -1)
 
     @cached_property

@@ -15,6 +15,7 @@ from kvsim.backends.kernels import OK, OVER_CAPACITY, OVER_MAX
 from kvsim.backends.serving import serve, timeline_of
 from kvsim.backends.workload import workload_of
 from kvsim.errors import InputError, KvsimError, UnknownNameError
+from kvsim.kv_groups import most_blocks, obstacle
 from kvsim.pricing import require_price, resolve_pricing
 from kvsim.retention import Policy, policy
 from kvsim.retention.checks import checked
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from kvsim.calibration import Calibration
     from kvsim.engine import Engine, EngineConfig
     from kvsim.hardware import Gpu
+    from kvsim.pricing import Pricing
     from kvsim.trajectory import Batch
 
 __all__ = ["ReplicaRun", "Simulation", "simulate"]
@@ -82,9 +84,11 @@ def simulate(
     backend: ``"auto"``, ``"native"``, ``"numba"`` or ``"reference"``; all give the same bits.
     model, gpu, engine, calibration, usd_per_hour, strict: as :func:`kvsim.estimate` has them.
 
-    The scheduler is vLLM 0.32's for full attention; with the engine's ``async_scheduling``, as on GPUs, it decides a
-    step ahead, so that a turn that comes during a step runs in the second after it. Models with sliding
-    windows or linear attention have several pools in vLLM, whose rules are not built yet: they are refused.
+    The scheduler is vLLM 0.32's; with the engine's ``async_scheduling``, as on GPUs, it decides a step ahead, so that a
+    turn that comes during a step runs in the second after it. Sliding windows have KV groups as in vLLM, with its
+    default retention: of a window only what the end of a prompt needs stays cached, so that a later turn goes on from
+    an earlier prompt's end, not from its output's. Models with linear attention, or whose windowed layers cache
+    another amount a token than the others, are refused.
     Raises :class:`kvsim.errors.KvsimError` for unknown names, for what is not built yet, and for a model that does
     not fit.
     """
@@ -95,7 +99,7 @@ def simulate(
     chosen = policy(retention)
     run = serve(backend)
     pricing = resolve_pricing(model, gpu, engine, None, calibration)
-    _require_one_pool(pricing.architecture)
+    _require_kv_groups(pricing)
     settled = pricing.engine
     if not settled.enable_chunked_prefill and settled.max_num_batched_tokens < settled.max_model_len:
         raise InputError(
@@ -122,7 +126,7 @@ def simulate(
         end_ns = int(served.finish_ns.max(initial=0))
         timeline = timeline_of(fleet.replicas, _bin_ns(timeline_s, end_ns, fleet.replicas), end_ns)
         run(*inputs, timeline)
-    result = Simulation(batch, pricing, backend, status, contexts, served, totals, timeline, usd_per_hour)
+    result = Simulation(batch, pricing, backend, status, served, totals, timeline, usd_per_hour)
     if strict:
         result.require_served()
     return result
@@ -150,20 +154,21 @@ def _bin_ns(timeline_s: float, end_ns: int, replicas: int) -> int:
     return bin_ns
 
 
-def _require_one_pool(architecture: Architecture) -> None:
-    """Refuse models whose layers do not all keep every token's KV."""
-    windowed = any(group.kind == "window" and not group.keeps_all for group in architecture.attention_groups())
-    if windowed or architecture.recurrent_state_bytes():
+def _require_kv_groups(pricing: Pricing) -> None:
+    """Refuse models whose KV cache vLLM keeps in ways that are not built."""
+    reason = obstacle(pricing.architecture, pricing.engine.tensor_parallel_size)
+    if reason:
         raise InputError(
-            f"{architecture.name} has layers that do not keep every token; only full attention can be simulated",
+            f"{pricing.architecture.name} cannot be simulated: {reason}",
             field="model",
-            remedy="Use kvsim.estimate, or a model with full attention",
+            remedy="Use kvsim.estimate, or a model with full attention or equally wide sliding-window layers",
         )
 
 
 def _status(batch: Batch, engine: Engine) -> npt.NDArray[np.int8]:
-    """Which turns the engine can serve, by code of :data:`STATUSES`."""
+    """Which turns the engine can serve, by code of :data:`STATUSES`; the cache by the bound that vLLM admits by."""
     tokens = batch.prompt_tokens + np.maximum(batch.output_tokens, 1)
-    blocks = -(-(tokens - 1) // engine.block_size)
+    in_flight = engine.max_num_batched_tokens * (2 if engine.async_scheduling else 1)
+    blocks = most_blocks(engine.windows, tokens - 1, engine.block_size, in_flight)
     over_capacity = np.where(blocks > engine.num_gpu_blocks - 1, OVER_CAPACITY, OK)
     return np.where(tokens > engine.max_model_len, OVER_MAX, over_capacity).astype(np.int8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from kvsim.backends.engine_kernels import (
     LEAST_LOADED,
     LRU,
     NO_CACHE,
+    NO_COLUMN,
     NO_HOST,
     NO_PLAN,
     ON_EVICTION,
@@ -98,12 +100,13 @@ def case(
     starts: Starts = LOGGED,
     *,
     window: int = 0,
+    windows: Sequence[int] = (0,),
     fleet: Fleet = ALONE,
     plan: Plan = NO_PLAN,
     **changes: int,
 ) -> Case:
-    """A case with the settings above, but for ``changes``."""
-    settings = SETTINGS._replace(**changes)
+    """A case with the settings above, but for ``changes``; ``window`` is the law's, ``windows`` those of KV groups."""
+    settings = SETTINGS._replace(windows=np.array(windows), **changes)
     workload = workload_of(batch, starts, np.zeros(batch.turns, np.int64))
     contexts = contexts_of(batch, settings.block_size)
     law = simple_law(settings, window=window)
@@ -149,6 +152,7 @@ def cases() -> dict[str, Case]:
     hosted = NO_PLAN._replace(host=WRITE_THROUGH, host_blocks=60, load_ns=400)
     weighed = pinned._replace(host=SWAP, host_blocks=60, load_ns=400)
     costs = {"pause_us": np.arange(32) % 5, "recompute_us": np.arange(32) % 4, "swap_us": np.arange(32) % 3}
+    hybrid = (0, 13, 13)
     instant = [{"prompt_tokens": 9, "output_tokens": 3, "arrival_ns": 7000} for _ in range(3)]
     named = {
         "one turn": case(turns([{"prompt_tokens": 10, "output_tokens": 300}])),
@@ -192,6 +196,27 @@ def cases() -> dict[str, Case]:
         "no cache": case(sessions(3, talk), retention=NO_CACHE),
         "dropped at once": case(turns(forks + session(talk, first=5)), retention=DROP),
         "sliding window": case(sessions(3, talk), window=37),
+        "one window group": case(sessions(3, talk), window=13, windows=(13,)),
+        "one window group, thrash": case(sessions(8, talk), windows=(30,), num_gpu_blocks=30),
+        "full and window groups": case(sessions(3, talk), windows=hybrid, num_gpu_blocks=301),
+        "full and window groups, closed loop": case(
+            sessions(8, talk), closed_starts(8, 3), windows=hybrid[::-1], num_gpu_blocks=120
+        ),
+        "full and window groups, thrash": case(sessions(8, talk), windows=hybrid, num_gpu_blocks=90),
+        "window groups, prompt in chunks": case(turns(group), windows=hybrid, max_num_batched_tokens=16),
+        "window groups, forks": case(turns(forks), windows=(9, 0, 30)),
+        "window groups, forks in little memory": case(turns(forks), windows=(9, 0, 30), num_gpu_blocks=60),
+        "window groups by priority": case(turns(ranked), priority=1, windows=hybrid, num_gpu_blocks=110),
+        "window groups, no cache": case(sessions(3, talk), windows=hybrid, retention=NO_CACHE, num_gpu_blocks=150),
+        "window groups, dropped at once": case(
+            turns(forks + session(talk, first=5)), windows=hybrid, retention=DROP, num_gpu_blocks=150
+        ),
+        "window groups, prefix-aware": case(
+            sessions(8, talk), closed_starts(8, 6), windows=hybrid, num_gpu_blocks=90, fleet=Fleet(3, PREFIX_AWARE)
+        ),
+        "window groups, long decoding": case(
+            turns([{"prompt_tokens": 30, "output_tokens": 200}] * 3), windows=(0, 9), num_gpu_blocks=150
+        ),
     }
     ahead = {
         f"{name}, async": one._replace(settings=one.settings._replace(async_scheduling=1))
@@ -235,14 +260,25 @@ def draw_batch(random: Random, size: int) -> Batch:
     return turns(rows, waits_for=waits)
 
 
+def draw_windows(random: Random) -> list[int]:
+    """Full attention alone, a window alone, or any mixture."""
+    if random.random() < 0.4:
+        return [0]
+    choices = [0, 0, 2, 7, random.randrange(2, 60), random.randrange(2, 200)]
+    return [random.choice(choices) for _ in range(random.choice([1, 1, 2, 3, 5]))]
+
+
 def draw_settings(random: Random, batch: Batch, size: int) -> Settings:
     """Settings under which every turn fits, most of them with little memory."""
-    tokens = batch.prompt_tokens + np.maximum(batch.output_tokens, 1) - 1
-    needed = int((-(-tokens // size)).max())
+    longest = batch.prompt_tokens + np.maximum(batch.output_tokens, 1) - 1
+    blocks = int((-(-longest // size)).max())
+    tokens = random.choice([size, 2 * size + 1, 64, 512])
+    windows = draw_windows(random)
+    needed = sum(min(blocks, -(-(window - 1 + 2 * tokens) // size) + 1) if window else blocks for window in windows)
     return Settings(
         block_size=size,
         num_gpu_blocks=needed + 1 + random.randrange(needed + 2 * batch.turns),
-        max_num_batched_tokens=random.choice([size, 2 * size + 1, 64, 512]),
+        max_num_batched_tokens=tokens,
         max_num_seqs=random.choice([1, 2, 4, 64]),
         long_prefill_token_threshold=random.choice([0, 0, size, 5]),
         watermark_blocks=random.choice([0, 0, 1, 3]),
@@ -251,6 +287,7 @@ def draw_settings(random: Random, batch: Batch, size: int) -> Settings:
         priority=random.randrange(2),
         retention=random.choice([LRU, LRU, LRU, LRU, DROP, NO_CACHE]),
         async_scheduling=random.randrange(2),
+        windows=np.array(windows),
     )
 
 
@@ -310,7 +347,9 @@ def draw_case(random: Random) -> Case:
     settings = draw_settings(random, batch, size)
     refused = np.array([int(random.random() < 0.05) for _ in range(batch.turns)], np.int64)
     workload = workload_of(batch, draw_starts(random, len(batch)), refused)
-    plan = draw_plan(random, batch.turns)
+    plan = NO_PLAN if settings.retention == NO_CACHE else draw_plan(random, batch.turns)
+    if len(settings.windows) > 1 or settings.windows[0]:  # orders and host tiers are for one group of full attention
+        plan = plan._replace(next_use_ns=NO_COLUMN, host=NO_HOST)
     fleet = Fleet(random.choice([1, 1, 2, 3]), random.choice([ROUND_ROBIN, LEAST_LOADED, STICKY, PREFIX_AWARE]))
     law = draw_law(random, settings)
     return Case(settings, law, contexts_of(batch, size), workload, plan, fleet, timeline_of(fleet.replicas))

@@ -242,14 +242,15 @@ def test_capacities_in_tokens_are_blocks(sweep):
 
 
 def test_points_that_cannot_be_are_rows(kvsim_, log, tmp_path):
-    asked = ("sweep", log, "-m", MODEL, "-m", "Qwen/Qwen3-32B", "-m", "google/gemma-3-1b-it", "-g", GPU)
+    models = (MODEL, "Qwen/Qwen2.5-72B-Instruct", "google/gemma-4-26B-A4B")
+    asked = ("sweep", log, *(part for model in models for part in ("-m", model)), "-g", "h100-sxm")
     done = kvsim_(*asked, "--concurrency", 2, "--csv", tmp_path / "points.csv")
     assert done.exit_code == 0
     assert "does not fit" in done.stdout
-    assert "1 point without a result: Qwen/Qwen3-32B does not fit" in done.stderr
+    assert "1 point without a result: Qwen/Qwen2.5-72B-Instruct does not fit" in done.stderr
     found = rows(tmp_path / "points.csv")
     assert [row["status"] for row in found] == ["ok", "does_not_fit", "refused"]
-    assert "tensor_parallel_size=4" in found[1]["reason"]
+    assert "tensor_parallel_size=2" in found[1]["reason"]
     assert found[1]["turns_per_s"] == ""
     fails(kvsim_(*asked, "--concurrency", 2, "--strict"), 2, "does not fit")
 

@@ -145,12 +145,31 @@ def test_a_context_above_the_capacity_is_no_error() -> None:
     assert found.max_model_len == 131072 > found.kv_capacity_tokens
 
 
-def test_windows_and_states_stretch_the_capacity() -> None:
+def test_windows_stretch_the_capacity() -> None:
+    """A sequence is counted as vLLM counts it: its windows, the tokens of two steps under way, and a block more."""
     mistral = engine("Mistral-7B-v0.1", "rtx-4090")
-    every_token = mistral.kv_bytes // Architecture.load("Mistral-7B-v0.1").kv_bytes_per_token()
-    assert mistral.kv_capacity_tokens / every_token == pytest.approx(32768 / (4095 + 2048), rel=0.01)
+    assert mistral.windows == (4096,)
+    assert mistral.num_gpu_blocks == mistral.kv_bytes // (16 * 131072)
+    assert mistral.kv_capacity_tokens == mistral.num_gpu_blocks * 32768 // (512 + 1) // 16 * 16
+    one_step = engine("Mistral-7B-v0.1", "rtx-4090", async_scheduling=False)
+    assert one_step.kv_capacity_tokens == one_step.num_gpu_blocks * 32768 // (384 + 1) // 16 * 16
     gemma = engine("gemma-3-27b", "h100-sxm")
-    assert gemma.kv_capacity_tokens > 4 * gemma.kv_bytes // Architecture.load("gemma-3-27b").kv_bytes_per_token()
+    assert gemma.windows == (1024,) * 6 + (0,)
+    assert gemma.num_gpu_blocks == gemma.kv_bytes // (16 * 10 * 8192)  # blocks hold ten of the 62 layers
+    assert gemma.kv_capacity_tokens == gemma.num_gpu_blocks * 131072 // (8192 + 6 * (1088 + 1)) // 16 * 16
+
+
+def test_states_stretch_the_capacity() -> None:
+    qwen = engine("Qwen3.5-35B-A3B", "h100-sxm")
+    assert qwen.windows == ()
+    assert qwen.num_gpu_blocks == qwen.capacity_blocks == qwen.kv_bytes // qwen.kv_bytes_per_block
+
+
+def test_chunked_layers_keep_everything() -> None:
+    """vLLM's hybrid cache manager is off for chunked attention unless asked for."""
+    scout = engine("Llama-4-Scout", "h200-sxm", tensor_parallel_size=8)
+    assert scout.windows == (0,)
+    assert scout.kv_bytes_per_block == 16 * Architecture.load("Llama-4-Scout").kv_bytes_per_token(tp=8)
 
 
 @pytest.mark.parametrize(

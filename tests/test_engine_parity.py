@@ -72,6 +72,8 @@ def test_every_draw_agrees_and_keeps_the_invariants(case):
         assert (earlier <= later)[kept].all()
     assert (columns.cached_tokens < case.contexts.prompt)[kept].all()
     assert (columns.loaded_tokens <= columns.cached_tokens).all()
+    if case.settings.windows.any() and case.settings.retention != engine_kernels.NO_CACHE:
+        assert (columns.cached_tokens <= columns.hittable_tokens)[kept].all()
     assert (columns.recompute_ns <= columns.first_token_ns - columns.scheduled_ns)[kept].all()
 
 
@@ -117,7 +119,8 @@ def check_blocks(engine: engine_kernels.Engine) -> None:
     holders = np.zeros(len(engine.held_by), np.int64)
     for row in range(len(engine.held)):
         start = engine.table_start[row]
-        np.add.at(holders, engine.table[start : start + engine.held[row]], 1)
+        np.add.at(holders, engine.table[:, start : start + engine.held[row]], 1)
+    holders[0] = 0  # the null block
     np.testing.assert_array_equal(engine.held_by, holders)
     free = []
     block = engine.later[0]
@@ -125,5 +128,6 @@ def check_blocks(engine: engine_kernels.Engine) -> None:
         free.append(block)
         block = engine.later[block]
     assert len(set(free)) == len(free) == engine.counts[engine_kernels.FREE]
+    assert engine.in_use.sum() == holders.sum()
     assert not holders[free].any()
     assert len(free) + np.count_nonzero(holders) == len(engine.held_by) - 1

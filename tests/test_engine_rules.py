@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 from engine_cases import SETTINGS, turns
 
@@ -13,7 +16,7 @@ from kvsim.trajectory import Batch
 
 @pytest.fixture(params=sorted(STEPPERS))
 def engine(request):
-    def make(batch: Batch, **changes: int) -> Stepper:
+    def make(batch: Batch, **changes: Any) -> Stepper:
         settings = SETTINGS._replace(**changes)
         return stepper(request.param, settings, contexts_of(batch, settings.block_size))
 
@@ -163,6 +166,42 @@ def test_a_victim_by_priority_leaves_the_step_and_returns_its_tokens(engine):
         step = driven.schedule()
     assert step.preempted == [0]
     assert [row for row, _, _ in step.work] == [1]
+
+
+def test_a_window_gives_back_what_it_has_passed(engine):
+    driven = engine(turns([{"prompt_tokens": 40, "output_tokens": 9}]), windows=np.array([9]))
+    driven.arrive(0)
+    assert driven.schedule().free_blocks == 100 - 10  # in prefill all blocks are taken
+    driven.update()
+    assert driven.schedule().free_blocks == 100 - 3  # tokens 32 to 40 are in the window, in blocks 8 to 10
+
+
+def test_a_window_keeps_what_the_prompt_ended_with_alone(engine):
+    """So does full attention beside it: hits are what all groups have."""
+    first = {"prompt_tokens": 41, "output_tokens": 15}
+    batch = turns([first, {"parent": 0, "kept_tokens": 56, "prompt_tokens": 60}])
+    for windows, found in (([0], 52), ([9], 40), ([9, 0, 9], 40)):
+        driven = engine(batch, windows=np.array(windows), num_gpu_blocks=301)
+        run(driven, 0)
+        run(driven, 1)
+        assert driven.cached_tokens(1) == found
+
+
+def test_a_second_request_leaves_for_a_third_what_windows_lack_of_a_shared_prefix(engine):
+    sibling = {"prefix": 0, "kept_tokens": 24, "prompt_tokens": 60}
+    driven = engine(turns([sibling] * 3), windows=np.array([0, 9]), num_gpu_blocks=301)
+    for row, found in ((0, 0), (1, 0), (2, 24)):
+        run(driven, row)
+        assert driven.cached_tokens(row) == found
+
+
+def test_groups_admit_by_what_a_window_holds_at_a_time(engine):
+    """Of 48 tokens, steps of 8 and a window of 9 leave at most five blocks to a window, twelve to full attention."""
+    batch = turns([{"prompt_tokens": 48}])
+    for blocks, admitted in ((18, True), (17, False)):
+        driven = engine(batch, windows=np.array([0, 9]), num_gpu_blocks=blocks, max_num_batched_tokens=8)
+        driven.arrive(0)
+        assert bool(driven.schedule().work) == admitted
 
 
 def test_async_a_step_is_scheduled_before_the_token_it_goes_on_from_is_known(engine):

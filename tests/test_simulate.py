@@ -191,7 +191,45 @@ def test_what_is_not_there_is_refused(batch):
         kvsim.simulate(kvsim.Batch.from_columns(**unlogged), **ON)
 
 
-@pytest.mark.parametrize("model", ["google/gemma-3-1b-it", "openai/gpt-oss-20b", "Qwen/Qwen3.5-35B-A3B"])
-def test_models_with_several_pools_are_refused(model):
-    with pytest.raises(kvsim.InputError, match="only full attention"):
+@pytest.mark.parametrize("backend", ["native", "numba", "reference"])
+@pytest.mark.parametrize("model", ["mistralai/Mistral-7B-v0.1", "openai/gpt-oss-20b", "google/gemma-3-12b-it"])
+def test_backends_agree_on_sliding_windows(batch, model, backend):
+    config = kvsim.EngineConfig(num_gpu_blocks_override=1500, max_num_batched_tokens=2048)
+    runs = [
+        kvsim.simulate(batch, model=model, gpu="h100-sxm", engine=config, arrivals="closed:4", backend=name)
+        for name in ("native", backend)
+    ]
+    assert runs[0].engine == runs[1].engine
+    for first, second in zip(runs[0].served, runs[1].served, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("model", ["mistralai/Mistral-7B-v0.1", "openai/gpt-oss-20b", "google/gemma-3-12b-it"])
+def test_with_sliding_windows_a_turn_goes_on_from_the_last_prompt(batch, model):
+    """Nothing is evicted, yet what a turn's output added is computed again: its windows were not kept."""
+    run = kvsim.simulate(batch, model=model, gpu="h100-sxm", arrivals="closed:5")
+    follows = batch.parent >= 0
+    before = batch.prompt_tokens[batch.parent]
+    kept = np.where(follows, np.minimum(before - 1, batch.kept_tokens) // 16 * 16, 0)
+    np.testing.assert_array_equal(run.turns.cached_tokens, kept)
+    assert kept[follows].all()
+    assert not run.turns.recomputed_tokens.any()
+    assert run.engine.evicted_blocks == 0
+
+
+def test_what_windows_lose_to_eviction_is_recomputed(batch):
+    config = kvsim.EngineConfig(num_gpu_blocks_override=1200, max_num_batched_tokens=512)
+    run = kvsim.simulate(batch, model="openai/gpt-oss-20b", gpu="h100-sxm", engine=config, arrivals="closed:5")
+    roomy = kvsim.simulate(batch, model="openai/gpt-oss-20b", gpu="h100-sxm", arrivals="closed:5")
+    assert run.engine.evicted_blocks > 0
+    assert run.recomputed_tokens.sum() > 0
+    np.testing.assert_array_equal(run.turns.cached_tokens + run.turns.recomputed_tokens, roomy.turns.cached_tokens)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [("Qwen/Qwen3.5-35B-A3B", "linear-attention layers keep states"), ("google/gemma-4-26B-A4B", "unequal amounts")],
+)
+def test_models_whose_kv_groups_are_not_built_are_refused(model, reason):
+    with pytest.raises(kvsim.InputError, match=reason):
         kvsim.simulate(linear(2), model=model, gpu="h100-sxm")

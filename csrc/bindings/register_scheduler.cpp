@@ -1,3 +1,5 @@
+#include <memory>
+
 #include "../scheduler.hpp"
 #include "arrays.hpp"
 #include "engine_inputs.hpp"
@@ -6,30 +8,43 @@ namespace kvsim::bindings {
 
 namespace {
 
-// A scheduler driven a step at a time, with the arrays it reads.
+// A scheduler driven a step at a time, whatever its pool.
 class SteppedScheduler {
  public:
-  SteppedScheduler(const py::handle& settings, const py::handle& contexts, const py::handle& plan)
+  virtual ~SteppedScheduler() = default;
+  virtual void arrive(i64 row, i64 now_ns) = 0;
+  virtual py::tuple schedule(i64 now_ns) = 0;
+  virtual py::list update(i64 now_ns) = 0;
+  virtual i64 cached_tokens(i64 row) const = 0;
+  virtual i64 loaded_tokens(i64 row) const = 0;
+  virtual i64 next_event_ns() const = 0;
+};
+
+// With the arrays it reads. S: Scheduler or GroupScheduler.
+template <class S>
+class Stepped final : public SteppedScheduler {
+ public:
+  Stepped(const Settings& settings, const py::handle& contexts, const py::handle& plan)
       : contexts_(contexts),
         plan_(plan, contexts_.columns.rows),
         chains_(contexts_.columns),
-        scheduler_(settings_from(settings), contexts_.columns, chains_, plan_.plan) {}
+        scheduler_(settings, contexts_.columns, chains_, plan_.plan) {}
 
-  void arrive(i64 row, i64 now_ns) {
+  void arrive(i64 row, i64 now_ns) override {
     if (row < 0 || row >= contexts_.columns.rows) throw std::out_of_range("no such row");
     scheduler_.arrive(row, now_ns);
   }
 
-  py::tuple schedule(i64 now_ns) {
+  py::tuple schedule(i64 now_ns) override {
     const i64 evicted = scheduler_.pool().evicted();
     scheduler_.schedule(now_ns);
     py::list work, preempted;
     for (const Work& part : scheduler_.work()) {
-      const Request& request = scheduler_.seat(part.seat);
+      const auto& request = scheduler_.seat(part.seat);
       work.append(py::make_tuple(request.row, part.before, part.tokens));
     }
     for (const i32 seat : scheduler_.running()) {
-      const Request& request = scheduler_.seat(seat);
+      const auto& request = scheduler_.seat(seat);
       hits_[request.row] = {request.cached, request.loaded};
     }
     for (const i64 row : scheduler_.preempted()) preempted.append(row);
@@ -37,16 +52,15 @@ class SteppedScheduler {
                           scheduler_.running().size(), scheduler_.waiting());
   }
 
-  py::list update(i64 now_ns) {
+  py::list update(i64 now_ns) override {
     py::list finished;
-    const auto on_finish = [&](const Request& request) { finished.append(request.row); };
-    scheduler_.update(now_ns, [](const Request&) {}, on_finish);
+    scheduler_.update(now_ns, [](const auto&) {}, [&](const auto& request) { finished.append(request.row); });
     return finished;
   }
 
-  i64 cached_tokens(i64 row) const { return hits_of(row).cached; }
-  i64 loaded_tokens(i64 row) const { return hits_of(row).loaded; }
-  i64 next_event_ns() const { return scheduler_.next_event_ns(); }
+  i64 cached_tokens(i64 row) const override { return hits_of(row).cached; }
+  i64 loaded_tokens(i64 row) const override { return hits_of(row).loaded; }
+  i64 next_event_ns() const override { return scheduler_.next_event_ns(); }
 
  private:
   struct Hits {
@@ -62,15 +76,21 @@ class SteppedScheduler {
   HeldContexts contexts_;
   HeldPlan plan_;
   Chains chains_;
-  Scheduler scheduler_;
+  S scheduler_;
   std::unordered_map<i64, Hits> hits_;
 };
+
+std::unique_ptr<SteppedScheduler> stepped(const py::handle& given, const py::handle& contexts, const py::handle& plan) {
+  const Settings settings = settings_from(given);
+  if (settings.one_full_group()) return std::make_unique<Stepped<Scheduler>>(settings, contexts, plan);
+  return std::make_unique<Stepped<GroupScheduler>>(settings, contexts, plan);
+}
 
 }  // namespace
 
 void register_scheduler(py::module_& module) {
   py::class_<SteppedScheduler>(module, "Scheduler", "See kvsim.backends.stepping.Stepper.")
-      .def(py::init<py::handle, py::handle, py::handle>(), py::arg("settings"), py::arg("contexts"), py::arg("plan"))
+      .def(py::init(&stepped), py::arg("settings"), py::arg("contexts"), py::arg("plan"))
       .def("arrive", &SteppedScheduler::arrive, py::arg("row"), py::arg("now_ns"))
       .def("schedule", &SteppedScheduler::schedule, py::arg("now_ns"),
            "(work, preempted, evicted, free blocks, running, waiting) of the next step.")

@@ -28,17 +28,22 @@ py::tuple run_simulation(const py::handle& given_settings, const py::handle& giv
   };
   py::array_t<i64> release = column(-1), scheduled = column(-1), first_token = column(-1), finish = column(-1),
                    recompute = column(-1), gpu = column(0), held = column(0), cached = column(-1), loaded = column(-1),
-                   preemptions = column(-1), replica = column(-1);
-  const Served served{release.mutable_data(),     scheduled.mutable_data(), first_token.mutable_data(),
-                      finish.mutable_data(),      recompute.mutable_data(), gpu.mutable_data(),
-                      held.mutable_data(),        cached.mutable_data(),    loaded.mutable_data(),
-                      preemptions.mutable_data(), replica.mutable_data()};
+                   hittable = column(-1), preemptions = column(-1), replica = column(-1);
+  const Served served{release.mutable_data(),  scheduled.mutable_data(),   first_token.mutable_data(),
+                      finish.mutable_data(),   recompute.mutable_data(),   gpu.mutable_data(),
+                      held.mutable_data(),     cached.mutable_data(),      loaded.mutable_data(),
+                      hittable.mutable_data(), preemptions.mutable_data(), replica.mutable_data()};
   std::vector<ReplicaTotals> totals;
   {
     py::gil_scoped_release unlocked;
-    totals =
-        Simulation(settings, law.law, contexts.columns, workload.columns, plan.plan, fleet, timeline.timeline, served)
-            .run();
+    const auto run = [&](auto&& simulation) { totals = simulation.run(); };
+    if (settings.one_full_group()) {
+      run(Simulation(settings, law.law, contexts.columns, workload.columns, plan.plan, fleet, timeline.timeline,
+                     served));
+    } else {
+      run(GroupSimulation(settings, law.law, contexts.columns, workload.columns, plan.plan, fleet, timeline.timeline,
+                          served));
+    }
   }
   py::list told;
   for (const ReplicaTotals& one : totals) {
@@ -46,7 +51,7 @@ py::tuple run_simulation(const py::handle& given_settings, const py::handle& giv
         py::make_tuple(one.steps, one.busy_ns, one.end_ns, one.evicted_blocks, one.preemptions, one.peak_blocks));
   }
   return py::make_tuple(py::make_tuple(release, scheduled, first_token, finish, recompute, gpu, held, cached, loaded,
-                                       preemptions, replica),
+                                       hittable, preemptions, replica),
                         told);
 }
 

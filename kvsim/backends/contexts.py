@@ -29,6 +29,7 @@ def settings_of(engine: Engine, retention: int = LRU) -> Settings:
         priority=int(engine.scheduling_policy == "priority"),
         retention=retention if engine.enable_prefix_caching else NO_CACHE,
         async_scheduling=int(engine.async_scheduling),
+        windows=np.array(engine.windows, np.int64),
     )
 
 
@@ -82,7 +83,11 @@ def _continues(batch: Batch, own_from: Ints, block_size: int) -> Ints:
 
 
 def hittable_tokens(batch: Batch, block_size: int) -> Ints:
-    """Tokens that each row would find in the cache if nothing had been evicted, shape (rows,)."""
+    """Tokens that each row would find in the cache if nothing had been evicted, shape (rows,).
+
+    For layers that keep every token. What sliding windows leave behind depends on the order of the requests: there the
+    engine itself looks for it (``note_hittable``).
+    """
     shared = np.zeros(batch.turns, np.int64) if batch.shared_tokens is None else batch.shared_tokens
     if batch.turns:
         computed = (batch.prompt_tokens + np.maximum(batch.output_tokens, 1) - 1)[batch.parent]

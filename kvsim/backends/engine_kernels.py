@@ -1,11 +1,13 @@
 """vLLM V1's scheduler and KV-cache pool as readable text: one engine step at a time, blocks one by one.
 
 Loaded as it stands it is the oracle; with ``jit`` bound to Numba's it is the fallback, as ``kernels.py`` is.
-``csrc/pool.hpp``, ``scheduler.hpp`` and ``simulate.hpp`` are the fast text: other data structures, the same decisions
-and the same integers. The rules are vLLM 0.32's: ``Scheduler.schedule``, ``KVCacheManager.allocate_slots``,
-``BlockPool``. All jitted code stands in this one file.
+``csrc/pool.hpp``, ``block_pool.hpp``, ``scheduler.hpp`` and ``simulate.hpp`` are the fast text: other data structures,
+the same decisions and the same integers. The rules are vLLM 0.32's: ``Scheduler.schedule``,
+``KVCacheManager.allocate_slots``, ``HybridKVCacheCoordinator``, ``SlidingWindowManager``, ``BlockPool``. All jitted
+code stands in this one file.
 
 Rows are turns (requests), blocks are numbers from 1 (0 is the null block), keys are numbers of full blocks of contexts.
+Layers whose cache lives alike form a KV group; each group has blocks of its own for every context, all from one pool.
 Times called ``units`` are 2^-fraction_bits ns; names ending in ``_ns`` are whole nanoseconds.
 """
 
@@ -29,6 +31,9 @@ if TYPE_CHECKING or "jit" not in globals():
 # What happens to the keys of blocks that nobody holds.
 NO_CACHE, DROP, LRU = range(3)
 
+#: The windows of a model whose layers all attend to everything.
+ONE_FULL_GROUP: Ints = np.zeros(1, np.int64)
+
 
 class Settings(NamedTuple):
     """An engine's arguments that its scheduler obeys, by vLLM's names."""
@@ -44,6 +49,7 @@ class Settings(NamedTuple):
     priority: int  # 1: scheduling_policy="priority", 0: "fcfs"
     retention: int  # NO_CACHE, DROP or LRU
     async_scheduling: int  # 1: a step is scheduled while the one before it runs
+    windows: Ints = ONE_FULL_GROUP  # by KV group: tokens of its sliding window, 0 full attention
 
 
 class GroupLaw(NamedTuple):
@@ -79,7 +85,7 @@ class Contexts(NamedTuple):
     own_from: Ints
     first_key: Ints
     prefix_key: Ints
-    hittable: Ints  # tokens found in the cache if nothing had been evicted
+    hittable: Ints  # tokens found in the cache if nothing had been evicted, for one group of full attention
     continues: Ints  # 1: the first row that extends the whole of the row above; the two are one chain
     keys: int
 
@@ -133,9 +139,10 @@ class Engine(NamedTuple):
     later: Ints
     earlier: Ints
     held_by: Ints  # how many requests hold the block
-    key: Ints  # END: none
+    key: Ints  # group x keys + key, END: none
     same_key: Ints  # the block that got the same key next
-    first: Ints  # by key: the first block that got it and still has it
+    first: Ints  # by group x keys + key: the first block that got it and still has it
+    once: Ints  # likewise: whether any block ever got it, or would have with caching
     # What a retention policy needs, empty where it does not.
     plan: Plan
     next_use: Ints  # of idle blocks: END where several contexts share them
@@ -149,10 +156,13 @@ class Engine(NamedTuple):
     ready_ns: Ints  # by row: when its blocks are loaded, END: nothing is
     loaded: Ints  # by row: tokens loaded at the first admission
     # Requests.
-    table: Ints  # the blocks of row r stand from table_start[r] on
+    table: Ints  # by group: the blocks of row r stand from table_start[r] on, 0 where the window has passed
     table_start: Ints
-    held: Ints  # blocks held
-    keyed: Ints  # of those, how many have got their key
+    held: Ints  # places in each group's table
+    in_use: Ints  # blocks held, in all groups
+    keyed: Ints  # of the places, how many have had their turn to get their key
+    junction: Ints  # where the row leaves a prefix that some groups know further than others, in blocks; 0: nowhere
+    hittable: Ints  # tokens found at the first admission if nothing had been evicted
     computed: Ints  # tokens, those of the steps in flight among them
     generated: Ints  # tokens that have come
     preemptions: Ints
@@ -200,7 +210,8 @@ def new_engine(settings: Settings, contexts: Contexts, plan: Plan) -> Engine:
         held_by=np.zeros(blocks, np.int64),
         key=np.full(blocks, END, np.int64),
         same_key=np.full(blocks, END, np.int64),
-        first=np.full(contexts.keys, END, np.int64),
+        first=np.full(len(settings.windows) * contexts.keys, END, np.int64),
+        once=np.zeros(len(settings.windows) * contexts.keys, np.int64),
         plan=plan,
         next_use=next_use,
         used_again=used_again,
@@ -212,10 +223,13 @@ def new_engine(settings: Settings, contexts: Contexts, plan: Plan) -> Engine:
         stored_earlier=stored.copy(),
         ready_ns=np.full(rows, END, np.int64),
         loaded=np.zeros(rows, np.int64),
-        table=np.zeros(start[rows], np.int64),
+        table=np.zeros((len(settings.windows), start[rows]), np.int64),
         table_start=start,
         held=np.zeros(rows, np.int64),
+        in_use=np.zeros(rows, np.int64),
         keyed=np.zeros(rows, np.int64),
+        junction=np.zeros(rows, np.int64),
+        hittable=contexts.hittable.copy(),
         computed=np.zeros(rows, np.int64),
         generated=np.zeros(rows, np.int64),
         preemptions=np.zeros(rows, np.int64),
@@ -317,55 +331,178 @@ def take_key(engine: Engine, block: int) -> None:
 
 
 @jit
-def hits(settings: Settings, contexts: Contexts, engine: Engine, row: int) -> int:
-    """The longest run of known keys from the first block; at least one token is left to compute."""
-    if settings.retention == NO_CACHE:
-        return 0
-    most = (contexts.prompt[row] + engine.generated[row] - 1) // settings.block_size
-    for block in range(most):
-        if engine.first[key_of(contexts, row, block)] == END:
-            return block
+def window_blocks(settings: Settings, group: int) -> int:
+    """How many blocks before a token its window reaches into, if the token begins a block."""
+    return int(-(-(settings.windows[group] - 1) // settings.block_size))
+
+
+@jit
+def known_blocks(
+    settings: Settings, contexts: Contexts, unknown: int, by_key: Ints, row: int, group: int, most: int
+) -> int:
+    """How many of the row's first ``most`` blocks a group could be spared to compute; a key is unknown where
+    ``by_key`` is ``unknown``.
+
+    Full attention needs all of them. A window needs only the last ones: the search goes from the right for as many
+    neighbours as it reaches into; failing that, those at the very beginning will do.
+    """
+    if settings.windows[group] == 0:
+        for block in range(most):
+            if by_key[group * contexts.keys + key_of(contexts, row, block)] == unknown:
+                return block
+        return most
+    together = 0
+    for block in range(most - 1, -1, -1):
+        if by_key[group * contexts.keys + key_of(contexts, row, block)] == unknown:
+            together = 0
+            continue
+        together += 1
+        if together >= window_blocks(settings, group):
+            return block + together
+    return together
+
+
+@jit
+def shared_hits(
+    settings: Settings, contexts: Contexts, unknown: int, by_key: Ints, row: int, most: int, window: int
+) -> int:
+    """The most blocks that all groups with this window (END: all groups) could be spared."""
+    agreed = False
+    while not agreed:
+        agreed = True
+        for group in range(len(settings.windows)):
+            if window == END or settings.windows[group] == window:
+                known = known_blocks(settings, contexts, unknown, by_key, row, group, most)
+                agreed = agreed and known == most
+                most = known
     return int(most)
 
 
 @jit
-def idle_hits(contexts: Contexts, engine: Engine, row: int, count: int) -> int:
-    """How many of the first ``count`` hits stand in the free queue."""
+def hits(settings: Settings, contexts: Contexts, engine: Engine, row: int) -> int:
+    """How many blocks the row would take from the cache, in each group; at least one token is left to compute.
+
+    Notes the row's junction: how far full attention (without such a group: the first window) knows its context, if
+    others know less. The row will leave what they lack there for those that come after it.
+    """
+    engine.junction[row] = 0
+    if settings.retention == NO_CACHE:
+        return 0
+    most = (contexts.prompt[row] + engine.generated[row] - 1) // settings.block_size
+    leading = settings.windows[0]
+    for window in settings.windows:
+        leading = 0 if window == 0 else leading
+    furthest = shared_hits(settings, contexts, END, engine.first, row, most, leading)
+    found = shared_hits(settings, contexts, END, engine.first, row, furthest, END)
+    if found < furthest:
+        engine.junction[row] = furthest
+    return int(found)
+
+
+@jit
+def note_hittable(settings: Settings, contexts: Contexts, engine: Engine, row: int) -> None:
+    """What the row would have hit, had no block lost its key.
+
+    Full attention keeps all that was computed, which the contexts tell. What windows keep depends on where earlier
+    prompts ended, so that it is looked up among the keys that blocks once had.
+    """
+    if len(settings.windows) > 1 or settings.windows[0] > 0:
+        most = (contexts.prompt[row] - 1) // settings.block_size
+        found = shared_hits(settings, contexts, 0, engine.once, row, most, END)
+        engine.hittable[row] = found * settings.block_size
+
+
+@jit
+def first_held(settings: Settings, group: int, computed: int) -> int:
+    """The first block that a group still needs when so many tokens are computed."""
+    if settings.windows[group] == 0:
+        return 0
+    return int(max(computed - settings.windows[group] + 1, 0) // settings.block_size)
+
+
+@jit
+def idle_hits(settings: Settings, contexts: Contexts, engine: Engine, row: int, count: int) -> int:
+    """How many of the blocks that the row would take for ``count`` hits stand in the free queue."""
     idle = 0
-    for block in range(count):
-        if engine.held_by[engine.first[key_of(contexts, row, block)]] == 0:
-            idle += 1
+    for group in range(len(settings.windows)):
+        for block in range(first_held(settings, group, count * settings.block_size), count):
+            if engine.held_by[engine.first[group * contexts.keys + key_of(contexts, row, block)]] == 0:
+                idle += 1
     return idle
 
 
 @jit
-def touch(contexts: Contexts, engine: Engine, row: int, count: int) -> None:
-    """The row takes its first ``count`` blocks from the cache."""
-    for block in range(count):
-        found = engine.first[key_of(contexts, row, block)]
-        if engine.held_by[found] == 0:
-            unlink(engine, found)
-        engine.held_by[found] += 1
-        engine.table[engine.table_start[row] + block] = found
+def touch(settings: Settings, contexts: Contexts, engine: Engine, row: int, count: int) -> None:
+    """The row takes its first ``count`` blocks from the cache, but for those that the windows have passed."""
+    for group in range(len(settings.windows)):
+        passed = first_held(settings, group, count * settings.block_size)
+        for block in range(count):
+            found = 0
+            if block >= passed:
+                found = engine.first[group * contexts.keys + key_of(contexts, row, block)]
+                if engine.held_by[found] == 0:
+                    unlink(engine, found)
+                engine.held_by[found] += 1
+                engine.in_use[row] += 1
+            engine.table[group, engine.table_start[row] + block] = found
     engine.held[row] = count
     engine.keyed[row] = count
+
+
+@jit
+def new_blocks(settings: Settings, engine: Engine, row: int, tokens: int) -> int:
+    """How many blocks the row has to take, in all groups, to hold so many tokens."""
+    return int(len(settings.windows) * max(-(-tokens // settings.block_size) - engine.held[row], 0))
+
+
+@jit
+def reserved_blocks(settings: Settings, found: int, tokens: int) -> int:
+    """How many blocks beyond ``found`` hits a row of so many tokens may need at a time.
+
+    A window never holds more than its own tokens and those of the steps under way.
+    """
+    under_way = settings.max_num_batched_tokens * (1 + settings.async_scheduling)
+    blocks = 0
+    for window in settings.windows:
+        longest = -(-tokens // settings.block_size)
+        if window > 0:
+            longest = min(longest, -(-(window - 1 + under_way) // settings.block_size) + 1)
+        blocks += max(longest - found, 0)
+    return int(blocks)
+
+
+@jit
+def is_kept(settings: Settings, contexts: Contexts, engine: Engine, row: int, group: int, block: int) -> bool:
+    """Whether a full block gets its key: with windows only those from which another row could go on.
+
+    Those are what the window reaches into before the prompt's last token, and before the junction.
+    """
+    if settings.windows[group] == 0:
+        return True
+    reach = window_blocks(settings, group)
+    end = (contexts.prompt[row] - 1) // settings.block_size
+    junction = engine.junction[row]
+    return bool(end - reach <= block < end or junction - reach <= block < junction)
 
 
 @jit
 def take_blocks(settings: Settings, engine: Engine, row: int, slots: int) -> None:
     """Blocks for ``slots`` tokens in all from the front of the free queue; one that loses its key here is evicted."""
     start = engine.table_start[row]
-    for place in range(engine.held[row], -(-slots // settings.block_size)):
-        block = engine.later[0]
-        unlink(engine, block)
-        if engine.key[block] != END:
-            if engine.plan.host == ON_EVICTION:
-                store(engine, engine.key[block])
-            take_key(engine, block)
-            engine.counts[EVICTED] += 1
-        engine.held_by[block] = 1
-        engine.table[start + place] = block
-        engine.held[row] = place + 1
+    held = max(engine.held[row], -(-slots // settings.block_size))
+    for group in range(len(settings.windows)):
+        for place in range(engine.held[row], held):
+            block = engine.later[0]
+            unlink(engine, block)
+            if engine.key[block] != END:
+                if engine.plan.host == ON_EVICTION:
+                    store(engine, engine.key[block])
+                take_key(engine, block)
+                engine.counts[EVICTED] += 1
+            engine.held_by[block] = 1
+            engine.in_use[row] += 1
+            engine.table[group, start + place] = block
+    engine.held[row] = held
 
 
 @jit
@@ -378,28 +515,63 @@ def allocate(settings: Settings, contexts: Contexts, engine: Engine, row: int, s
 @jit
 def give_keys(settings: Settings, contexts: Contexts, engine: Engine, row: int, tokens: int) -> None:
     """Keys for the blocks that the row's first ``tokens`` tokens fill."""
-    if settings.retention != NO_CACHE:
-        for place in range(engine.keyed[row], tokens // settings.block_size):
-            give_key(engine, engine.table[engine.table_start[row] + place], key_of(contexts, row, place))
-            engine.keyed[row] = place + 1
+    start = engine.table_start[row]
+    full = max(engine.keyed[row], tokens // settings.block_size)
+    for group in range(len(settings.windows)):
+        for place in range(engine.keyed[row], full):
+            if is_kept(settings, contexts, engine, row, group, place):
+                key = group * contexts.keys + key_of(contexts, row, place)
+                engine.once[key] = 1
+                if settings.retention != NO_CACHE:
+                    give_key(engine, engine.table[group, start + place], key)
+    engine.keyed[row] = full
+
+
+@jit
+def give_back(settings: Settings, engine: Engine, row: int, group: int, place: int) -> None:
+    """A row lets a block go; if it was the last: to the back of the free queue with a key, to its front without."""
+    at = engine.table_start[row] + place
+    block = engine.table[group, at]
+    engine.table[group, at] = 0
+    engine.in_use[row] -= 1
+    engine.held_by[block] -= 1
+    if engine.held_by[block] == 0:
+        if engine.key[block] != END and settings.retention == DROP:
+            take_key(engine, block)
+        if engine.key[block] == END:
+            link_after(engine, block, 0)
+        elif len(engine.next_use) > 0:
+            keep_in_order(engine, block, engine.used_again[row])
+        else:
+            link_after(engine, block, engine.earlier[0])
+
+
+@jit
+def give_back_before(settings: Settings, engine: Engine, row: int, group: int, end: int) -> None:
+    """Gives back the blocks before ``end``, the last first; before one that is back already, all are."""
+    for place in range(end - 1, -1, -1):
+        if engine.table[group, engine.table_start[row] + place] == 0:
+            break
+        give_back(settings, engine, row, group, place)
+
+
+@jit
+def release_passed(settings: Settings, engine: Engine, row: int) -> None:
+    """Gives back what the windows have passed; the step in flight still reads what it began with."""
+    computed = engine.computed[row]
+    for place in range(engine.counts[AHEAD]):
+        if engine.scheduled_ahead[place] == row:
+            computed = engine.before_ahead[place]
+    for group in range(len(settings.windows)):
+        passed = min(first_held(settings, group, computed), engine.held[row])
+        give_back_before(settings, engine, row, group, passed)
 
 
 @jit
 def release(settings: Settings, engine: Engine, row: int) -> None:
-    """Gives all blocks back, the last first: those with a key to the back of the free queue, others to its front."""
-    start = engine.table_start[row]
-    for place in range(engine.held[row] - 1, -1, -1):
-        block = engine.table[start + place]
-        engine.held_by[block] -= 1
-        if engine.held_by[block] == 0:
-            if engine.key[block] != END and settings.retention == DROP:
-                take_key(engine, block)
-            if engine.key[block] == END:
-                link_after(engine, block, 0)
-            elif len(engine.next_use) > 0:
-                keep_in_order(engine, block, engine.used_again[row])
-            else:
-                link_after(engine, block, engine.earlier[0])
+    """Gives all blocks back."""
+    for group in range(len(settings.windows)):
+        give_back_before(settings, engine, row, group, engine.held[row])
     engine.held[row] = 0
     engine.keyed[row] = 0
 
@@ -706,7 +878,8 @@ def schedule(settings: Settings, contexts: Contexts, engine: Engine, now_ns: int
             missing = 1
         count = min(missing, longest, budget)
         alive = True
-        while alive and -(-(computed + count) // size) - engine.held[row] > counts[FREE]:
+        release_passed(settings, engine, row)
+        while alive and new_blocks(settings, engine, row, computed + count) > counts[FREE]:
             if counts[HELD_ON] > 0:
                 let_go(settings, engine, first_held_on(engine))
                 continue
@@ -735,11 +908,14 @@ def schedule(settings: Settings, contexts: Contexts, engine: Engine, now_ns: int
             break
         count = min(count, budget)
         # Idle hits are counted as needed, since taking them shortens the free queue.
-        needed = idle_hits(contexts, engine, row, found) - found
+        needed = idle_hits(settings, contexts, engine, row, found)
         if counts[RUNNING] > 0:
             needed += settings.watermark_blocks
         cached = (found + stored) * size
-        if needed + -(-(total if settings.scheduler_reserve_full_isl else cached + count) // size) > counts[FREE]:
+        most = len(settings.windows) * (-(-(cached + count) // size) - found)
+        if settings.scheduler_reserve_full_isl:
+            most = max(most, reserved_blocks(settings, found, total))
+        if needed + most > counts[FREE]:
             if counts[RUNNING] > 0 or counts[HELD_ON] == 0:
                 break
             let_go(settings, engine, first_held_on(engine))
@@ -748,13 +924,14 @@ def schedule(settings: Settings, contexts: Contexts, engine: Engine, now_ns: int
         remove(engine.waiting, counts[WAITING] + 1, 0)
         engine.running[counts[RUNNING]] = row
         counts[RUNNING] += 1
-        touch(contexts, engine, row, found)
+        touch(settings, contexts, engine, row, found)
         if contexts.above[row] >= 0:
             let_go(settings, engine, contexts.above[row])
         engine.computed[row] = cached
         if engine.cached[row] == END:
             engine.cached[row] = cached
             engine.loaded[row] = stored * size
+            note_hittable(settings, contexts, engine, row)
         if stored > 0:
             store_blocks(contexts, engine, row, found, found + stored)
             take_blocks(settings, engine, row, cached)
@@ -790,7 +967,8 @@ def update(settings: Settings, contexts: Contexts, engine: Engine, now_ns: int) 
             if engine.computed[row] > 0:
                 give_keys(settings, contexts, engine, row, before[place] + tokens[place])
             if engine.generated[row] == contexts.output[row]:
-                pause(settings, contexts, engine, row, now_ns)
+                if engine.computed[row] > 0:
+                    pause(settings, contexts, engine, row, now_ns)
                 engine.finished[counts[FINISHED]] = row
                 counts[FINISHED] += 1
     if counts[FINISHED] > 0:
@@ -863,6 +1041,7 @@ class Served(NamedTuple):
     held_block_ns: Ints
     cached_tokens: Ints
     loaded_tokens: Ints  # of the cached ones those that came from the host tier
+    hittable_tokens: Ints  # what cached_tokens would be, had nothing been evicted
     preemptions: Ints
     replica: Ints
 
@@ -1065,7 +1244,7 @@ def note_held(engine: Engine, served: Served, duration_ns: int) -> None:
     """All that run have held their blocks for so long."""
     for place in range(engine.counts[RUNNING]):
         row = engine.running[place]
-        served.held_block_ns[row] += engine.held[row] * duration_ns
+        served.held_block_ns[row] += engine.in_use[row] * duration_ns
 
 
 @jit
@@ -1148,7 +1327,7 @@ def begin_step(
             served.scheduled_ns[row] = at_ns
         if engine.generated[row] == 0:
             again_units[row] += recompute_units(
-                law, engine.before[place], engine.tokens[place], contexts.hittable[row], tokens, count
+                law, engine.before[place], engine.tokens[place], engine.hittable[row], tokens, count
             )
 
     if settings.async_scheduling:
@@ -1182,6 +1361,7 @@ def end_step(
         served.finish_ns[row] = now_ns
         served.cached_tokens[row] = engine.cached[row]
         served.loaded_tokens[row] = engine.loaded[row]
+        served.hittable_tokens[row] = engine.hittable[row]
         served.preemptions[row] = engine.preemptions[row]
 
 

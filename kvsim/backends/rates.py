@@ -32,7 +32,7 @@ def rates(law: Law, engine: Engine, load: Load) -> tuple[kernels.Rates, Ints]:
         )
     if engine.long_prefill_token_threshold and others:  # vLLM ignores it while one request is alone
         chunk = min(chunk, engine.long_prefill_token_threshold)
-    usable_blocks = engine.num_gpu_blocks - 1
+    usable_blocks = engine.capacity_blocks - 1
     if load.mean_context is not None and others * -(-load.mean_context // engine.block_size) >= usable_blocks:
         raise InputError(
             f"{others} other sequences of {load.mean_context} tokens fill all {usable_blocks} KV blocks",

@@ -28,7 +28,7 @@ def checked(plan: Plan, batch: Batch, pricing: Pricing) -> Plan:
     """The plan with its columns as contiguous int64.
 
     Raises :class:`InputError` for columns of another length than the batch's, values out of range, mechanisms that
-    lack another one, and a plan for an engine without prefix caching.
+    lack another one, a plan for an engine without prefix caching, and one that sliding windows do not have.
     """
     if not isinstance(plan, Plan):
         raise _refused(f"the policy made {plan!r}", "Return a kvsim.retention.Plan")
@@ -44,6 +44,12 @@ def checked(plan: Plan, batch: Batch, pricing: Pricing) -> Plan:
     used = len(plan.hold_ns) or len(plan.next_use_ns) or plan.host != NO_HOST
     if used and not pricing.engine.enable_prefix_caching:
         raise _refused("without prefix caching no later turn finds what is kept", "Enable it, or use lru")
+    if (len(plan.next_use_ns) or plan.host != NO_HOST) and tuple(pricing.engine.windows) != (0,):
+        raise _refused(
+            f"{pricing.architecture.name} has sliding windows: eviction in another order and host tiers are only for "
+            "models with full attention in all layers",
+            "Use lru, drop, pin, ttl:S or continuum",
+        )
     return plan
 
 

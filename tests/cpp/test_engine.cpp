@@ -30,6 +30,22 @@ void decode_stretches_sum_their_steps(Random& random) {
   if (steps > 1) CHECK_EQUAL(stretch.units(steps - 1) < wanted, 1);
 }
 
+// Steps one engine by hand until all rows are served: every block is free again.
+template <class S>
+void steps_lose_no_block(const Settings& settings, const Contexts& contexts, const Plan& plan) {
+  const Chains chains(contexts);
+  S scheduler(settings, contexts, chains, plan);
+  for (i64 row = 0; row < contexts.rows; ++row) scheduler.arrive(row, 0);
+  i64 now_ns = 0;
+  for (i64 left = contexts.rows; left > 0; now_ns += 1000) {
+    scheduler.schedule(now_ns);
+    if (settings.async_scheduling && scheduler.steps_in_flight() == 1) scheduler.schedule(now_ns);
+    scheduler.update(now_ns, [](auto&) {}, [&](auto&) { --left; });
+  }
+  scheduler.schedule(kForever);  // all pauses end
+  CHECK_EQUAL(scheduler.pool().free_blocks(), settings.num_gpu_blocks - 1);
+}
+
 // Random trees: each row extends an earlier one or is a root; a row comes when the one it extends has finished.
 void simulations_lose_nothing(Random& random) {
   const i64 rows = draw(random, 1, 60);
@@ -77,6 +93,12 @@ void simulations_lose_nothing(Random& random) {
     }
     dependants_start[row + 1] = static_cast<i64>(dependants.size());
   }
+  if (draw(random, 0, 1)) {
+    settings.windows.resize(draw(random, 1, 4));
+    for (i64& window : settings.windows) window = draw(random, 0, 2) * draw(random, 2, 40);
+  }
+  const bool one_full_group = settings.one_full_group();
+  most_blocks *= static_cast<i64>(settings.windows.size());
   settings.num_gpu_blocks = most_blocks + 1 + draw(random, 0, 3 * most_blocks);
 
   Column step(settings.max_num_batched_tokens + 1), lines(settings.max_num_seqs + 1), decode(settings.max_num_seqs + 1);
@@ -100,13 +122,13 @@ void simulations_lose_nothing(Random& random) {
                     roots.data(),
                     roots_start.data(),
                     zero.data()};
-  std::vector<Column> out(11, Column(rows, 0));
-  const Served served{out[0].data(), out[1].data(), out[2].data(), out[3].data(), out[4].data(), out[5].data(),
-                      out[6].data(), out[7].data(), out[8].data(), out[9].data(), out[10].data()};
+  std::vector<Column> out(12, Column(rows, 0));
+  const Served served{out[0].data(), out[1].data(), out[2].data(), out[3].data(), out[4].data(),  out[5].data(),
+                      out[6].data(), out[7].data(), out[8].data(), out[9].data(), out[10].data(), out[11].data()};
   Plan plan;
   if (draw(random, 0, 2) == 0) plan.hold_ns = hold.data();
-  if (draw(random, 0, 2) == 0) plan.next_use_ns = next_use.data();
-  if (draw(random, 0, 2) == 0) {
+  if (one_full_group && draw(random, 0, 2) == 0) plan.next_use_ns = next_use.data();
+  if (one_full_group && draw(random, 0, 2) == 0) {
     plan.host = draw(random, kWriteThrough, kOnEviction);
     plan.host_blocks = draw(random, 0, 3 * most_blocks);
     plan.load_ns = draw(random, 0, 2000);
@@ -116,29 +138,23 @@ void simulations_lose_nothing(Random& random) {
   Column level(fleet.replicas * bins), partial(fleet.replicas * bins);
   const Timeline timeline{bins > 0 ? i64{1} << 40 : 0, bins, level.data(), partial.data()};
   i64 busy_ns = 0, preemptions = 0;
-  Simulation simulation(settings, law, contexts, workload, plan, fleet, timeline, served);
-  for (const ReplicaTotals& totals : simulation.run()) {
+  const auto all_totals = one_full_group
+                              ? Simulation(settings, law, contexts, workload, plan, fleet, timeline, served).run()
+                              : GroupSimulation(settings, law, contexts, workload, plan, fleet, timeline, served).run();
+  for (const ReplicaTotals& totals : all_totals) {
     busy_ns += totals.busy_ns;
     preemptions += totals.preemptions;
     CHECK_EQUAL(totals.peak_blocks <= settings.num_gpu_blocks - 1, 1);
   }
   CHECK_EQUAL(std::accumulate(out[5].begin(), out[5].end(), i64{0}), busy_ns);
-  CHECK_EQUAL(std::accumulate(out[9].begin(), out[9].end(), i64{0}), preemptions);
+  CHECK_EQUAL(std::accumulate(out[10].begin(), out[10].end(), i64{0}), preemptions);
   for (i64 row = 0; row < rows; ++row) CHECK_EQUAL(out[3][row] > 0, 1);
 
-  const Chains chains(contexts);
-  Scheduler scheduler(settings, contexts, chains, plan);
-  for (i64 row = 0; row < rows; ++row) scheduler.arrive(row, 0);
-  i64 now_ns = 0;
-  for (i64 left = rows; left > 0; now_ns += 1000) {
-    scheduler.schedule(now_ns);
-    if (settings.async_scheduling && scheduler.steps_in_flight() == 1) scheduler.schedule(now_ns);
-    scheduler.update(now_ns, [](Request&) {}, [&](Request&) { --left; });
+  if (one_full_group) {
+    steps_lose_no_block<Scheduler>(settings, contexts, plan);
+  } else {
+    steps_lose_no_block<GroupScheduler>(settings, contexts, plan);
   }
-  scheduler.schedule(kForever);  // all pauses end
-}
-scheduler.schedule(kForever);  // all pauses end
-CHECK_EQUAL(scheduler.pool().free_blocks(), settings.num_gpu_blocks - 1);
 }
 
 }  // namespace
