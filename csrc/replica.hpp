@@ -70,6 +70,7 @@ class Replica {
           const Plan& plan, const Served& served, const Timeline& timeline)
       : number_(number),
         usable_blocks_(settings.num_gpu_blocks - 1),
+        async_(settings.async_scheduling != 0),
         law_(law),
         served_(served),
         timeline_(timeline),
@@ -91,24 +92,27 @@ class Replica {
   }
 
   // Starts the next step at that instant, and plans those after it that are sure to decode the same requests; if
-  // there is anything that can run.
+  // there is anything that can run. With asynchronous scheduling the step after it is decided on now.
   void begin(i64 now_ns) {
     const i64 free_blocks = scheduler_.pool().free_blocks();
-    do {  // where the only one that could run preempts itself, no time passes
-      scheduler_.schedule(now_ns);
-      totals_.preemptions += static_cast<i64>(scheduler_.preempted().size());
-    } while (scheduler_.work().empty() && !scheduler_.preempted().empty());
-    timeline_.note(now_ns, free_blocks - scheduler_.pool().free_blocks());
-    const i64 event_ns = scheduler_.next_event_ns();
     wakes_ns_ = kNever;
-    if (scheduler_.work().empty()) {
-      if (event_ns >= 0) wakes_ns_ = event_ns;
-      return;
+    if (scheduler_.steps_in_flight() == 0) {
+      do {  // where the only one that could run preempts itself, no time passes
+        schedule(now_ns);
+      } while (scheduler_.work().empty() && !scheduler_.preempted().empty());
     }
-    clock_.wait(now_ns);
-    price();
-    plan(decoding() ? stretch_.within_horizon(min_of(scheduler_.steady_steps(), room_in_window_)) : 1);
-    if (steps_ > 1 && event_ns >= 0) plan(steps_until(event_ns));
+    if (scheduler_.steps_in_flight() > 0) {
+      clock_.wait(now_ns);
+      price();
+      if (!decoding()) note_prefill();
+      if (async_) schedule(now_ns);
+      plan(decoding() ? stretch_.within_horizon(min_of(scheduler_.steady_steps(), room_in_window_)) : 1);
+      const i64 event_ns = scheduler_.next_event_ns();
+      if (steps_ > 1 && event_ns >= 0) plan(steps_until(event_ns));
+    } else if (scheduler_.next_event_ns() >= 0) {
+      wakes_ns_ = scheduler_.next_event_ns();
+    }
+    timeline_.note(now_ns, free_blocks - scheduler_.pool().free_blocks());
   }
 
   // Ends the planned steps, which brings their tokens; `on_finish(row)` follows each last one.
@@ -118,7 +122,6 @@ class Replica {
     pass(steps_ - 1);
     clock_.run(stretch_.units(1));
     note_time(1, started_ns);
-    if (!decoding()) note_prefill(started_ns);
     ends_ns_ = kNever;
     steps_ = 0;
     const i64 now_ns = clock_.ns();
@@ -154,14 +157,19 @@ class Replica {
   }
 
  private:
-  // What the scheduled step takes, and what each step more would.
+  void schedule(i64 now_ns) {
+    scheduler_.schedule(now_ns);
+    totals_.preemptions += static_cast<i64>(scheduler_.preempted().size());
+  }
+
+  // What the oldest step in flight takes, and what each step more would.
   void price() {
     stretch_ = DecodeStretch{};
     tokens_ = 0;
     room_in_window_ = INT64_MAX;
     i64 attention = 0;
     chunks_.clear();
-    const std::vector<Work>& work = scheduler_.work();
+    const std::vector<Work>& work = scheduler_.oldest();
     for (const Work& part : work) {
       tokens_ += part.tokens;
       const i64 context = part.before + 1;
@@ -212,20 +220,22 @@ class Replica {
     totals_.steps += steps;
     totals_.busy_ns += clock_.ns() - started_ns;
     totals_.peak_blocks = max_of(totals_.peak_blocks, usable_blocks_ - scheduler_.pool().free_blocks());
-    share(clock_.ns() - started_ns);
+    if (decoding()) share_decode(clock_.ns() - started_ns);
   }
 
-  // Shares the time among the requests of the step. Consecutive steps that decode the same ones are shared as one.
-  void share(i64 duration_ns) {
-    const std::vector<Work>& work = scheduler_.work();
-    if (!decoding() || !same_sharers()) settle();
-    if (decoding()) {
-      if (sharers_.empty()) {
-        for (const Work& part : work) sharers_.push_back(scheduler_.seat(part.seat).row);
-      }
-      shared_ns_ += duration_ns;
-      return;
+  // Shares the time of decode steps among their requests. Consecutive ones that decode the same are shared as one.
+  void share_decode(i64 duration_ns) {
+    if (!same_sharers()) settle();
+    if (sharers_.empty()) {
+      for (const Work& part : scheduler_.oldest()) sharers_.push_back(scheduler_.seat(part.seat).row);
     }
+    shared_ns_ += duration_ns;
+  }
+
+  // Shares the time of a step by tokens.
+  void share_prefill(i64 duration_ns) {
+    settle();
+    const std::vector<Work>& work = scheduler_.oldest();
     const i64 token_ns = duration_ns / tokens_;
     i64 rest_ns = duration_ns;
     for (const Work& part : work) {
@@ -237,7 +247,7 @@ class Replica {
   }
 
   bool same_sharers() const {
-    const std::vector<Work>& work = scheduler_.work();
+    const std::vector<Work>& work = scheduler_.oldest();
     return std::equal(sharers_.begin(), sharers_.end(), work.begin(), work.end(),
                       [&](i64 row, const Work& part) { return scheduler_.seat(part.seat).row == row; });
   }
@@ -252,12 +262,14 @@ class Replica {
     shared_ns_ = 0;
   }
 
-  void note_prefill(i64 started_ns) {
-    const i64 in_step = static_cast<i64>(scheduler_.work().size());
+  // Of the step that starts now, as long as its requests have their seats.
+  void note_prefill() {
+    share_prefill(clock_.after(stretch_.units(1)) - clock_.ns());
+    const i64 in_step = static_cast<i64>(scheduler_.oldest().size());
     for (const Work& part : chunks_) {
       Request& request = scheduler_.seat(part.seat);
       if (request.generated > 0) continue;
-      if (request.scheduled_ns < 0) request.scheduled_ns = started_ns;
+      if (request.scheduled_ns < 0) request.scheduled_ns = clock_.ns();
       request.recompute_units += law_.recompute(part.before, part.tokens, request.hittable, tokens_, in_step);
     }
   }
@@ -279,6 +291,7 @@ class Replica {
 
   i64 number_;
   i64 usable_blocks_;
+  bool async_;
   StepLaw law_;
   Served served_;
   Timeline timeline_;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <deque>
 #include <map>
 #include <memory>
@@ -28,14 +29,15 @@ struct Settings {
   i64 enable_chunked_prefill = 1;
   i64 priority = 0;
   i64 retention = kLruRetention;
+  i64 async_scheduling = 0;  // 1: a step is scheduled while the one before it runs
 };
 
 struct Request {
   // What every step touches.
   i64 prompt = 0;
   i64 output = 0;
-  i64 computed = 0;
-  i64 generated = 0;
+  i64 computed = 0;   // tokens, those of the steps in flight among them; 0: waiting
+  i64 generated = 0;  // tokens that have come
   Holding holding;
   i64 gpu_ns = 0;         // for the one who keeps time
   i64 held_block_ns = 0;  // whole once the blocks are given back: until then, less what is still held since release
@@ -54,8 +56,6 @@ struct Request {
   i64 recompute_units = 0;
 
   i64 tokens() const { return prompt + generated; }
-  // Whether the next token computed is a generated one: a step of it is decoding, not prefill.
-  bool decodes() const { return computed >= prompt; }
   bool served_after(const Request& other) const {
     return priority != other.priority ? priority > other.priority : arrival > other.arrival;
   }
@@ -102,10 +102,11 @@ class Scheduler {
     if (!pauses_.empty()) hold_on(contexts_.above[row], now_ns);
   }
 
-  // Decides what the step that starts now computes: work(), preempted().
+  // Decides what the next step computes: work(), preempted(). At most one step may be in flight.
   void schedule(i64 now_ns) {
     now_ns_ = now_ns;
-    work_.clear();
+    work_ = &steps_[oldest_ ^ in_flight_];
+    work_->clear();
     preempted_.clear();
     admitted_ = 0;
     loading_ = 0;
@@ -117,19 +118,31 @@ class Scheduler {
                             : budget;
     schedule_running(budget, longest);
     if (preempted_.empty()) admit(budget, longest);
+    if (!work_->empty()) ++in_flight_;
   }
 
-  // Ends the step. `on_token(request)` follows each token, `on_finish(request)` the last one; blocks are free then.
+  // Ends the oldest step in flight. `on_token(request)` follows each token, `on_finish(request)` the last one; blocks
+  // are free then.
   template <class OnToken, class OnFinish>
   void update(i64 now_ns, OnToken&& on_token, OnFinish&& on_finish) {
+    if (in_flight_ == 0) return;
     now_ns_ = now_ns;
+    const std::vector<Work>& ended = steps_[oldest_];
+    const bool async = settings_.async_scheduling;
+    oldest_ ^= 1;
+    --in_flight_;
     bool any = false;
-    for (const Work& work : work_) {
+    for (const Work& work : ended) {
       Request& request = seats_[work.seat];
-      request.computed += work.tokens;
-      if (request.computed < request.tokens()) continue;
+      const i64 computed = work.before + work.tokens;
+      if (computed < request.tokens()) continue;
+      if (async && request.computed == 0) {
+        give_token_in_queue(request.row, on_token, on_finish);
+        continue;
+      }
       request.generated += 1;
       on_token(request);
+      if (async) give_keys(request, computed);
       if (request.generated < request.output) continue;
       prompt_blocks_ -= blocks_for(request.prompt);
       pause(request);
@@ -139,40 +152,46 @@ class Scheduler {
     if (any) leave();
   }
 
-  // How many steps from the one just scheduled, itself included, are sure to run the same requests, one token each.
-  // What may end this, arrivals where admits_arrivals() and next_event_ns(), is the caller's to watch.
+  // How many steps from the oldest in flight on, itself included, are sure to run the same requests, one token each,
+  // and so are those scheduled until the last of them ends. What may end this, arrivals where
+  // admits_arrivals() and next_event_ns(), is the caller's to watch.
   i64 steady_steps() const {
-    if (!preempted_.empty() || work_.size() + loading_ != running_.size() || admitted_ > 0) return 1;
+    if (!preempted_.empty() || work_->size() + loading_ != running_.size() || admitted_ > 0) return 1;
     if (head_may_gain_hits() || head_may_load_less()) return 1;
+    const std::vector<Work>& oldest = steps_[oldest_];
+    if (in_flight_ == 2 && !same_seats(oldest, *work_)) return 1;
     i64 steps = INT64_MAX;
-    for (const Work& work : work_) {
+    for (const Work& work : oldest) {
       const Request& request = seats_[work.seat];
-      if (work.tokens != 1 || work.before < request.prompt) return 1;
+      if (work.before < request.prompt || work.before + 1 != request.tokens()) return 1;
       steps = min_of(steps, request.output - request.generated);
     }
-    const i64 lines = static_cast<i64>(work_.size());
+    steps -= in_flight_ - 1;  // who ends with the step after is not scheduled beside it
+    const i64 lines = static_cast<i64>(oldest.size());
     if ((steps / settings_.block_size + 1) * lines <= pool_.free_blocks()) return steps;
     while (steps > 1 && blocks_for_more(steps - 1) > pool_.free_blocks()) steps = 1 + (steps - 1) / 2;
     return steps;
   }
 
-  // Runs `more` steps of one token each beyond the scheduled one, but for the last one's update. `start_of(n)` says
-  // when the n-th of them starts; `on_block(ns)` follows each block that is taken.
-  template <class StartOf, class OnBlock>
-  void advance(i64 more, StartOf&& start_of, OnBlock&& on_block) {
-    for (Work& work : work_) {
+  // Ends `more` of the steady steps, and schedules as many. `end_of(n)` says when the n-th of them ends and the one
+  // after it starts; `on_block(ns)` follows each block that is taken.
+  template <class EndOf, class OnBlock>
+  void advance(i64 more, EndOf&& end_of, OnBlock&& on_block) {
+    for (Work& work : *work_) {
       Request& request = seats_[work.seat];
       const i64 held = request.holding.blocks() * settings_.block_size;
-      for (i64 step = held - request.computed; step <= more; step += settings_.block_size) {
-        const i64 at_ns = start_of(step);
+      for (i64 step = held - request.computed + 1; step <= more; step += settings_.block_size) {
+        const i64 at_ns = end_of(step);
         request.held_block_ns -= at_ns - request.release_ns;
         on_block(at_ns);
       }
       request.computed += more;
       request.generated += more;
       work.before += more;
-      grow(request, request.computed + 1);
+      grow(request, request.computed);
     }
+    if (in_flight_ < 2) return;
+    for (Work& work : steps_[oldest_]) work.before += more;
   }
 
   // When blocks are loaded or held no longer, as of the last schedule(); -1: nothing is to come by itself.
@@ -192,7 +211,9 @@ class Scheduler {
     return waiting_.empty() && static_cast<i64>(running_.size()) < settings_.max_num_seqs;
   }
 
-  const std::vector<Work>& work() const { return work_; }
+  const std::vector<Work>& work() const { return *work_; }             // of the step scheduled last
+  const std::vector<Work>& oldest() const { return steps_[oldest_]; }  // of the one that ends next
+  i64 steps_in_flight() const { return in_flight_; }
   const std::vector<i64>& preempted() const { return preempted_; }
   i64 admitted() const { return admitted_; }
   Request& seat(i32 seat) { return seats_[seat]; }
@@ -213,28 +234,27 @@ class Scheduler {
  private:
   i64 blocks_for(i64 tokens) const { return (tokens + settings_.block_size - 1) / settings_.block_size; }
 
-  // Blocks and keys for so many tokens of the request.
+  // Blocks for so many tokens of the request, and keys for those that known tokens fill.
   void grow(Request& request, i64 slots) {
     Holding& holding = request.holding;
     if (slots > holding.blocks() * settings_.block_size) pool_.allocate(holding, blocks_for(slots));
-    if (slots >= (holding.keyed + 1) * settings_.block_size) pool_.give_keys(holding, slots / settings_.block_size);
+    give_keys(request, min_of(slots, request.tokens()));
   }
 
-  // The same, from now on.
-  void take(Request& request, i64 slots) {
-    const i64 held = request.holding.blocks();
-    grow(request, slots);
-    request.held_block_ns -= (request.holding.blocks() - held) * (now_ns_ - request.release_ns);
+  void give_keys(Request& request, i64 tokens) {
+    Holding& holding = request.holding;
+    if (tokens >= (holding.keyed + 1) * settings_.block_size) pool_.give_keys(holding, tokens / settings_.block_size);
   }
+
+  // Counts so many blocks as the request's from now on.
+  void note_blocks(Request& request, i64 blocks) { request.held_block_ns -= blocks * (now_ns_ - request.release_ns); }
 
   // What the request holds it holds until now.
-  void note_held(Request& request) const {
-    request.held_block_ns += request.holding.blocks() * (now_ns_ - request.release_ns);
-  }
+  void note_held(Request& request) { note_blocks(request, -request.holding.blocks()); }
 
-  bool fits(const Request& request, i64 slots) const {
-    const i64 held = request.holding.blocks();
-    return slots <= held * settings_.block_size || blocks_for(slots) - held <= pool_.free_blocks();
+  static bool same_seats(const std::vector<Work>& some, const std::vector<Work>& others) {
+    return std::equal(some.begin(), some.end(), others.begin(), others.end(),
+                      [](const Work& one, const Work& other) { return one.seat == other.seat; });
   }
 
   void schedule_running(i64& budget, i64 longest) {
@@ -242,21 +262,34 @@ class Scheduler {
       const i32 seat = running_[place];
       Request& request = seats_[seat];
       if (host_ != nullptr && still_loads(request)) continue;
-      const i64 count = min_of(min_of(request.tokens() - request.computed, longest), budget);
-      while (!fits(request, request.computed + count)) {
-        if (!pauses_.empty()) {
-          let_go_first();
-          continue;
-        }
-        const std::size_t victim = preemption_victim();
-        const bool self = victim == place;
-        budget += unschedule(running_[victim]);
-        preempt(victim);
-        if (self) return;
-        if (victim < place) --place;
+      const i64 known = request.tokens();
+      i64 missing = known - request.computed;
+      if (missing == 0) {  // the step in flight brings a token
+        if (request.generated + 1 == request.output) continue;
+        missing = 1;
       }
-      take(request, request.computed + count);
-      work_.emplace_back(seat, request.computed, count);
+      const i64 count = min_of(min_of(missing, longest), budget);
+      const i64 slots = request.computed + count;
+      if (slots > request.holding.blocks() * settings_.block_size) {
+        const i64 blocks = blocks_for(slots);
+        while (blocks - request.holding.blocks() > pool_.free_blocks()) {
+          if (!pauses_.empty()) {
+            let_go_first();
+            continue;
+          }
+          const std::size_t victim = preemption_victim();
+          const bool self = victim == place;
+          budget += unschedule(running_[victim]);
+          preempt(victim);
+          if (self) return;
+          if (victim < place) --place;
+        }
+        note_blocks(request, blocks - request.holding.blocks());
+        pool_.allocate(request.holding, blocks);
+      }
+      work_->emplace_back(seat, request.computed, count);
+      request.computed = slots;
+      give_keys(request, min_of(slots, known));
       budget -= count;
     }
   }
@@ -290,18 +323,18 @@ class Scheduler {
       ++admitted_;
       pool_.touch(request.holding, found);
       if (!pauses_.empty()) let_go(contexts_.above[request.row]);
-      request.computed = cached;
       if (request.cached < 0) {
         request.cached = cached;
         request.loaded = stored * settings_.block_size;
       }
-      request.held_block_ns -= found * (now_ns_ - request.release_ns);
+      note_blocks(request, blocks_for(slots));
+      request.computed = slots;
       if (stored > 0) {
         load(request, found, stored);
         continue;
       }
-      take(request, slots);
-      work_.emplace_back(seat, cached, count);
+      grow(request, slots);
+      work_->emplace_back(seat, cached, count);
       budget -= count;
     }
   }
@@ -310,7 +343,6 @@ class Scheduler {
   void load(Request& request, i64 found, i64 stored) {
     host_->store_context(request.holding.chain, found, found + stored);
     pool_.allocate(request.holding, found + stored);
-    request.held_block_ns -= stored * (now_ns_ - request.release_ns);
     link_free_ns_ = max_of(link_free_ns_, now_ns_) + stored * plan_.load_ns;
     request.ready_ns = link_free_ns_;
   }
@@ -439,10 +471,10 @@ class Scheduler {
   // Takes a victim out of the step under way; returns its tokens to the budget.
   i64 unschedule(i32 seat) {
     if (!settings_.priority) return 0;  // the last of running comes after all that are scheduled
-    for (std::size_t place = 0; place < work_.size(); ++place) {
-      if (work_[place].seat != seat) continue;
-      const i64 tokens = work_[place].tokens;
-      work_.erase(work_.begin() + static_cast<std::ptrdiff_t>(place));
+    for (std::size_t place = 0; place < work_->size(); ++place) {
+      if ((*work_)[place].seat != seat) continue;
+      const i64 tokens = (*work_)[place].tokens;
+      work_->erase(work_->begin() + static_cast<std::ptrdiff_t>(place));
       return tokens;
     }
     return 0;
@@ -470,6 +502,20 @@ class Scheduler {
     }
   }
 
+  // A token for who has been preempted while the step that computed it was in flight.
+  template <class OnToken, class OnFinish>
+  void give_token_in_queue(i64 row, OnToken& on_token, OnFinish& on_finish) {
+    const auto request =
+        std::find_if(waiting_.begin(), waiting_.end(), [&](const Request& other) { return other.row == row; });
+    request->generated += 1;
+    on_token(*request);
+    if (request->generated < request->output) return;
+    prompt_blocks_ -= blocks_for(request->prompt);
+    on_finish(*request);
+    waiting_.erase(request);
+    if (settings_.priority) std::make_heap(waiting_.begin(), waiting_.end(), heap_order);
+  }
+
   // The finished leave running.
   void leave() {
     std::size_t kept = 0;
@@ -486,9 +532,9 @@ class Scheduler {
   // New blocks that `more` steps beyond the scheduled one take.
   i64 blocks_for_more(i64 more) const {
     i64 blocks = 0;
-    for (const Work& work : work_) {
+    for (const Work& work : *work_) {
       const Request& request = seats_[work.seat];
-      blocks += max_of(blocks_for(request.computed + 1 + more) - request.holding.blocks(), 0);
+      blocks += max_of(blocks_for(request.computed + more) - request.holding.blocks(), 0);
     }
     return blocks;
   }
@@ -519,9 +565,12 @@ class Scheduler {
   Pool pool_;
   std::vector<Request> seats_;  // of the running; never resized, since the pool points into them
   std::vector<i32> empty_seats_;
-  std::vector<i32> running_;     // seats in order of admission
-  std::deque<Request> waiting_;  // in order of service, or a heap of it under the priority policy
-  std::vector<Work> work_;
+  std::vector<i32> running_;                // seats in order of admission
+  std::deque<Request> waiting_;             // in order of service, or a heap of it under the priority policy
+  std::array<std::vector<Work>, 2> steps_;  // those in flight: the oldest, then the one after it
+  i64 oldest_ = 0;
+  i64 in_flight_ = 0;
+  std::vector<Work>* work_ = &steps_[0];  // the step scheduled last
   std::vector<i64> preempted_;
   Pauses pauses_;
   std::unordered_map<i64, Pauses::iterator> pause_of_;  // by row

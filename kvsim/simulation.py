@@ -82,8 +82,8 @@ def simulate(
     backend: ``"auto"``, ``"native"``, ``"numba"`` or ``"reference"``; all give the same bits.
     model, gpu, engine, calibration, usd_per_hour, strict: as :func:`kvsim.estimate` has them.
 
-    The scheduler is vLLM 0.32's for full attention, scheduling synchronously: with ``async_scheduling`` the real one
-    decides a step ahead, so that a finished request's blocks come back one step later than here. Models with sliding
+    The scheduler is vLLM 0.32's for full attention; with the engine's ``async_scheduling``, as on GPUs, it decides a
+    step ahead, so that a turn that comes during a step runs in the second after it. Models with sliding
     windows or linear attention have several pools in vLLM, whose rules are not built yet: they are refused.
     Raises :class:`kvsim.errors.KvsimError` for unknown names, for what is not built yet, and for a model that does
     not fit.

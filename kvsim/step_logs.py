@@ -50,6 +50,7 @@ class LoggedEngine(msgspec.Struct):
             enable_chunked_prefill=int(self.chunked_prefill),
             priority=int(self.policy.upper().endswith("PRIORITY")),
             retention=LRU if self.prefix_caching else NO_CACHE,
+            async_scheduling=int(self.async_scheduling),
         )
 
 

@@ -49,6 +49,7 @@ SETTINGS = Settings(
     enable_chunked_prefill=1,
     priority=0,
     retention=LRU,
+    async_scheduling=0,
 )
 
 
@@ -133,7 +134,7 @@ def sessions(count: int, lengths: list[tuple[int, int]]) -> Batch:
 
 
 def cases() -> dict[str, Case]:
-    """By name."""
+    """By name, each with synchronous and with asynchronous scheduling."""
     talk = [(30, 9), (11, 5), (8, 20), (17, 3)]
     forks = [{"prompt_tokens": 41, "output_tokens": 7}]
     forks += [{"parent": 0, "kept_tokens": kept, "prompt_tokens": 60, "output_tokens": 9} for kept in (48, 48, 47, 40)]
@@ -149,7 +150,7 @@ def cases() -> dict[str, Case]:
     weighed = pinned._replace(host=SWAP, host_blocks=60, load_ns=400)
     costs = {"pause_us": np.arange(32) % 5, "recompute_us": np.arange(32) % 4, "swap_us": np.arange(32) % 3}
     instant = [{"prompt_tokens": 9, "output_tokens": 3, "arrival_ns": 7000} for _ in range(3)]
-    return {
+    named = {
         "one turn": case(turns([{"prompt_tokens": 10, "output_tokens": 300}])),
         "nothing generated": case(turns([{"prompt_tokens": 8, "output_tokens": 0}])),
         "a session": case(turns(session(talk))),
@@ -192,6 +193,11 @@ def cases() -> dict[str, Case]:
         "dropped at once": case(turns(forks + session(talk, first=5)), retention=DROP),
         "sliding window": case(sessions(3, talk), window=37),
     }
+    ahead = {
+        f"{name}, async": one._replace(settings=one.settings._replace(async_scheduling=1))
+        for name, one in named.items()
+    }
+    return named | ahead
 
 
 def draw_batch(random: Random, size: int) -> Batch:
@@ -244,6 +250,7 @@ def draw_settings(random: Random, batch: Batch, size: int) -> Settings:
         enable_chunked_prefill=1,
         priority=random.randrange(2),
         retention=random.choice([LRU, LRU, LRU, LRU, DROP, NO_CACHE]),
+        async_scheduling=random.randrange(2),
     )
 
 

@@ -84,6 +84,7 @@ def test_step_by_step_the_pools_agree_and_lose_no_block(case, random):
     oracle = stepper("reference", case.settings, case.contexts, case.plan)
     unfinished = len(rows)
     now_ns = 0
+    in_flight = 0
     while unfinished:
         while rows and random.random() < 0.4:
             row = rows.pop()
@@ -96,6 +97,10 @@ def test_step_by_step_the_pools_agree_and_lose_no_block(case, random):
         if not step.work and oracle.next_event_ns() >= 0:
             now_ns = max(now_ns, oracle.next_event_ns())  # all that run are loading
         now_ns += random.choice([0, 1, random.randrange(10**4)])
+        in_flight += 1
+        if in_flight <= case.settings.async_scheduling and random.random() < 0.8:
+            continue
+        in_flight -= 1
         finished = oracle.update(now_ns)
         assert native.update(now_ns) == finished
         unfinished -= len(finished)

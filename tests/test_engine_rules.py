@@ -7,7 +7,7 @@ from engine_cases import SETTINGS, turns
 
 from kvsim.backends.contexts import contexts_of
 from kvsim.backends.stepping import STEPPERS, Stepper, stepper
-from kvsim.errors import UnknownNameError
+from kvsim.errors import InputError, UnknownNameError
 from kvsim.trajectory import Batch
 
 
@@ -163,6 +163,103 @@ def test_a_victim_by_priority_leaves_the_step_and_returns_its_tokens(engine):
         step = driven.schedule()
     assert step.preempted == [0]
     assert [row for row, _, _ in step.work] == [1]
+
+
+def test_async_a_step_is_scheduled_before_the_token_it_goes_on_from_is_known(engine):
+    driven = engine(turns([{"prompt_tokens": 10, "output_tokens": 3}]), async_scheduling=1)
+    driven.arrive(0)
+    assert driven.schedule().work == [(0, 0, 10)]
+    assert driven.schedule().work == [(0, 10, 1)]
+    assert driven.update() == []
+    assert driven.schedule().work == [(0, 11, 1)]
+    assert driven.update() == []
+    assert driven.schedule().work == []  # its last token is in flight
+    assert driven.update() == [0]
+    assert driven.update() == []
+
+
+def test_async_a_finished_request_gives_its_blocks_back_one_step_later(engine):
+    batch = turns([{"prompt_tokens": 39, "output_tokens": 2}, {"prompt_tokens": 39}])
+
+    def steps_until_the_second_runs(driven: Stepper, ahead: int) -> int:
+        driven.arrive(0)
+        driven.arrive(1)
+        for _ in range(ahead):
+            driven.schedule()
+        steps = ahead + 1
+        while all(row != 1 for row, _, _ in driven.schedule().work):
+            driven.update()
+            steps += 1
+        return steps
+
+    assert steps_until_the_second_runs(engine(batch, num_gpu_blocks=15), 0) == 3
+    assert steps_until_the_second_runs(engine(batch, num_gpu_blocks=15, async_scheduling=1), 1) == 4
+
+
+def test_async_a_block_ends_in_an_unknown_token_until_the_step_before_has_ended(engine):
+    own = {"prompt_tokens": 10, "output_tokens": 9}
+    batch = turns([own, {"parent": 0, "after": -1, "kept_tokens": 19, "prompt_tokens": 21}])
+
+    def cached_beside_the_twelfth_token(ahead: int) -> int:
+        driven = engine(batch, async_scheduling=ahead)
+        driven.arrive(0)
+        for _ in range(ahead):
+            driven.schedule()
+        while driven.schedule().work != [(0, 10, 1)]:
+            driven.update()
+        driven.update()
+        driven.arrive(1)
+        assert driven.schedule().work[0] == (0, 11, 1)
+        return driven.cached_tokens(1)
+
+    assert cached_beside_the_twelfth_token(0) == 12
+    assert cached_beside_the_twelfth_token(1) == 8
+
+
+def test_async_a_preempted_request_gets_the_token_in_flight_where_it_waits(engine):
+    long = {"prompt_tokens": 16, "output_tokens": 12}
+    driven = engine(turns([long, long]), num_gpu_blocks=11, async_scheduling=1)
+    driven.arrive(0)
+    driven.arrive(1)
+    driven.schedule()
+    step = driven.schedule()
+    while not step.preempted:
+        last = step.work
+        assert driven.update() == []
+        step = driven.schedule()
+    assert step.preempted == [1]
+    assert step.work == [(0, last[0][1] + 1, 1)]
+    computed = last[1][1] + 1  # of the victim when the step in flight ends
+    while all(row != 1 for row, _, _ in step.work):
+        driven.update()
+        step = driven.schedule()
+    row, before, tokens = step.work[-1]
+    assert (row, before + tokens) == (1, computed + 1)
+
+
+def test_async_a_request_may_finish_where_it_waits(engine):
+    rows = [{"prompt_tokens": 15, "output_tokens": 30}, {"prompt_tokens": 16, "output_tokens": 2}]
+    driven = engine(turns(rows), num_gpu_blocks=10, async_scheduling=1)
+    driven.arrive(0)
+    driven.arrive(1)
+    assert driven.schedule().free_blocks == 1
+    assert driven.schedule().free_blocks == 0
+    driven.update()
+    step = driven.schedule()
+    assert step.preempted == [1]
+    assert step.waiting == 1
+    assert driven.update() == [1]
+    assert driven.schedule().waiting == 0
+
+
+def test_more_steps_than_may_be_in_flight_are_an_error(engine):
+    for ahead in (0, 1):
+        driven = engine(turns([{"prompt_tokens": 10, "output_tokens": 30}]), async_scheduling=ahead)
+        driven.arrive(0)
+        for _ in range(ahead + 1):
+            driven.schedule()
+        with pytest.raises(InputError, match="async_scheduling"):
+            driven.schedule()
 
 
 def test_unknown_steppers_list_the_known_ones():

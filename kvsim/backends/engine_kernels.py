@@ -43,6 +43,7 @@ class Settings(NamedTuple):
     enable_chunked_prefill: int
     priority: int  # 1: scheduling_policy="priority", 0: "fcfs"
     retention: int  # NO_CACHE, DROP or LRU
+    async_scheduling: int  # 1: a step is scheduled while the one before it runs
 
 
 class GroupLaw(NamedTuple):
@@ -118,7 +119,8 @@ NO_PLAN = Plan(0, NO_COLUMN, NO_COLUMN, NO_HOST, 0, 0, NO_COLUMN, NO_COLUMN, NO_
 
 
 # Places in Engine.counts.
-FREE, EVICTED, RUNNING, WAITING, SCHEDULED, PREEMPTED, FINISHED, ARRIVED, HELD_ON, STORED, LINK_NS = range(11)
+FREE, EVICTED, RUNNING, WAITING, SCHEDULED, PREEMPTED, FINISHED, ARRIVED, AHEAD, SAMPLED = range(10)
+HELD_ON, STORED, LINK_NS = range(10, 13)
 
 END = -1
 
@@ -151,19 +153,23 @@ class Engine(NamedTuple):
     table_start: Ints
     held: Ints  # blocks held
     keyed: Ints  # of those, how many have got their key
-    computed: Ints
-    generated: Ints
+    computed: Ints  # tokens, those of the steps in flight among them
+    generated: Ints  # tokens that have come
     preemptions: Ints
     cached: Ints  # tokens hit at the first admission, END: not yet admitted
     arrival: Ints  # running number of the request
     running: Ints  # rows in order of admission
     waiting: Ints  # rows in order of service
-    # The last step.
+    # The step scheduled last, and the one ahead of it if that is still in flight.
     scheduled: Ints
     before: Ints  # computed tokens before the step
     tokens: Ints  # tokens scheduled
-    preempted: Ints
-    finished: Ints
+    scheduled_ahead: Ints
+    before_ahead: Ints
+    tokens_ahead: Ints
+    preempted: Ints  # by the last schedule
+    sampled: Ints  # who got a token in the last update
+    finished: Ints  # of those, who got the last one
 
 
 @jit
@@ -171,7 +177,7 @@ def new_engine(settings: Settings, contexts: Contexts, plan: Plan) -> Engine:
     """An engine with an empty cache that will serve the rows of ``contexts``."""
     rows = len(contexts.prompt)
     blocks = settings.num_gpu_blocks
-    counts = np.zeros(11, np.int64)
+    counts = np.zeros(13, np.int64)
     counts[FREE] = blocks - 1
     ring = np.arange(blocks)
     start = np.zeros(rows + 1, np.int64)
@@ -220,7 +226,11 @@ def new_engine(settings: Settings, contexts: Contexts, plan: Plan) -> Engine:
         scheduled=np.zeros(rows, np.int64),
         before=np.zeros(rows, np.int64),
         tokens=np.zeros(rows, np.int64),
+        scheduled_ahead=np.zeros(rows, np.int64),
+        before_ahead=np.zeros(rows, np.int64),
+        tokens_ahead=np.zeros(rows, np.int64),
         preempted=np.zeros(rows, np.int64),
+        sampled=np.zeros(rows, np.int64),
         finished=np.zeros(rows, np.int64),
     )
 
@@ -360,12 +370,17 @@ def take_blocks(settings: Settings, engine: Engine, row: int, slots: int) -> Non
 
 @jit
 def allocate(settings: Settings, contexts: Contexts, engine: Engine, row: int, slots: int) -> None:
-    """Blocks for ``slots`` tokens, and keys for those that the tokens fill."""
+    """Blocks for ``slots`` tokens, and keys for those that known tokens fill."""
     take_blocks(settings, engine, row, slots)
-    start = engine.table_start[row]
+    give_keys(settings, contexts, engine, row, min(slots, contexts.prompt[row] + engine.generated[row]))
+
+
+@jit
+def give_keys(settings: Settings, contexts: Contexts, engine: Engine, row: int, tokens: int) -> None:
+    """Keys for the blocks that the row's first ``tokens`` tokens fill."""
     if settings.retention != NO_CACHE:
-        for place in range(engine.keyed[row], slots // settings.block_size):
-            give_key(engine, engine.table[start + place], key_of(contexts, row, place))
+        for place in range(engine.keyed[row], tokens // settings.block_size):
+            give_key(engine, engine.table[engine.table_start[row] + place], key_of(contexts, row, place))
             engine.keyed[row] = place + 1
 
 
@@ -642,11 +657,12 @@ def unschedule(engine: Engine, row: int) -> int:
 
 @jit
 def add_to_step(engine: Engine, row: int, tokens: int) -> None:
-    """Notes that the step computes so many tokens of the row."""
+    """The step computes so many tokens of the row."""
     place = engine.counts[SCHEDULED]
     engine.scheduled[place] = row
     engine.before[place] = engine.computed[row]
     engine.tokens[place] = tokens
+    engine.computed[row] += tokens
     engine.counts[SCHEDULED] = place + 1
 
 
@@ -654,13 +670,19 @@ def add_to_step(engine: Engine, row: int, tokens: int) -> None:
 def schedule(settings: Settings, contexts: Contexts, engine: Engine, now_ns: int) -> None:
     """Decides what the next step computes: ``scheduled``, ``before``, ``tokens``, and who is ``preempted``.
 
-    Turns held on yield in the order of their ends: when their time is over, before anyone is preempted, and when
-    nothing runs and the head of the waiting queue does not fit.
+    One step may be in flight; the tokens that it brings are not known yet, but that they come is. Turns held on yield
+    in the order of their ends: when their time is over, before anyone is preempted, and when nothing runs and the head
+    of the waiting queue does not fit.
     """
     counts = engine.counts
     while counts[HELD_ON] > 0 and engine.held_until[first_held_on(engine)] <= now_ns:
         let_go(settings, engine, first_held_on(engine))
     size = settings.block_size
+    if counts[SCHEDULED] > 0:
+        ahead = counts[AHEAD] = counts[SCHEDULED]
+        engine.scheduled_ahead[:ahead] = engine.scheduled[:ahead]
+        engine.before_ahead[:ahead] = engine.before[:ahead]
+        engine.tokens_ahead[:ahead] = engine.tokens[:ahead]
     counts[SCHEDULED] = 0
     counts[PREEMPTED] = 0
     budget = settings.max_num_batched_tokens
@@ -676,7 +698,13 @@ def schedule(settings: Settings, contexts: Contexts, engine: Engine, now_ns: int
             continue
         engine.ready_ns[row] = END
         computed = engine.computed[row]
-        count = min(contexts.prompt[row] + engine.generated[row] - computed, longest, budget)
+        missing = contexts.prompt[row] + engine.generated[row] - computed
+        if missing == 0:  # the step in flight brings a token
+            if engine.generated[row] + 1 == contexts.output[row]:
+                place += 1
+                continue
+            missing = 1
+        count = min(missing, longest, budget)
         alive = True
         while alive and -(-(computed + count) // size) - engine.held[row] > counts[FREE]:
             if counts[HELD_ON] > 0:
@@ -739,25 +767,48 @@ def schedule(settings: Settings, contexts: Contexts, engine: Engine, now_ns: int
 
 @jit
 def update(settings: Settings, contexts: Contexts, engine: Engine, now_ns: int) -> None:
-    """What the step's end brings: tokens computed, a token each for those that caught up, and who is ``finished``."""
+    """The oldest step in flight ends: a token each for those that caught up (``sampled``), and who is ``finished``.
+
+    Who has been preempted since gets the token where it waits.
+    """
     counts = engine.counts
+    counts[SAMPLED] = 0
     counts[FINISHED] = 0
-    for place in range(counts[SCHEDULED]):
-        row = engine.scheduled[place]
-        engine.computed[row] += engine.tokens[place]
-        if engine.computed[row] == contexts.prompt[row] + engine.generated[row]:
+    scheduled, before, tokens, count = engine.scheduled, engine.before, engine.tokens, counts[SCHEDULED]
+    if counts[AHEAD] > 0:
+        scheduled, before, tokens = engine.scheduled_ahead, engine.before_ahead, engine.tokens_ahead
+        count = counts[AHEAD]
+        counts[AHEAD] = 0
+    else:
+        counts[SCHEDULED] = 0
+    for place in range(count):
+        row = scheduled[place]
+        if before[place] + tokens[place] == contexts.prompt[row] + engine.generated[row]:
             engine.generated[row] += 1
+            engine.sampled[counts[SAMPLED]] = row
+            counts[SAMPLED] += 1
+            if engine.computed[row] > 0:
+                give_keys(settings, contexts, engine, row, before[place] + tokens[place])
             if engine.generated[row] == contexts.output[row]:
-                pause(settings, contexts, engine, row, now_ns)
+                if engine.computed[row] > 0:
+                    pause(settings, contexts, engine, row, now_ns)
                 engine.finished[counts[FINISHED]] = row
                 counts[FINISHED] += 1
+    if counts[FINISHED] > 0:
+        counts[RUNNING] = unfinished(contexts, engine, engine.running, counts[RUNNING])
+        counts[WAITING] = unfinished(contexts, engine, engine.waiting, counts[WAITING])
+
+
+@jit
+def unfinished(contexts: Contexts, engine: Engine, rows: Ints, count: int) -> int:
+    """Takes the finished out of the first ``count`` rows; returns how many are left."""
     kept = 0
-    for place in range(counts[RUNNING]):
-        row = engine.running[place]
+    for place in range(count):
+        row = rows[place]
         if engine.generated[row] < contexts.output[row]:
-            engine.running[kept] = row
+            rows[kept] = row
             kept += 1
-    counts[RUNNING] = kept
+    return kept
 
 
 # ---- Time ----
@@ -1060,18 +1111,23 @@ def begin_step(
     replica: int,
     at_ns: int,
 ) -> None:
-    """Schedules the replica's next step at that instant and starts it, if there is anything that can run."""
+    """Starts the replica's next step at that instant, if there is anything that can run.
+
+    With asynchronous scheduling that step has been decided on when the one before it started, unless the replica was
+    idle then; and the one after it is decided on now.
+    """
     counts = engine.counts
     if clocks.waits_ns[replica] != END:
         note_held(engine, served, at_ns - clocks.waits_ns[replica])
     clocks.waits_ns[replica] = END
     clocks.wakes_ns[replica] = END
-    schedule(settings, contexts, engine, at_ns)
-    while counts[SCHEDULED] == 0 and counts[PREEMPTED] > 0:
-        schedule(settings, contexts, engine, at_ns)  # the only one that could run preempted itself: no time passes
-    note_use(settings, timeline, engine, clocks, replica, at_ns)
+    if counts[SCHEDULED] == 0:
+        schedule(settings, contexts, engine, at_ns)
+        while counts[SCHEDULED] == 0 and counts[PREEMPTED] > 0:
+            schedule(settings, contexts, engine, at_ns)  # the only one that could run preempted itself: no time passes
     count = counts[SCHEDULED]
     if count == 0:
+        note_use(settings, timeline, engine, clocks, replica, at_ns)
         clocks.waits_ns[replica] = at_ns
         clocks.wakes_ns[replica] = next_event_ns(engine)
         return
@@ -1086,8 +1142,6 @@ def begin_step(
 
     totals[replica, 0] += 1
     totals[replica, 1] += duration_ns
-    totals[replica, 5] = max(totals[replica, 5], clocks.used[replica])
-    note_held(engine, served, duration_ns)
     share_step(settings, engine, clocks, served, replica, (duration_ns, tokens, decoding))
     for place in range(count):
         row = engine.scheduled[place]
@@ -1097,6 +1151,12 @@ def begin_step(
             again_units[row] += recompute_units(
                 law, engine.before[place], engine.tokens[place], contexts.hittable[row], tokens, count
             )
+
+    if settings.async_scheduling:
+        schedule(settings, contexts, engine, at_ns)
+    note_use(settings, timeline, engine, clocks, replica, at_ns)
+    totals[replica, 5] = max(totals[replica, 5], clocks.used[replica])
+    note_held(engine, served, duration_ns)
 
 
 @jit
@@ -1112,9 +1172,9 @@ def end_step(
     """Ends the step under way: first tokens and the columns of those that finished."""
     unit = 1 << law.fraction_bits
     update(settings, contexts, engine, now_ns)
-    for place in range(engine.counts[SCHEDULED]):
-        row = engine.scheduled[place]
-        if engine.generated[row] > 0 and served.first_token_ns[row] == END:
+    for place in range(engine.counts[SAMPLED]):
+        row = engine.sampled[place]
+        if served.first_token_ns[row] == END:
             served.first_token_ns[row] = now_ns
             prefill_ns = now_ns - served.scheduled_ns[row]
             served.recompute_ns[row] = min((again_units[row] + unit // 2) >> law.fraction_bits, prefill_ns)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import NamedTuple, Protocol
 
 from kvsim.backends import engine_kernels as oracle
 from kvsim.backends.engine_kernels import NO_PLAN, Contexts, Plan, Settings
-from kvsim.errors import BackendUnavailableError, UnknownNameError
+from kvsim.errors import BackendUnavailableError, InputError, UnknownNameError
 
 
 class Step(NamedTuple):
@@ -28,11 +29,14 @@ class Stepper(Protocol):
         ...
 
     def schedule(self, now_ns: int = 0) -> Step:
-        """Decide on the next step. Only plans ask what time it is."""
+        """Decide on the next step. With ``async_scheduling`` one step may be in flight, else none.
+
+        Only plans ask what time it is.
+        """
         ...
 
     def update(self, now_ns: int = 0) -> list[int]:
-        """End the step that was decided on; returns the rows that finished."""
+        """End the oldest step in flight; returns the rows that finished."""
         ...
 
     def cached_tokens(self, row: int) -> int:
@@ -48,10 +52,36 @@ class Stepper(Protocol):
         ...
 
 
+class StepsInFlight:
+    """Steps decided on that have not ended. A step may be empty; the kernels know only those that are not."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._most = 2 if settings.async_scheduling else 1
+        self._has_work: deque[bool] = deque()
+
+    def require_room(self) -> None:
+        """Raises :class:`InputError` if no step may be scheduled now."""
+        if len(self._has_work) == self._most:
+            raise InputError(
+                f"schedule() with {self._most} steps in flight",
+                field="async_scheduling",
+                remedy="end the oldest one with update() first",
+            )
+
+    def begin(self, step: Step) -> Step:
+        self._has_work.append(bool(step.work))
+        return step
+
+    def end(self) -> bool:
+        """Whether the oldest step has anything to end."""
+        return bool(self._has_work) and self._has_work.popleft()
+
+
 class OracleStepper:
     """The readable text, uncompiled."""
 
     def __init__(self, settings: Settings, contexts: Contexts, plan: Plan = NO_PLAN) -> None:
+        self._in_flight = StepsInFlight(settings)
         self._settings = settings
         self._contexts = contexts
         self.engine = oracle.new_engine(settings, contexts, plan)
@@ -60,21 +90,26 @@ class OracleStepper:
         oracle.arrive(self._settings, self._contexts, self.engine, row, now_ns)
 
     def schedule(self, now_ns: int = 0) -> Step:
+        self._in_flight.require_room()
         engine, counts = self.engine, self.engine.counts
         evicted = int(counts[oracle.EVICTED])
         oracle.schedule(self._settings, self._contexts, engine, now_ns)
         scheduled = int(counts[oracle.SCHEDULED])
         columns = (engine.scheduled, engine.before, engine.tokens)
-        return Step(
-            work=list(zip(*(column[:scheduled].tolist() for column in columns), strict=True)),
-            preempted=engine.preempted[: counts[oracle.PREEMPTED]].tolist(),
-            evicted=int(counts[oracle.EVICTED]) - evicted,
-            free_blocks=int(counts[oracle.FREE]),
-            running=int(counts[oracle.RUNNING]),
-            waiting=int(counts[oracle.WAITING]),
+        return self._in_flight.begin(
+            Step(
+                work=list(zip(*(column[:scheduled].tolist() for column in columns), strict=True)),
+                preempted=engine.preempted[: counts[oracle.PREEMPTED]].tolist(),
+                evicted=int(counts[oracle.EVICTED]) - evicted,
+                free_blocks=int(counts[oracle.FREE]),
+                running=int(counts[oracle.RUNNING]),
+                waiting=int(counts[oracle.WAITING]),
+            )
         )
 
     def update(self, now_ns: int = 0) -> list[int]:
+        if not self._in_flight.end():
+            return []
         oracle.update(self._settings, self._contexts, self.engine, now_ns)
         finished: list[int] = self.engine.finished[: self.engine.counts[oracle.FINISHED]].tolist()
         return finished
@@ -99,15 +134,19 @@ class NativeStepper:
             raise BackendUnavailableError(
                 f"native: the C++ core is not built ({error}); reinstall kvsim with a C++17 compiler"
             ) from error
+        self._in_flight = StepsInFlight(settings)
         self._scheduler = _core.Scheduler(settings, contexts, plan)
 
     def arrive(self, row: int, now_ns: int = 0) -> None:
         self._scheduler.arrive(row, now_ns)
 
     def schedule(self, now_ns: int = 0) -> Step:
-        return Step(*self._scheduler.schedule(now_ns))
+        self._in_flight.require_room()
+        return self._in_flight.begin(Step(*self._scheduler.schedule(now_ns)))
 
     def update(self, now_ns: int = 0) -> list[int]:
+        if not self._in_flight.end():
+            return []
         finished: list[int] = self._scheduler.update(now_ns)
         return finished
 

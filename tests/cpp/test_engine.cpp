@@ -41,6 +41,7 @@ void simulations_lose_nothing(Random& random) {
   settings.scheduler_reserve_full_isl = draw(random, 0, 1);
   settings.priority = draw(random, 0, 1);
   settings.retention = draw(random, kNoCaching, kLruRetention);
+  settings.async_scheduling = draw(random, 0, 1);
 
   Column prompt(rows), output(rows), priority(rows), above(rows), own_from(rows), prefix_key(rows, -1), zero(rows, 0);
   Column trajectory(rows), needs(rows), dependants, dependants_start(rows + 1), roots, roots_start, start, pause(rows);
@@ -131,6 +132,7 @@ void simulations_lose_nothing(Random& random) {
   i64 now_ns = 0;
   for (i64 left = rows; left > 0; now_ns += 1000) {
     scheduler.schedule(now_ns);
+    if (settings.async_scheduling && scheduler.steps_in_flight() == 1) scheduler.schedule(now_ns);
     scheduler.update(now_ns, [](Request&) {}, [&](Request&) { --left; });
   }
   scheduler.schedule(kForever);  // all pauses end
