@@ -61,6 +61,7 @@ def test_what_is_held_is_free_after_its_time(engine):
     run(driven, 0)
     assert driven.schedule(99).free_blocks == 6
     assert driven.next_event_ns() == 100
+    driven.update()
     assert driven.schedule(100).free_blocks == 17
     assert driven.next_event_ns() == END
 
@@ -119,8 +120,8 @@ def test_while_something_runs_the_queue_waits_for_pins(engine):
     run(driven, 0)
     driven.arrive(1)
     driven.arrive(2)
-    assert driven.schedule().work == [(1, 0, 21)]
-    assert driven.schedule().waiting == 1
+    step = driven.schedule()
+    assert (step.work, step.waiting) == ([(1, 0, 21)], 1)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,9 @@ def test_what_was_evicted_is_loaded(engine, host):
     step = driven.schedule(1000)
     assert (step.work, step.running) == ([], 1)
     assert driven.next_event_ns() == 1000 + 4 * 7
+    driven.update()
     assert driven.schedule(1027).work == []
+    driven.update()
     assert driven.schedule(1028).work == [(3, 40, 5)]
     assert (driven.cached_tokens(3), driven.loaded_tokens(3)) == (40, 16)
 
@@ -176,6 +179,7 @@ def test_loads_go_over_the_link_one_after_the_other(engine):
     loaded = [driven.loaded_tokens(row) // 4 for row in (3, 4)]
     assert loaded == [10, 5]
     assert driven.next_event_ns() == 1000
+    driven.update()
     assert driven.schedule(1000).work == [(3, 40, 5)]
     driven.update(1000)
     assert driven.next_event_ns() == 1500

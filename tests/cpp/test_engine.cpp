@@ -136,9 +136,7 @@ void simulations_lose_nothing(Random& random) {
     scheduler.update(now_ns, [](Request&) {}, [&](Request&) { --left; });
   }
   scheduler.schedule(kForever);  // all pauses end
-}
-scheduler.schedule(kForever);  // all pauses end
-CHECK_EQUAL(scheduler.pool().free_blocks(), settings.num_gpu_blocks - 1);
+  CHECK_EQUAL(scheduler.pool().free_blocks(), settings.num_gpu_blocks - 1);
 }
 
 }  // namespace
