@@ -100,6 +100,8 @@ class Vllm:
             cache_config=cache,
             device_config=DeviceConfig("cpu"),
         )
+        # Off on CPUs; the KV cache counts on two steps in flight with it.
+        config.scheduler_config.async_scheduling = bool(settings.async_scheduling)
         cache.block_size, cache.num_gpu_blocks = settings.block_size, settings.num_gpu_blocks
         shape: dict[str, Any] = {
             "block_size": settings.block_size,
