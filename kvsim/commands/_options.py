@@ -96,6 +96,19 @@ MaxNumBatchedTokens = Annotated[
 MaxNumSeqs = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Most sequences in a step.", rich_help_panel=_ENGINE)
 ]
+LongPrefillTokenThreshold = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Most tokens of one prompt in a shared step.", rich_help_panel=_ENGINE),
+]
+SchedulingPolicy = Annotated[
+    str | None, typer.Option(metavar="fcfs|priority", help="Who is served first.", rich_help_panel=_ENGINE)
+]
+NoAsyncScheduling = Annotated[
+    bool,
+    typer.Option(
+        "--no-async-scheduling", help="Decide on a step when the one before has ended.", rich_help_panel=_ENGINE
+    ),
+]
 NoEnablePrefixCaching = Annotated[
     bool,
     typer.Option(

@@ -50,6 +50,9 @@ def simulate(
     num_gpu_blocks_override: options.NumGpuBlocksOverride = None,
     max_num_batched_tokens: options.MaxNumBatchedTokens = None,
     max_num_seqs: options.MaxNumSeqs = None,
+    long_prefill_token_threshold: options.LongPrefillTokenThreshold = None,
+    scheduling_policy: options.SchedulingPolicy = None,
+    no_async_scheduling: options.NoAsyncScheduling = False,
     no_enable_prefix_caching: options.NoEnablePrefixCaching = False,
 ) -> None:
     """Serve trajectories together, with vLLM's own decisions: who waits, what is evicted, and what that costs.
@@ -86,6 +89,9 @@ def simulate(
             num_gpu_blocks_override=num_gpu_blocks_override,
             max_num_batched_tokens=max_num_batched_tokens,
             max_num_seqs=max_num_seqs,
+            long_prefill_token_threshold=long_prefill_token_threshold,
+            scheduling_policy=scheduling_policy,
+            async_scheduling=False if no_async_scheduling else None,
             enable_prefix_caching=False if no_enable_prefix_caching else None,
         ),
         "calibration": calibration,

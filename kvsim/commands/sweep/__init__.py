@@ -112,6 +112,9 @@ def sweep(
     block_size: options.BlockSize = None,
     max_num_batched_tokens: options.MaxNumBatchedTokens = None,
     max_num_seqs: options.MaxNumSeqs = None,
+    long_prefill_token_threshold: options.LongPrefillTokenThreshold = None,
+    scheduling_policy: options.SchedulingPolicy = None,
+    no_async_scheduling: options.NoAsyncScheduling = False,
     no_enable_prefix_caching: options.NoEnablePrefixCaching = False,
 ) -> None:
     """Simulate the same trajectories at many points: GPUs, models, concurrency, KV cache, policies.
@@ -141,6 +144,9 @@ def sweep(
         block_size=block_size,
         max_num_batched_tokens=max_num_batched_tokens,
         max_num_seqs=max_num_seqs,
+        long_prefill_token_threshold=long_prefill_token_threshold,
+        scheduling_policy=scheduling_policy,
+        async_scheduling=False if no_async_scheduling else None,
         enable_prefix_caching=False if no_enable_prefix_caching else None,
     )
     models, gpus = _asked.models_of(model), _asked.gpus_of(gpu)
