@@ -166,22 +166,23 @@ class BasicReplica {
 
   // What the oldest step in flight takes, and what each step more would.
   void price() {
-    stretch_ = DecodeStretch{};
     tokens_ = 0;
     room_in_window_ = INT64_MAX;
     i64 attention = 0;
+    i64 lines = 0, within_window = 0;  // sequences that decode; those of them that do not fill the window
+    i64 seen = 0, seen_in_window = 0;  // the context that they read
     chunks_.clear();
     const std::vector<Work>& work = scheduler_.oldest();
     for (const Work& part : work) {
       tokens_ += part.tokens;
       const i64 context = part.before + 1;
       if (part.tokens == 1 && scheduler_.seat(part.seat).prompt < context) {
-        ++stretch_.lines;
-        stretch_.seen += context;
+        ++lines;
+        seen += context;
         if (law_.window > 0) {
-          stretch_.seen_in_window += min_of(context, law_.window);
+          seen_in_window += min_of(context, law_.window);
           if (context < law_.window) {
-            ++stretch_.within_window;
+            ++within_window;
             room_in_window_ = min_of(room_in_window_, law_.window - context + 1);
           }
         }
@@ -190,9 +191,10 @@ class BasicReplica {
         chunks_.push_back(part);
       }
     }
-    stretch_.step = law_.step[tokens_] + law_.sequences[work.size()] + attention;
-    stretch_.full = law_.full.decode[stretch_.lines];
-    stretch_.windowed = law_.windowed.decode[stretch_.lines];
+    const i64 full = law_.full.decode[lines], windowed = law_.windowed.decode[lines];
+    stretch_.first =
+        law_.step[tokens_] + law_.sequences[work.size()] + attention + full * seen + windowed * seen_in_window;
+    stretch_.growth = full * lines + windowed * within_window;
   }
 
   bool decoding() const { return chunks_.empty(); }

@@ -27,6 +27,7 @@ struct BasicRequest {
   i64 generated = 0;  // tokens that have come
   i64 settled = 0;    // of the computed ones, those of steps that have ended
   Holding holding;
+  i64 quiet = 0;          // slots up to which it needs neither a block nor a key
   i64 gpu_ns = 0;         // for the one who keeps time
   i64 held_block_ns = 0;  // whole once the blocks are given back: until then, less what is still held since release
   i64 row = 0;
@@ -135,7 +136,7 @@ class BasicScheduler {
       }
       request.generated += 1;
       on_token(request);
-      if (async) give_keys(request, computed);
+      if (async && computed > request.quiet) give_keys(request, computed);
       if (request.generated < request.output) continue;
       prompt_blocks_ -= blocks_for(request.prompt);
       pause(request);
@@ -253,6 +254,8 @@ class BasicScheduler {
   void give_keys(Request& request, i64 tokens) {
     typename P::Holding& holding = request.holding;
     if (tokens >= (holding.keyed + 1) * settings_.block_size) pool_.give_keys(holding, tokens / settings_.block_size);
+    if constexpr (P::kStepwise) return;  // windows may pass a block at any step
+    request.quiet = min_of(holding.blocks() * settings_.block_size, (holding.keyed + 1) * settings_.block_size - 1);
   }
 
   // Counts so many blocks as the request's from now on.
@@ -275,6 +278,7 @@ class BasicScheduler {
     request.settled += steps;
     request.generated += steps;
     work.before += steps;
+    if (request.computed <= request.quiet) return;
     pool_.pass(request.holding, request.settled);
     grow(request, request.computed);
   }
@@ -297,8 +301,9 @@ class BasicScheduler {
       }
       const i64 count = min_of(min_of(missing, longest), budget);
       const i64 slots = request.computed + count;
-      pass(request);
-      if (slots > request.holding.blocks() * settings_.block_size) {
+      const bool quiet = slots <= request.quiet;
+      if (!quiet) pass(request);
+      if (!quiet && slots > request.holding.blocks() * settings_.block_size) {
         const i64 blocks = blocks_for(slots);
         while (pool_.takes(request.holding, blocks) > pool_.free_blocks()) {
           if (!pauses_.empty()) {
@@ -317,7 +322,7 @@ class BasicScheduler {
       }
       work_->emplace_back(seat, request.computed, count);
       request.computed = slots;
-      give_keys(request, min_of(slots, known));
+      if (!quiet) give_keys(request, min_of(slots, known));
       budget -= count;
     }
   }
@@ -413,7 +418,7 @@ class BasicScheduler {
     note_held(request);
     pool_.release(request.holding);
     request.ready_ns = -1;
-    request.computed = 0;
+    request.computed = request.quiet = 0;
     request.preemptions += 1;
     preempted_.push_back(request.row);
     enqueue(request, true);

@@ -46,26 +46,17 @@ struct StepLaw {
 
 // Steps in which the same sequences decode one token each: the time of the first n of them in closed form.
 struct DecodeStretch {
-  i64 step = 0;  // what each step takes beside attention
-  i64 full = 0, windowed = 0;
-  i64 seen = 0, seen_in_window = 0;  // context read in the first step
-  i64 lines = 0, within_window = 0;  // how much more that is in each further step
+  i64 first = 0;   // what the first step takes
+  i64 growth = 0;  // how much longer each further step is
 
-  i64 units(i64 n) const {
-    const i64 pairs = n * (n - 1) / 2;
-    return n * step + full * (n * seen + pairs * lines) + windowed * (n * seen_in_window + pairs * within_window);
-  }
+  i64 units(i64 n) const { return n * first + growth * (n * (n - 1) / 2); }
 
   // The stretch from its n-th further step on.
-  void skip(i64 n) {
-    seen += n * lines;
-    seen_in_window += n * within_window;
-  }
+  void skip(i64 n) { first += n * growth; }
 
   // At most `most` steps, and so few that their time cannot overflow.
   i64 within_horizon(i64 most) const {
-    const i64 longest = step + full * (seen + most * lines) + windowed * (seen_in_window + most * within_window);
-    return min_of(most, max_of((i64{1} << 61) / max_of(longest, 1), 1));
+    return min_of(most, max_of((i64{1} << 61) / max_of(first + most * growth, 1), 1));
   }
 
   // The fewest steps, at most `most`, that take at least `units_wanted`.

@@ -315,7 +315,7 @@ def test_an_interrupted_sweep_goes_on_where_it_ended(log, tmp_path):
     points = 150
     command = [sys.executable, "-m", "kvsim", "sweep", str(log), "-m", MODEL, "-g", GPU, "--concurrency", "2"]
     command += ["--blocks", ",".join(str(2200 + number) for number in range(points))]
-    environment = os.environ | {"PYTHONPATH": str(DOCS.parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(kvsim.__file__).parents[1])}
 
     def begin(target):
         return subprocess.Popen(

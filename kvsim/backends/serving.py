@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -101,8 +102,8 @@ def _from_text(text: ModuleType) -> Serve:
         text.simulate(
             text.Settings(*settings),
             own_law,
-            text.Contexts(*contexts),
-            text.Workload(*workload),
+            text.Contexts(*_writable(contexts)),
+            text.Workload(*_writable(workload)),
             text.Plan(*plan),
             text.Fleet(*fleet),
             text.Timeline(*timeline),
@@ -112,6 +113,11 @@ def _from_text(text: ModuleType) -> Serve:
         return Served(*served), totals
 
     return run
+
+
+def _writable(columns: Iterable[Any]) -> list[Any]:
+    """Read-only arrays as copies: for them Numba would compile everything once more."""
+    return [np.array(one) if isinstance(one, np.ndarray) and not one.flags.writeable else one for one in columns]
 
 
 @lru_cache
