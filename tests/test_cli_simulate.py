@@ -325,6 +325,7 @@ def test_an_interrupted_sweep_goes_on_where_it_ended(log, tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in background jobs
         )
 
     running = begin(path)
