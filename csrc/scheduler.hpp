@@ -222,7 +222,6 @@ class BasicScheduler {
   const std::vector<Work>& oldest() const { return steps_[oldest_]; }  // of the one that ends next
   i64 steps_in_flight() const { return in_flight_; }
   const std::vector<i64>& preempted() const { return preempted_; }
-  i64 admitted() const { return admitted_; }
   Request& seat(i32 seat) { return seats_[seat]; }
   const Request& seat(i32 seat) const { return seats_[seat]; }
   const std::vector<i32>& running() const { return running_; }

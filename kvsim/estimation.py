@@ -16,7 +16,7 @@ from kvsim.backends.rates import rates
 from kvsim.errors import InputError
 from kvsim.load import Load
 from kvsim.pricing import Pricing, require_price, resolve_pricing
-from kvsim.result import STATUSES, Table, seconds
+from kvsim.result import STATUSES, Costed, Table, seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +70,7 @@ def estimate(
     return result
 
 
-class Estimate:
+class Estimate(Costed):
     """Prices of a batch: one value a trajectory here, one a turn in :attr:`turns`.
 
     Trajectories with a turn that could not be priced (see ``turns["status"]``) are NaN.
@@ -135,22 +135,6 @@ class Estimate:
     def kv_byte_s(self) -> Floats:
         """KV-cache bytes held (all ranks) x seconds, pauses through which they stayed included."""
         return seconds(self._held_block_ns * self.pricing.kv_bytes_per_block, self._unpriced)
-
-    @property
-    def usd_per_hour(self) -> float:
-        """The price of one GPU: the one given, else the marketplace's, NaN where there is none."""
-        price = self._usd_per_hour if self._usd_per_hour is not None else self.pricing.gpu.usd_per_hour
-        return float("nan") if price is None else price
-
-    @property
-    def usd(self) -> Floats:
-        """``gpu_s`` at the marketplace price of the GPU, NaN where there is none."""
-        return self.gpu_s * (self.usd_per_hour / 3600)
-
-    @property
-    def joules(self) -> Floats:
-        """``gpu_s`` x TDP: an upper bound of the GPU's energy, not a measurement."""
-        return self.gpu_s * self.pricing.gpu.tdp_w
 
     @property
     def estimated_share(self) -> float:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from kvsim.pricing import Pricing
 
 Array = npt.NDArray[Any]
 
@@ -50,6 +53,34 @@ class Table(Mapping[str, Array]):
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *self._makers})
+
+
+class Costed:
+    """What GPU-seconds come to, one value a trajectory."""
+
+    pricing: Pricing
+    _usd_per_hour: float | None
+
+    @property
+    def gpu_s(self) -> npt.NDArray[np.float64]:
+        """GPU-seconds."""
+        raise NotImplementedError
+
+    @property
+    def usd_per_hour(self) -> float:
+        """The price of one GPU: the one given, else the marketplace's, NaN where there is none."""
+        price = self._usd_per_hour if self._usd_per_hour is not None else self.pricing.gpu.usd_per_hour
+        return float("nan") if price is None else price
+
+    @property
+    def usd(self) -> npt.NDArray[np.float64]:
+        """``gpu_s`` at the price of the GPU, NaN where there is none."""
+        return self.gpu_s * (self.usd_per_hour / 3600)
+
+    @property
+    def joules(self) -> npt.NDArray[np.float64]:
+        """``gpu_s`` x TDP: an upper bound of the GPU's energy, not a measurement."""
+        return self.gpu_s * self.pricing.gpu.tdp_w
 
 
 def seconds(nanoseconds: Array, unknown: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float64]:

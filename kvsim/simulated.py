@@ -13,7 +13,7 @@ from kvsim.backends.engine_kernels import REPLICA_TOTALS, Served, Timeline
 from kvsim.backends.kernels import OK
 from kvsim.errors import InputError
 from kvsim.kv_groups import cached_blocks
-from kvsim.result import STATUSES, Table, seconds
+from kvsim.result import STATUSES, Costed, Table, seconds
 
 if TYPE_CHECKING:
     from kvsim.backends.interface import Ints
@@ -50,7 +50,7 @@ class ReplicaRun(NamedTuple):
         )
 
 
-class Simulation:
+class Simulation(Costed):
     """What became of a batch on an engine: one value a trajectory here, one a turn in :attr:`turns`.
 
     Trajectories with a turn that was not served (see ``turns["status"]``) are NaN.
@@ -128,22 +128,6 @@ class Simulation:
         What requests hold at the same time counts for each of them, and so does a context that several extend.
         """
         return self._sum(self._held_block_ns) * self.pricing.pool_block_bytes
-
-    @property
-    def usd_per_hour(self) -> float:
-        """The price of one GPU: the one given, else the marketplace's, NaN where there is none."""
-        price = self._usd_per_hour if self._usd_per_hour is not None else self.pricing.gpu.usd_per_hour
-        return float("nan") if price is None else price
-
-    @property
-    def usd(self) -> Floats:
-        """``gpu_s`` at the price of the GPU, NaN where there is none."""
-        return self.gpu_s * (self.usd_per_hour / 3600)
-
-    @property
-    def joules(self) -> Floats:
-        """``gpu_s`` x TDP: an upper bound of the GPU's energy, not a measurement."""
-        return self.gpu_s * self.pricing.gpu.tdp_w
 
     @property
     def cached_tokens(self) -> Ints:

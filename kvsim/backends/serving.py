@@ -69,16 +69,8 @@ def _native() -> Serve:
             f"native: the C++ core is not built ({error}); reinstall kvsim with a C++17 compiler"
         ) from error
 
-    def run(
-        settings: Settings,
-        law: StepLaw,
-        contexts: Contexts,
-        workload: Workload,
-        plan: Plan,
-        fleet: Fleet,
-        timeline: Timeline,
-    ) -> tuple[Served, Ints]:
-        columns, totals = _core.simulate(settings, law, contexts, workload, plan, fleet, timeline)
+    def run(*inputs: Any) -> tuple[Served, Ints]:
+        columns, totals = _core.simulate(*inputs)
         return Served(*columns), np.array(totals, np.int64)
 
     return run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -117,8 +119,11 @@ NoEnablePrefixCaching = Annotated[
 ]
 
 
-def engine_config(**given: Any) -> EngineConfig:
-    """The engine of the options that were given; None leaves vLLM's default."""
+def engine_config(given: Mapping[str, Any]) -> EngineConfig:
+    """The engine of a command's options, by name; None leaves vLLM's default, ``no_x`` switches x off."""
     from kvsim.engine import EngineConfig
 
-    return EngineConfig(**{name: value for name, value in given.items() if value is not None})
+    names = [field.name for field in fields(EngineConfig)]
+    chosen: dict[str, Any] = {name: given[name] for name in names if given.get(name) is not None}
+    chosen |= {name: False for name in names if given.get(f"no_{name}")}
+    return EngineConfig(**chosen)

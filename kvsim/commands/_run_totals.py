@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvsim.commands._columns import trajectory_columns
+from kvsim.commands._totals import sums
 
 if TYPE_CHECKING:
     from kvsim.simulation import Simulation
@@ -49,31 +50,9 @@ def engine_totals(run: Simulation) -> dict[str, float]:
     }
 
 
-_SUMMED = (
-    "turns",
-    "prompt_tokens",
-    "new_tokens",
-    "output_tokens",
-    "cached_tokens",
-    "recomputed_tokens",
-    "latency_s",
-    "model_s",
-    "queue_s",
-    "fresh_prefill_s",
-    "recompute_s",
-    "decode_s",
-    "pause_s",
-    "gpu_s",
-    "kv_byte_s",
-    "usd",
-    "joules",
-)
-
-
 def run_totals(run: Simulation) -> dict[str, float]:
     """Sums over the trajectories that were served whole."""
-    columns, whole = trajectory_columns(run), run.served_whole
-    return {"trajectories": int(whole.sum())} | {name: columns[name][whole].sum().item() for name in _SUMMED}
+    return sums(trajectory_columns(run), run.served_whole)
 
 
 def distributions(run: Simulation) -> dict[str, dict[str, float]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from kvsim.commands._columns import trajectory_columns
+from kvsim.commands._columns import Columns, trajectory_columns
 
 if TYPE_CHECKING:
     from kvsim.calibration import Calibration
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Mask = npt.NDArray[np.bool_]
 
-_SUMMED = (
+SUMMED = (
     "turns",
     "prompt_tokens",
     "new_tokens",
@@ -26,6 +26,7 @@ _SUMMED = (
     "recomputed_tokens",
     "latency_s",
     "model_s",
+    "queue_s",
     "fresh_prefill_s",
     "recompute_s",
     "decode_s",
@@ -37,12 +38,17 @@ _SUMMED = (
 )
 
 
+def sums(columns: Columns, among: Mask) -> dict[str, float]:
+    """How many trajectories those are, and the sums of their columns: of :data:`SUMMED` those that there are."""
+    result: dict[str, float] = {"trajectories": int(among.sum())}
+    return result | {name: columns[name][among].sum().item() for name in SUMMED if name in columns}
+
+
 def totals(estimate: Estimate, among: Mask | None = None) -> dict[str, float]:
     """Sums over the trajectories that could be priced, or those of ``among``; and the interval of ``model_s``."""
     chosen = estimate.priced if among is None else among
     columns = trajectory_columns(estimate)
-    result: dict[str, float] = {"trajectories": int(chosen.sum())}
-    result |= {name: columns[name][chosen].sum().item() for name in _SUMMED}
+    result = sums(columns, chosen)
     for bound in ("low", "high"):
         result[f"model_s_{bound}"] = _bound(estimate.pricing.calibration, result, bound)
     return result

@@ -66,19 +66,7 @@ def estimate(
     gpu = distinct(gpu)
     if calibration is not None and len(gpu) > 1:
         raise InputError("a calibration is of one GPU", field="calibration", remedy="Give --gpu once")
-    engine = options.engine_config(
-        tensor_parallel_size=tensor_parallel_size,
-        dtype=dtype,
-        quantization=quantization,
-        kv_cache_dtype=kv_cache_dtype,
-        gpu_memory_utilization=gpu_memory_utilization,
-        max_model_len=max_model_len,
-        block_size=block_size,
-        num_gpu_blocks_override=num_gpu_blocks_override,
-        max_num_batched_tokens=max_num_batched_tokens,
-        max_num_seqs=max_num_seqs,
-        enable_prefix_caching=False if no_enable_prefix_caching else None,
-    )
+    engine = options.engine_config(locals())
     declared = Load.parse(load)
     # Names and fit fail before a long read, not after it.
     gpu, misfits = fitting(gpu, model=model, engine=engine, load=declared, calibration=calibration)

@@ -134,21 +134,7 @@ def sweep(
     from kvsim.pricing import require_price
 
     require_price(usd_per_hour)
-    engine = options.engine_config(
-        tensor_parallel_size=tensor_parallel_size,
-        dtype=dtype,
-        quantization=quantization,
-        kv_cache_dtype=kv_cache_dtype,
-        gpu_memory_utilization=gpu_memory_utilization,
-        max_model_len=max_model_len,
-        block_size=block_size,
-        max_num_batched_tokens=max_num_batched_tokens,
-        max_num_seqs=max_num_seqs,
-        long_prefill_token_threshold=long_prefill_token_threshold,
-        scheduling_policy=scheduling_policy,
-        async_scheduling=False if no_async_scheduling else None,
-        enable_prefix_caching=False if no_enable_prefix_caching else None,
-    )
+    engine = options.engine_config(locals())
     models, gpus = _asked.models_of(model), _asked.gpus_of(gpu)
     grid = _asked.grid_of(
         models,
