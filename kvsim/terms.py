@@ -91,6 +91,7 @@ class AttentionRates:
     decode_memory: float
     decode_compute: float
     spread: float
+    mixed_rows: float = 0.0
 
     def pair_s(self, heads: float | Array, dims: float | Array) -> Array:
         """Seconds of a (query, key) pair of a chunk; ``dims`` = key plus value dimensions of a head."""
@@ -113,6 +114,20 @@ class AttentionRates:
         the work, or its arithmetic."""
         reading = token_bytes / self.decode_memory * (1 + self.spread / (sequences * kv_heads))
         return np.asarray(np.maximum(reading, 2 * heads * dims / self.decode_compute))
+
+    def mixed_s(
+        self,
+        sequences: Array,
+        heads: float | Array,
+        kv_heads: float | Array,
+        dims: float | Array,
+        token_bytes: float | Array,
+    ) -> Array:
+        """:meth:`decode_s` in a step that also has a chunk: kernels that serve both alike give each head of a
+        decoding sequence a tile of ``mixed_rows`` query rows of which one is needed, so that arithmetic outlasts
+        reading. 0 rows: decoding keeps a kernel of its own."""
+        tiles = self.mixed_rows * self.pair_s(heads, dims)
+        return np.asarray(np.hypot(self.decode_s(sequences, heads, kv_heads, dims, token_bytes), tiles))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +174,7 @@ class Rates:
             decode_memory=values[f"decode_{fmt}_memory"] * self.device.bandwidth,
             decode_compute=values["decode_latent_compute"] * peak,
             spread=values[f"decode_{fmt}_spread"],
+            mixed_rows=values["mixed_tile_rows"],
         )
 
     def all_reduce_s(self, size_bytes: Array, tensor_parallel: int) -> Array:

@@ -31,7 +31,7 @@ from ..hardware import Gpu, gpu, gpus
 from ..law import device_of
 from .kernels import Findings, kernel_findings
 from .measurements import Column, Measurements, Table
-from .relatives import TRANSFERS, chain
+from .relatives import TILES_OF_THEIR_OWN, TRANSFERS, chain
 from .render import to_toml
 from .robust import Accuracy, Array
 from .serving import TYPICAL, ServingFit, engine_of, fit_overheads, fits_in_memory
@@ -75,6 +75,9 @@ class Study:
         for source in (name, *(chain(name) if stand_ins is None else stand_ins)):
             for key, value in self.kernels(source).coefficients.items():
                 out.setdefault(key, value if source == name else inherited(value, f"{source}: {value.source}"))
+        if gpu(name).compute_capability.startswith(TILES_OF_THEIR_OWN):
+            for key in ("mixed_tile_rows", "mixed_tile_keys"):
+                out[key] = Coefficient(0.0, 0.0, 0.0, "datasheet", "kernels that decode beside a chunk as alone", 0)
         for part in ("compute", "memory"):  # no table times packed dense products
             plain = out[f"gemm_bf16_{part}"]
             out.setdefault(f"gemm_packed_{part}", inherited(plain, f"as gemm_bf16_{part}; {plain.source}"))

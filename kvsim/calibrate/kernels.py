@@ -7,7 +7,7 @@ GPU gives nothing. The forms are those of ``kvsim.terms``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -268,8 +268,8 @@ def _prefill(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
 
 
 def _mixed(gpu: Gpu, table: Table, found: Findings) -> None:
-    """Attention of steps that prefill a chunk over a cached prefix and decode beside it: never fitted, all
-    held out."""
+    """Attention of steps that prefill a chunk over a cached prefix and decode beside it."""
+    table = table.every(MOST_ROWS)
     if not len(table):
         return
     names = {
@@ -286,10 +286,21 @@ def _mixed(gpu: Gpu, table: Table, found: Findings) -> None:
     pairs = new * cached + new * (new + 1) / 2
     chunk = pairs * rates.pair_s(heads, dims)
     chunk += (new + cached) * (rates.walk_s(dims) + token_bytes / rates.decode_memory)
-    decode = sequences * context * rates.decode_s(sequences, heads, kv_heads, dims, token_bytes)
-    own = found.attention_floor_s + sequences * found.coefficients["decode_sequence_s"].value
-    found.fitted["mixed_attention"] = np.array([])
-    found.held_out["mixed_attention"] = np.log(table["us"] / 1e6 / (own + chunk + decode))
+    own = sequences * found.coefficients["decode_sequence_s"].value
+
+    def model(values: Mapping[str, float], rows: Rows) -> Array:
+        tiled = replace(rates, mixed_rows=values["mixed_tile_rows"])
+        shape = (sequences[rows], heads[rows], kv_heads[rows], dims[rows], token_bytes[rows])
+        read = sequences[rows] * (context[rows] + values["mixed_tile_keys"])
+        return np.asarray(values["floor_s"] + own[rows] + chunk[rows] + read * tiled.mixed_s(*shape))
+
+    parameters = {
+        "mixed_tile_rows": parameter("mixed_tile_rows", 64.0),
+        "mixed_tile_keys": parameter("mixed_tile_keys", 64.0),
+        "floor_s": FLOOR,
+    }
+    groups = table.keys("heads", "kv_heads", "new", "cached")
+    found.add("", fit(model, table["us"] / 1e6, groups, parameters), sources(table), "mixed_attention")
 
 
 def _latent(gpu: Gpu, table: Table, found: Findings) -> None:
