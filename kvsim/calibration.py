@@ -102,13 +102,14 @@ def _quantities() -> dict[str, Quantity]:
 
 QUANTITIES: Mapping[str, Quantity] = _quantities()
 
-LATER: Mapping[str, float] = {"mixed_tile_rows": 0.0, "mixed_tile_keys": 0.0, "request_s": 0.0}
+LATER: Mapping[str, float] = {"mixed_tile_rows": 0.0, "mixed_tile_keys": 0.0, "quantised_s": 0.0, "request_s": 0.0}
 """Coefficients that files of earlier versions lack, with the values that price as those did."""
 
 OVERHEADS: Mapping[str, Quantity] = {
     "step_s": Quantity("s/step", (0.0, 2e-2), "scheduling, input preparation, output of a step"),
     "layer_s": Quantity("s/layer", (0.0, 2e-4), "start and end of a layer's kernels, gaps between them"),
     "experts_s": Quantity("s/layer", (0.0, 2e-4), "routing and sorting of tokens in a layer with routed experts"),
+    "quantised_s": Quantity("s/layer", (0.0, 2e-4), "rounding the activations of a layer's products to 8 or 4 bits"),
     "ranks_s": Quantity("s/step", (0.0, 5e-3), "keeping ranks in step, for each doubling of their number"),
     "sequence_s": Quantity("s/sequence", (0.0, 2e-4), "the engine's work for each sequence of a step"),
     "request_s": Quantity("s/request", (0.0, 0.5), "a request's way through server and client, outside of steps"),

@@ -68,6 +68,7 @@ class Costs:
         routed = self.architecture.experts(self.tensor_parallel)
         overhead = values["step_s"] + layers * values["layer_s"]
         overhead += routed.layers * values["experts_s"] if routed else 0.0
+        overhead += layers * values["quantised_s"] if self._rounds_activations() else 0.0
         overhead += log2(self.tensor_parallel) * values["ranks_s"]
         return {
             "linear": self._linear_s(tokens),
@@ -166,6 +167,10 @@ class Costs:
             storage = Storage()
         fmt = self.rates.weight_format(kernel, storage.weights, storage.compute)
         return fmt, self.rates.product(kernel, fmt, storage.weight_bytes)
+
+    def _rounds_activations(self) -> bool:
+        """Whether dense products multiply numbers of 8 or 4 bits."""
+        return self.product("gemm")[0] in ("fp8", "fp4")
 
     def _linear_s(self, tokens: Array) -> Array:
         total = np.zeros_like(tokens)

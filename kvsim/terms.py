@@ -60,12 +60,14 @@ class Product:
         per_token: float | Array,
         hidden: float | Array,
         intermediate: float | Array,
+        touched: Array | None = None,
     ) -> Array:
         """Seconds of one layer's fused routed experts (gate, up, down).
 
-        Experts touched: expected under even routing. Each touched expert computes ``tile`` rows in vain.
+        ``touched``: how many experts have a token; by default as many as expected under even routing. Each of them
+        computes ``tile`` rows in vain.
         """
-        touched = experts_touched(tokens, count, per_token)
+        touched = experts_touched(tokens, count, per_token) if touched is None else touched
         weights = 3 * hidden * intermediate
         rows = tokens * per_token
         traffic = touched * weights * self.weight_bytes
