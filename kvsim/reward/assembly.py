@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ import numpy.typing as npt
 from kvsim._door import MAX_NS, SEGMENT_KINDS
 from kvsim.errors import InputError
 from kvsim.reward.rollouts import Rollouts, offsets_of
+from kvsim.reward.trees import merged
 from kvsim.trajectory import Batch, Ints, Segments
 
 #: Kinds of assumptions, for :attr:`kvsim.reward.Costs.assumptions`.
-NO_TURN = "rollout without a turn: priced as one that wrote nothing"
+NO_OUTPUT = "turn that wrote nothing: priced as 1 output token"
 NO_PROMPT = "turn without a prompt: priced with one of 1 token"
 
 _TOOL = SEGMENT_KINDS.index("tool")
@@ -47,13 +48,14 @@ def assemble(
     tools: Sequence[Sequence[ToolNames]] | None = None,
     steps: Sequence[Sequence[Hashable]] | None = None,
     groups: Sequence[Hashable] | npt.ArrayLike | None = None,
+    equal_prompts: Callable[[], Ints] | None = None,
 ) -> Rollouts:
     """Rollouts of these turns, each extending the one before it.
 
     ``tool_s``: for each rollout the seconds that tools took after each of its turns, None or NaN where unknown; a
     list may be shorter than the turns. ``tools``: likewise their names. ``steps``: for each rollout a name for each
     of its turns; equal names are one and the same turn of a tree. ``groups``: one value a rollout; those of one
-    group begin with one prompt.
+    group begin with one prompt. ``equal_prompts``: numbers the rollouts by their prompts where no groups are given.
     """
     offsets = offsets_of(turns.counts)
     rows = int(offsets[-1])
@@ -83,7 +85,46 @@ def assemble(
         segments=segments,
         tool_names=names,
     )
-    return Rollouts(batch, missing=missing if missing.any() else None, assumptions=assumptions)
+    whole = Rollouts(batch, missing=missing if missing.any() else None, prefixes=None, assumptions=assumptions)
+    rollouts = whole if steps is None else merged(whole, _names(steps, offsets))
+    if groups is not None:
+        numbers = _numbered(groups, len(turns.counts))
+        return replace(rollouts, prefixes=lambda: _first_prompts(rollouts, numbers))
+    if equal_prompts is not None:
+        return replace(rollouts, prefixes=lambda: _first_prompts(rollouts, equal_prompts()))
+    return rollouts
+
+
+def _numbered(groups: Sequence[Hashable] | npt.ArrayLike, rollouts: int) -> Ints:
+    values = list(groups) if not isinstance(groups, np.ndarray) else groups.tolist()
+    if len(values) != rollouts:
+        raise InputError(
+            f"has {len(values)} values for {rollouts} rollouts", field="groups", remedy="Give one value a rollout"
+        )
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
+
+
+def _first_prompts(rollouts: Rollouts, groups: Ints) -> tuple[Ints, Ints]:
+    """The prefixes of the first turns of groups of more than one."""
+    roots = rollouts.entries.values[rollouts.entries.offsets[:-1]]
+    prefix = np.full(rollouts.batch.turns, -1)
+    prefix[roots] = groups
+    prefix[np.bincount(groups, minlength=1)[prefix] < 2] = -1
+    return prefix, rollouts.batch.prompt_tokens
+
+
+def _names(steps: Sequence[Sequence[Hashable]], offsets: Ints) -> list[Hashable]:
+    """A name for every turn; those without one get a name that no other has."""
+    rows, values = _placed("steps", steps, offsets)
+    names: list[Hashable] = [_Unnamed() for _ in range(int(offsets[-1]))]
+    for row, value in zip(rows.tolist(), values, strict=True):
+        names[row] = value
+    return names
+
+
+class _Unnamed:
+    """A step that is equal to none but itself."""
 
 
 def _kept(first: npt.NDArray[np.bool_], prompt: Ints, output: Ints) -> Ints:
