@@ -1,4 +1,4 @@
-"""eff@k: how efficient the best of k attempts is, costs beyond a limit being censored (Qiu et al., arXiv 2406.06647)."""
+"""eff@k: how efficient the best of k attempts is, what exceeds a limit censored (Qiu et al., arXiv 2406.06647)."""
 
 from __future__ import annotations
 

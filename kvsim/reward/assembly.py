@@ -182,12 +182,12 @@ def _placed(name: str, lists: Sequence[Iterable[Any]], offsets: Ints) -> tuple[I
 def _named(tools: Sequence[Sequence[ToolNames]], offsets: Ints) -> tuple[Segments, list[str]]:
     """Tool responses of unknown length, read in the turn after the one that called."""
     after, values = _placed("tools", tools, offsets)
-    called = [[value] if isinstance(value, str) else list(value or ()) for value in values]
+    called = [list(value or ()) if isinstance(value, (list, tuple, type(None))) else [value] for value in values]
     numbers: dict[str, int] = {}
     for names in called:
         for name in names:
             if not isinstance(name, str):
-                raise InputError(f"{name!r} names no tool", field="tools", remedy="Give names of tools")
+                raise InputError(f"{name!r} names no tool", field="tools", remedy="Give names, lists of names, or None")
             numbers.setdefault(name, len(numbers))
     last = np.zeros(int(offsets[-1]) + 1, bool)
     last[offsets[1:]] = True

@@ -87,7 +87,8 @@ def _left(estimate: Estimate, paths: Ragged, rollouts: Ints, positions: Ints, ba
     cached = None
     if batch.cached_tokens is not None:  # what is kept no longer was no longer found either
         logged = batch.cached_tokens[source]
-        cached = np.where(logged < 0, -1, np.maximum(logged - (batch.kept_tokens[source] - left.kept), 0))
+        found = np.maximum(logged - (batch.kept_tokens[source] - left.kept), 0)
+        cached = np.where(logged < 0, -1, np.minimum(found, left.prompt))
     trajectory = np.repeat(np.arange(len(rollouts)), counts)
     made = Batch(
         parent=left.parent,
