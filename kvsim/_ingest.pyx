@@ -137,27 +137,39 @@ cdef vector[int64_t] _vector(list sequence) except *:
 # ------------------------------------------------------------------------------------- rollouts as tokens and masks
 
 
-def mask_turns(list masks not None, bint empty):
+def mask_turns(masks not None, bint empty):
     """Turns of rollouts given as masks; returns (turns of each rollout, prompt, output, begin, length, faulty).
 
-    ``masks[i]`` is a contiguous int8 or bool array: 1 = written by the model, 0 = read by it, -1 = padding at either
-    end. Every stretch of 1s is a turn; its prompt is everything before it. Tokens read after the last stretch belong
-    to no turn. With ``empty`` a rollout without a stretch has one turn, which reads all and writes nothing.
-    ``begin`` and ``length`` (rollouts,) say where the first prompt stands. ``faulty`` is the first rollout with other
-    values or with padding between tokens, -1 where there is none; the rest is then void.
+    ``masks`` is a list of contiguous int8 or bool arrays, or one such array of two dimensions: 1 = written by the
+    model, 0 = read by it, -1 = padding at either end. Every stretch of 1s is a turn; its prompt is everything before
+    it. Tokens read after the last stretch belong to no turn. With ``empty`` a rollout without a stretch has one turn,
+    which reads all and writes nothing. ``begin`` and ``length`` (rollouts,) say where the first prompt stands.
+    ``faulty`` is the first rollout with other values or with padding between tokens, -1 where there is none; the rest
+    is then void.
     """
-    cdef Py_ssize_t count = len(masks), i, faulty = -1
+    cdef Py_ssize_t count = len(masks), i, faulty = -1, width = 0
+    cdef bint together = type(masks) is not list
     cdef vector[int64_t] prompts, outputs
     cdef Py_buffer mask
     turns_of, begin_of, length_of = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
     cdef int64_t[::1] turns = turns_of, begin = begin_of, length = length_of
+    cdef const int8_t* first
+    if together:
+        PyObject_GetBuffer(masks, &mask, PyBUF_SIMPLE)
+        width = mask.len // count if count else 0
     for i in range(count):
-        PyObject_GetBuffer(masks[i], &mask, PyBUF_SIMPLE)
-        turns[i] = _scan(<const int8_t*> mask.buf, mask.len, empty, prompts, outputs, &begin[i], &length[i])
-        PyBuffer_Release(&mask)
+        if not together:
+            PyObject_GetBuffer(masks[i], &mask, PyBUF_SIMPLE)
+            width = mask.len
+        first = <const int8_t*> mask.buf + (i * width if together else 0)
+        turns[i] = _scan(first, width, empty, prompts, outputs, &begin[i], &length[i])
+        if not together:
+            PyBuffer_Release(&mask)
         if turns[i] < 0:
             faulty = i
             break
+    if together:
+        PyBuffer_Release(&mask)
     return turns_of, _array(prompts), _array(outputs), begin_of, length_of, faulty
 
 

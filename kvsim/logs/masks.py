@@ -86,9 +86,13 @@ def masked_turns(ids: Arrays, masks: Arrays, *, empty: bool) -> MaskedTurns:
         raise InputError(
             f"{len(ids)} rollouts of ids for {len(masks)} of masks", field="masks", remedy="Give each rollout both"
         )
-    rows = _rows(masks)
-    _require_shapes(ids, rows)
-    *turns, faulty = _ingest.mask_turns([row if row.dtype in _BYTES else _narrowed(row) for row in rows], empty)
+    if isinstance(masks, np.ndarray) and masks.ndim == 2 and masks.dtype in _BYTES and np.shape(ids) == masks.shape:
+        rows = np.ascontiguousarray(masks)
+        *turns, faulty = _ingest.mask_turns(rows, empty)
+    else:
+        rows = [np.ascontiguousarray(row) for row in masks]
+        _require_shapes(ids, rows)
+        *turns, faulty = _ingest.mask_turns([row if row.dtype in _BYTES else _narrowed(row) for row in rows], empty)
     if faulty >= 0:
         _refuse(faulty, rows[faulty])
     return MaskedTurns(*turns)
@@ -101,17 +105,13 @@ def equal_prompts(ids: Arrays, begin: Ints, length: Ints) -> Ints:
     return _ingest.prompt_groups([np.ascontiguousarray(row) for row in ids], begin, length)
 
 
-def _rows(masks: Arrays) -> list[npt.NDArray[Any]]:
-    """Each rollout's mask as a contiguous array."""
-    return list(np.ascontiguousarray(masks)) if isinstance(masks, np.ndarray) else [*map(np.ascontiguousarray, masks)]
-
-
 def _require_shapes(ids: Arrays, masks: list[npt.NDArray[Any]]) -> None:
     for number, (row, mask) in enumerate(zip(ids, masks, strict=True)):
-        shape = row.shape if isinstance(row, np.ndarray) else np.shape(row)
-        if shape != mask.shape or len(shape) != 1:
+        if np.shape(row) != mask.shape or mask.ndim != 1:
             raise InputError(
-                f"rollout {number}: shapes {shape} and {mask.shape}", field="masks", remedy="One mask value a token"
+                f"rollout {number}: shapes {np.shape(row)} and {mask.shape}",
+                field="masks",
+                remedy="One mask value a token",
             )
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvsim._door import MAX_NS, SEGMENT_KINDS
+from kvsim._door import MAX_NS, MAX_TOKENS, MAX_TOTAL_NS, SEGMENT_KINDS
 from kvsim.errors import InputError
 from kvsim.reward.rollouts import Rollouts, offsets_of
 from kvsim.reward.trees import merged
-from kvsim.trajectory import Batch, Ints, Segments
+from kvsim.trajectory import Batch, Ints, Numbered, Segments
 
 #: Kinds of assumptions, for :attr:`kvsim.reward.Costs.assumptions`.
 NO_OUTPUT = "turn that wrote nothing: priced as 1 output token"
@@ -74,17 +74,20 @@ def assemble(
     if segments is not None:
         waited = waited & (np.diff(segments.offsets) > 0)
     pause_ns, missing = _pauses(tool_s, offsets, waited)
-    batch = Batch.from_columns(
-        parent=parent,
-        kept_tokens=_kept(first, prompt, turns.output),
-        prompt_tokens=prompt,
-        output_tokens=turns.output,
-        pause_ns=pause_ns,
-        arrival_ns=np.zeros(rows, np.int64),
-        trajectory=np.repeat(np.arange(len(turns.counts)), turns.counts),
-        segments=segments,
-        tool_names=names,
-    )
+    columns: dict[str, Any] = {
+        "parent": parent,
+        "kept_tokens": _kept(first, prompt, turns.output),
+        "prompt_tokens": prompt,
+        "output_tokens": turns.output,
+        "pause_ns": pause_ns,
+        "arrival_ns": np.zeros(rows, np.int64),
+        "trajectory": np.repeat(np.arange(len(turns.counts)), turns.counts),
+        "segments": segments,
+        "tool_names": names,
+    }
+    if rows and not _plausible(prompt, turns.output, pause_ns):
+        Batch.from_columns(**columns)  # says what is wrong
+    batch = Batch(**columns, after=parent, ids=Numbered(len(turns.counts)))
     whole = Rollouts(batch, missing=missing if missing.any() else None, prefixes=None, assumptions=assumptions)
     rollouts = whole if steps is None else merged(whole, _names(steps, offsets))
     if groups is not None:
@@ -93,6 +96,16 @@ def assemble(
     if equal_prompts is not None:
         return replace(rollouts, prefixes=lambda: _first_prompts(rollouts, equal_prompts()))
     return rollouts
+
+
+def _plausible(prompt: Ints, output: Ints, pause_ns: Ints) -> bool:
+    """Whether counts and pauses are what the door asks for; all else is, as it is made here."""
+    return bool(
+        prompt.max() <= MAX_TOKENS
+        and output.min() >= 0
+        and output.max() <= MAX_TOKENS
+        and pause_ns.sum(dtype=float) <= MAX_TOTAL_NS
+    )
 
 
 def _numbered(groups: Sequence[Hashable] | npt.ArrayLike, rollouts: int) -> Ints:

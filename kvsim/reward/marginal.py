@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from kvsim.reward.rollouts import Rollouts
     from kvsim.reward.units import Floats, Unit
 
-#: Rollouts with a turn left out are priced so many turns at a time, to bound memory (about 100 bytes each).
-TURNS_AT_ONCE = 1 << 18
+#: Rollouts with a turn left out are priced so many turns at a time: about 100 bytes each stay in a core's cache.
+TURNS_AT_ONCE = 1 << 15
 
 
 def costs_without(rollouts: Rollouts, estimate: Estimate, unit: Unit) -> Floats:

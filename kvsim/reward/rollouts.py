@@ -67,8 +67,7 @@ def offsets_of(counts: Ints) -> Ints:
 def _forked_paths(batch: Batch) -> Ragged | None:
     """The rows of each trajectory with the turns of others that its contexts extend; None where there are none."""
     parent = batch.parent
-    child = parent >= 0
-    if (batch.trajectory[parent[child]] == batch.trajectory[child]).all():
+    if not batch.turns or ((parent < 0) | (batch.trajectory[parent] == batch.trajectory)).all():
         return None
     rank = np.arange(batch.turns)
     if batch.order is not None:
