@@ -38,7 +38,7 @@ def eff_at_k(efficiencies: npt.ArrayLike, k: int, problems: Sequence[Hashable] |
     problem, count = problems_of(problems, len(given))
     attempts = np.bincount(problem, minlength=count)
     if k < 1 or (attempts < k).any():
-        fewest = int(attempts.min(initial=0))
+        fewest = int(attempts.min()) if count else 0
         raise InputError(f"is {k}, with {fewest} attempts at a problem", field="k", remedy="Choose 1 to that number")
     result = np.empty(count)
     for number in range(count):

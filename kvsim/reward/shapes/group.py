@@ -38,8 +38,8 @@ def group_relative(
     varied = np.zeros(len(count))
     np.maximum.at(varied, group[chosen], np.abs(away))
     differs = ((count > 1) & (varied > SAME))[group[chosen]]
-    divisor = spread[group[chosen]] if scale else 1 / unit[group[chosen]]
-    result[chosen[differs]] = away[differs] / divisor[differs]
+    of_group = group[chosen[differs]]
+    result[chosen[differs]] = away[differs] / spread[of_group] if scale else away[differs] * unit[of_group]
     return result
 
 
