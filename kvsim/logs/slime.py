@@ -48,9 +48,7 @@ class _Reader:
         try:
             sample = msgspec.convert(given, Sample)
         except msgspec.ValidationError as error:
-            raise InputError(
-                str(error), file=source.name, field=f"samples[{number}]", remedy=REMEDY
-            ) from None
+            raise InputError(str(error), file=source.name, field=f"samples[{number}]", remedy=REMEDY) from None
         id = f"{source.stem}:{sample.index if sample.index is not None else number}"
         add_turns(self._reading, turns_of_sample(sample), id=id, source=source, line=None)
 

@@ -1,7 +1,7 @@
 """What trainers hold of their rollouts, as turns that :class:`kvsim.CostTerm` prices.
 
 One file a trainer: each turns that trainer's own objects into lists of :class:`Turn`, and :func:`price` gives these to
-a cost term. None of them imports its trainer, except the modules that must subclass it (:mod:`kvsim.trainers.verl_workers`).
+a cost term. None of them imports its trainer, except :mod:`kvsim.trainers.verl_workers`, which subclasses verl's.
 """
 
 from __future__ import annotations

@@ -34,10 +34,8 @@ class TurnMarks:
         """The marks of a Hugging Face tokenizer with a chat template; the arguments are those of its rendering."""
 
         def ids(messages: list[dict[str, str]], generation_prompt: bool) -> list[int]:
-            rendered = tokenizer.apply_chat_template(
-                messages, tokenize=True, return_dict=False, add_generation_prompt=generation_prompt, **chat_template_kwargs
-            )
-            return list(rendered)
+            how = {"tokenize": True, "return_dict": False, "add_generation_prompt": generation_prompt}
+            return list(tokenizer.apply_chat_template(messages, **how, **chat_template_kwargs))
 
         asked = ids(_ASK, False)
         begin = tuple(ids(_ASK, True)[len(asked) :])
