@@ -43,7 +43,7 @@ class _Reader:
             raise InputError(f"row {number}: {error}", file=source.name, remedy=REMEDY) from None
         id = f"step {row.step}: {number}" if row.step is not None else f"{source.stem}:{number}"
         if row.kvsim_turns is not None:
-            add_turns(self._reading, load(row.kvsim_turns), id=id, source=source, line=None)
+            add_turns(self._reading, load(row.kvsim_turns, file=source.name), id=id, source=source, line=None)
         elif isinstance(row.prompt, str) and isinstance(row.completion, str):
             turn = Turn(self._reading.count(row.prompt), self._reading.count(row.completion))
             add_turns(self._reading, [turn], id=id, source=source, line=None, estimated=True)

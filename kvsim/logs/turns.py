@@ -53,17 +53,18 @@ def dump(turns: Sequence[Turn]) -> str:
     return msgspec.json.encode(turns).decode()
 
 
-def load(given: Any) -> list[Turn]:
+def load(given: Any, *, file: str | None = None, line: int | None = None) -> list[Turn]:
     """Turns from JSON text, or from lists of mappings or of :class:`Turn`.
 
-    Raises :class:`InputError` naming the field.
+    Raises :class:`InputError` naming the field, and the file and line given.
     """
     try:
         if isinstance(given, (str, bytes)):
             return _decoder.decode(given)
         return msgspec.convert(given, list[Turn], from_attributes=True)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise InputError(str(error), field=FIELD, remedy="Give it as the adapters of kvsim.trainers write it") from None
+        remedy = "Give it as the adapters of kvsim.trainers write it"
+        raise InputError(str(error), file=file, line=line, field=FIELD, remedy=remedy) from None
 
 
 def kept_tokens(turn: Turn, before: Turn | None) -> int:

@@ -39,7 +39,7 @@ class _Reader:
                 rollout = decode(self._decoder, text, source)
                 exact = rollout.kvsim_turns is not None
                 turns = (
-                    load(rollout.kvsim_turns)
+                    load(rollout.kvsim_turns, file=source.name, line=text.line)
                     if exact
                     else turns_of(rollout.input, cut(rollout.output), self._reading.count)
                 )

@@ -16,7 +16,15 @@ import numpy.typing as npt
 from kvsim.errors import InputError
 
 _ASK = [{"role": "user", "content": "a"}]
-_SAID = [*_ASK, {"role": "assistant", "content": "b"}]
+
+
+def _said(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def _called(text: str) -> dict[str, Any]:
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": text}}}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}
 
 
 @dataclass(frozen=True)
@@ -33,12 +41,11 @@ class TurnMarks:
     def of(cls, tokenizer: Any, **chat_template_kwargs: Any) -> TurnMarks:
         """The marks of a Hugging Face tokenizer with a chat template; the arguments are those of its rendering."""
 
-        def ids(messages: list[dict[str, str]], generation_prompt: bool) -> list[int]:
+        def ids(messages: list[dict[str, Any]], generation_prompt: bool = False) -> list[int]:
             how = {"tokenize": True, "return_dict": False, "add_generation_prompt": generation_prompt}
             return list(tokenizer.apply_chat_template(messages, **how, **chat_template_kwargs))
 
-        asked = ids(_ASK, False)
-        begin = tuple(ids(_ASK, True)[len(asked) :])
+        begin = tuple(ids(_ASK, True)[len(ids(_ASK)) :])
         if not begin:
             raise InputError(
                 "the chat template adds nothing where the model begins to write",
@@ -46,9 +53,15 @@ class TurnMarks:
                 remedy="Record the turns themselves: masks of what the model wrote, or kvsim_turns",
             )
         end = {tokenizer.eos_token_id}
-        special = set(tokenizer.all_special_ids)
-        said = ids(_SAID, False)[len(asked) + len(begin) :]
-        end.update([token for token in said if token in special][:1])  # Gemma ends turns with a token that is not EOS
+        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        for turn in (_said, _called):  # some templates end turns with another token, or calls with one of their own
+            try:
+                alike = _common_end(ids([*_ASK, turn("b")]), ids([*_ASK, turn("b b")]))
+            except Exception as error:  # a template may refuse tool calls in any way it likes
+                if turn is _said:
+                    raise InputError(str(error), field="tokenizer", remedy="Give one with a chat template") from None
+                continue
+            end.update([token for token in alike if token in special][:1])
         return cls(begin, frozenset(token for token in end if token is not None))
 
     def stretches(self, ids: Sequence[int] | npt.NDArray[Any]) -> list[tuple[int, int]]:
@@ -73,3 +86,11 @@ class TurnMarks:
             return np.zeros(0, np.int64)
         windows = np.lib.stride_tricks.sliding_window_view(tokens, size)
         return np.flatnonzero((windows == np.array(self.begin)).all(axis=1)) + size
+
+
+def _common_end(first: list[int], second: list[int]) -> list[int]:
+    """What two lists end with alike."""
+    size = 0
+    while size < min(len(first), len(second)) and first[-1 - size] == second[-1 - size]:
+        size += 1
+    return first[len(first) - size :]
