@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from kvsim._door import sealed
 from kvsim.backends import get
 from kvsim.calibration import Calibration, load_calibration
 from kvsim.errors import InputError
@@ -184,7 +185,7 @@ class CostTerm:
             assumptions[UNKNOWN_PAUSE] = len(rows) - declared
         pause_ns = rollouts.batch.pause_ns.copy()
         pause_ns[rows[known]] = found[known]
-        return replace(rollouts, batch=replace(rollouts.batch, pause_ns=pause_ns, _handles={}))
+        return replace(rollouts, batch=sealed(replace(rollouts.batch, pause_ns=pause_ns, _handles={})))
 
 
 def _are_messages(given: Any) -> bool:
