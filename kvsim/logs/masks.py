@@ -86,10 +86,15 @@ def masked_turns(ids: Arrays, masks: Arrays, *, empty: bool) -> MaskedTurns:
         raise InputError(
             f"{len(ids)} rollouts of ids for {len(masks)} of masks", field="masks", remedy="Give each rollout both"
         )
-    together = isinstance(masks, np.ndarray) and masks.ndim == 2 and masks.dtype in _BYTES
     given: Any
     rows: Any
-    if together and isinstance(ids, np.ndarray) and ids.shape == np.shape(masks):
+    if (
+        isinstance(ids, np.ndarray)
+        and isinstance(masks, np.ndarray)
+        and ids.shape == masks.shape
+        and masks.ndim == 2
+        and masks.dtype in _BYTES
+    ):
         rows = given = np.ascontiguousarray(masks)
     else:
         rows = [np.ascontiguousarray(row) for row in masks]

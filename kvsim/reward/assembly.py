@@ -70,6 +70,8 @@ def assemble(
         assumptions[NO_PROMPT] = empty
     segments, names = turns.segments, turns.tool_names
     if tools is not None:
+        if segments is not None:
+            raise InputError("is given beside messages", field="tools", remedy="Messages name their tools themselves")
         segments, names = _named(tools, offsets)
     waited = ~first
     if segments is not None:
