@@ -1,0 +1,96 @@
+"""Where the model wrote and where it read, in the token ids of a response: by the marks of its chat template.
+
+A response begins with what the model wrote, up to an end-of-turn token. What follows was read, up to and including the
+template's generation prompt (``<|im_start|>assistant\\n``), after which the model wrote again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvsim.errors import InputError
+
+_ASK = [{"role": "user", "content": "a"}]
+
+
+def _said(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def _called(text: str) -> dict[str, Any]:
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": text}}}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
+@dataclass(frozen=True)
+class TurnMarks:
+    """The token ids that begin and end a model's turn.
+
+    ``begin``: the generation prompt. ``end``: the tokens that end a turn; they are written by the model.
+    """
+
+    begin: tuple[int, ...]
+    end: frozenset[int]
+
+    @classmethod
+    def of(cls, tokenizer: Any, **chat_template_kwargs: Any) -> TurnMarks:
+        """The marks of a Hugging Face tokenizer with a chat template; the arguments are those of its rendering."""
+
+        def ids(messages: list[dict[str, Any]], generation_prompt: bool = False) -> list[int]:
+            how = {"tokenize": True, "return_dict": False, "add_generation_prompt": generation_prompt}
+            return list(tokenizer.apply_chat_template(messages, **how, **chat_template_kwargs))
+
+        begin = tuple(ids(_ASK, True)[len(ids(_ASK)) :])
+        if not begin:
+            raise InputError(
+                "the chat template adds nothing where the model begins to write",
+                field="tokenizer",
+                remedy="Record the turns themselves: masks of what the model wrote, or kvsim_turns",
+            )
+        end = {tokenizer.eos_token_id}
+        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        for turn in (_said, _called):  # some templates end turns with another token, or calls with one of their own
+            try:
+                alike = _common_end(ids([*_ASK, turn("b")]), ids([*_ASK, turn("b b")]))
+            except Exception as error:  # a template may refuse tool calls in any way it likes
+                if turn is _said:
+                    raise InputError(str(error), field="tokenizer", remedy="Give one with a chat template") from None
+                continue
+            end.update([token for token in alike if token in special][:1])
+        return cls(begin, frozenset(token for token in end if token is not None))
+
+    def stretches(self, ids: Sequence[int] | npt.NDArray[Any]) -> list[tuple[int, int]]:
+        """What the model wrote of a response, as half-open ranges; the last is empty where it wrote no more."""
+        tokens = np.asarray(ids, np.int64)
+        ends = np.flatnonzero(np.isin(tokens, list(self.end))) + 1
+        begins = self._begins(tokens)
+        found, at = [], 0
+        while True:
+            place = np.searchsorted(ends, at, side="right")  # an end at or before ``at`` was not written here
+            stop = int(ends[place]) if place < len(ends) else len(tokens)
+            found.append((at, stop))
+            place = np.searchsorted(begins, stop + len(self.begin))
+            if place == len(begins):
+                return found
+            at = int(begins[place])
+
+    def _begins(self, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The places right after a generation prompt."""
+        size = len(self.begin)
+        if len(tokens) < size:
+            return np.zeros(0, np.int64)
+        windows = np.lib.stride_tricks.sliding_window_view(tokens, size)
+        return np.flatnonzero((windows == np.array(self.begin)).all(axis=1)) + size
+
+
+def _common_end(first: list[int], second: list[int]) -> list[int]:
+    """What two lists end with alike."""
+    size = 0
+    while size < min(len(first), len(second)) and first[-1 - size] == second[-1 - size]:
+        size += 1
+    return first[len(first) - size :]
