@@ -11,7 +11,7 @@
 Values in the header are JSON. A cell that does not bear on a kind is empty; a column that no row needs may be absent.
 Times are seconds. :data:`KINDS` says which columns a kind needs and which it may have:
 
-``ttft``     one request alone: ``new_tokens`` computed after ``cached_tokens``, ``seconds`` from sending to first token.
+``ttft``     one request alone: ``new_tokens`` computed after ``cached_tokens``, ``seconds`` to its first token.
 ``decode``   ``batch`` sequences decode over ``context_tokens`` each (their mean, where it grows): ``seconds`` a step,
              the median over ``steps`` steps.
 ``mixed``    one step with a chunk of ``new_tokens`` over ``cached_tokens`` beside ``batch`` sequences that decode over
@@ -397,7 +397,7 @@ def _value(name: str, cell: str, file: str, line: int | None) -> Any:
 
 
 def _cell(value: object) -> str:
-    return "" if value is None else f"{value:.9g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _line(cells: Iterable[str]) -> str:
