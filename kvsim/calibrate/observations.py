@@ -54,14 +54,14 @@ ALWAYS = ("probe", "repeat", "at_s", "cpu_wait_s", "flag")
 """Columns that every kind may have."""
 
 KINDS: Mapping[str, Columns] = {
-    "ttft": Columns(("new_tokens", "cached_tokens")),
+    "ttft": Columns(("new_tokens", "cached_tokens"), optional=("engine_s",)),
     "decode": Columns(("batch", "context_tokens"), optional=("steps",)),
     "mixed": Columns(("new_tokens", "cached_tokens", "batch", "context_tokens"), optional=("steps",)),
     "step": Columns((), optional=("chunks", "decodes")),
     "turn": Columns(
         ("trajectory", "turn", "prompt_tokens", "output_tokens"),
         ("ttft_s", "e2e_s"),
-        ("kept_tokens", "cached_tokens", "pause_s", "arrival_s"),
+        ("kept_tokens", "cached_tokens", "pause_s", "arrival_s", "engine_s"),
     ),
     "point": Columns(
         ("prompt_tokens", "output_tokens"),
@@ -76,6 +76,7 @@ class Observation:
     """One row. None and "" are empty cells; which fields a kind needs is in :data:`KINDS`.
 
     probe: what was measured, the same for repeats of it; steps of one busy period share it. repeat: which repeat.
+    engine_s: the time to the first token on the engine's own clock, without the client's way to it and back.
     at_s: when, on the measuring process' clock. cpu_wait_s: for how much of the time the engine's worker was ready to
     run but had no CPU. flag: why the row is doubtful ("background traffic", "throttled"); such rows are not fitted.
     """
@@ -85,6 +86,7 @@ class Observation:
     ttft_s: float | None = None
     tpot_s: float | None = None
     e2e_s: float | None = None
+    engine_s: float | None = None
     new_tokens: int | None = None
     cached_tokens: int | None = None
     kept_tokens: int | None = None
@@ -113,7 +115,7 @@ class Observation:
 
 COLUMNS = tuple(part.name for part in fields(Observation) if part.name != "line")
 _TEXTS = ("kind", "chunks", "decodes", "trajectory", "probe", "flag")
-_TIMES = ("seconds", "ttft_s", "tpot_s", "e2e_s")
+_TIMES = ("seconds", "ttft_s", "tpot_s", "e2e_s", "engine_s")
 _REAL = (*_TIMES, "context_tokens", "pause_s", "arrival_s", "request_rate", "at_s", "cpu_wait_s")
 _AT_LEAST_ONE = ("new_tokens", "prompt_tokens", "output_tokens", "batch", "steps", "concurrency", "requests")
 
