@@ -151,7 +151,7 @@ def test_outliers_are_listed_and_do_not_pull() -> None:
 def test_doubtful_rows_are_not_fitted_and_counted() -> None:
     rows = sweep(truth())
     rows[3] = replace(rows[3], flag="background traffic", seconds=50.0)
-    rows[4] = replace(rows[4], cpu_wait_s=0.5 * (rows[4].seconds or 0.0))
+    rows[4] = replace(rows[4], cpu_wait_s=0.6 * (rows[4].seconds or 0.0))
     found = fit_observations([observed(rows)])
     assert sum(part.fitted.n for part in found.parts) == len(rows) - 2
     assert "background traffic" in found.warnings[0]
