@@ -63,9 +63,18 @@ class Work:
         for number, group in enumerate(GROUPS):
             total = total + costs.pair_s(group) * self.pairs[:, number]
             total = total + costs.context_s(group) * self.chunk_context[:, number]
-            rates = _by_count(partial(costs.decode_s, group), np.maximum(self.decoding, 1))
-            total = total + rates * self.decode_context[:, number]
+            total = total + self._reading_s(costs, number, group)
         return np.bincount(self.owner, weights=total * self.count, minlength=self.owners).astype(np.float64)
+
+    def _reading_s(self, costs: Costs, number: int, group: str) -> Array:
+        """Context read by the sequences that decode: alone, or beside a chunk."""
+        mixed = (self.sequences > self.decoding) & (self.decoding > 0)
+        counts = np.maximum(self.decoding, 1)
+        alone = _by_count(partial(costs.decode_s, group), counts) * self.decode_context[:, number]
+        if not mixed.any():
+            return alone
+        tiles = self.decode_context[:, number] + costs.tile_keys() * self.decoding
+        return np.where(mixed, _by_count(partial(costs.mixed_s, group), counts) * tiles, alone)
 
 
 def prefill(new: int, cached: int, most_tokens: int) -> list[Content]:
