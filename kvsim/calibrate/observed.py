@@ -29,7 +29,7 @@ from .serving_load import Point, point_evidence, turns_evidence
 from .step_logs import usual_gap_s, work_left
 from .work import Content, Work, decode, prefill
 
-MOST_WAIT = 0.75
+MOST_WAIT = 0.5
 """Time for which the engine's worker waited for a CPU is not the engine's and is taken off; rows of which it is a
 larger share are left out."""
 
