@@ -31,7 +31,7 @@ HEADER = Header(model=MODEL, gpu=GPU, engine_version="vllm 0.40", date="2026-01-
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(solve, "RESAMPLES", 4)
+    monkeypatch.setattr(solve, "RESAMPLES", 2)
 
 
 def truth(**factors: float) -> Calibration:
