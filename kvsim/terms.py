@@ -29,7 +29,7 @@ class Device:
     """Datasheet figures of one GPU that coefficients are fractions of.
 
     ``peak`` maps "bf16", "fp8", "fp4" to dense operations/s (absent: no such arithmetic); ``bandwidth`` in
-    bytes/s; ``multiprocessors`` counts; ``overlaps``: attention reads while it computes, as GPUs do and a core does not.
+    bytes/s; ``multiprocessors`` counts; ``overlaps``: attention reads while it computes (GPUs).
     """
 
     peak: Mapping[str, float]
