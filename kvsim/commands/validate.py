@@ -36,7 +36,7 @@ def validate(
         bool, typer.Option("--apart", help="Only the points of deployments that go another way than the law prices.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="HTML", help="Write the scatter plot there (needs kvsim[plot]).")
+        Path | None, typer.Option(metavar="HTML", help="Write the scatter plot there (needs plotly).")
     ] = None,
     csv: Annotated[Path | None, typer.Option(metavar="CSV", help="Write single points there.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
