@@ -29,7 +29,7 @@ class Device:
     """Datasheet figures of one GPU that coefficients are fractions of.
 
     ``peak`` maps "bf16", "fp8", "fp4" to dense operations/s (absent: no such arithmetic); ``bandwidth`` in
-    bytes/s; ``multiprocessors`` counts; ``overlaps``: attention reads while it computes (GPUs).
+    bytes/s; ``multiprocessors`` counts; ``overlaps``: attention reads all the while it computes (GPUs).
     """
 
     peak: Mapping[str, float]
@@ -115,10 +115,10 @@ class AttentionRates:
         token_bytes: float | Array,
     ) -> Array:
         """Seconds per context token read while ``sequences`` decode: its bytes, slower if few readers share
-        the work, and its arithmetic: the longer of both where they overlap, else their sum."""
+        the work, and its arithmetic: the longer of both where they overlap, else their smooth maximum."""
         reading = token_bytes / self.decode_memory * (1 + self.spread / (sequences * kv_heads))
         arithmetic = 2 * heads * dims / self.decode_compute
-        return np.asarray(np.maximum(reading, arithmetic) if self.overlaps else reading + arithmetic)
+        return np.asarray(np.maximum(reading, arithmetic) if self.overlaps else np.hypot(reading, arithmetic))
 
     def mixed_s(
         self,
