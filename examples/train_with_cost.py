@@ -109,6 +109,7 @@ def good(completions: list[list[dict[str, Any]]], **columns: Any) -> list[float]
 
 def train(seed: int, *, steps: int, weight: float, folder: str) -> list[dict[str, float]]:
     """What the trainer logged at each step; ``weight``: of the cost, 0 logs it alone."""
+    torch.set_num_threads(1)  # so small a model is slower with more
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
     clock, tool = ToolClock(), make_tool()
@@ -130,8 +131,8 @@ def train(seed: int, *, steps: int, weight: float, folder: str) -> list[dict[str
             max_steps=steps,
             per_device_train_batch_size=32,
             num_generations=16,
-            max_completion_length=96,
-            max_tool_calling_iterations=4,
+            max_completion_length=64,
+            max_tool_calling_iterations=3,
             learning_rate=1e-2,
             lr_scheduler_type="constant",
             temperature=1.0,
