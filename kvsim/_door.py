@@ -86,7 +86,7 @@ def _check_values(batch: Batch, origin: Origin) -> None:
             _refuse(batch, origin, row, name, problem)
 
     within("trajectory", batch.trajectory, 0, max(rows - 1, 0))
-    if rows and len(np.unique(batch.trajectory)) != len(batch.ids):
+    if rows and np.count_nonzero(np.bincount(batch.trajectory)) != len(batch.ids):
         missing = np.setdiff1d(np.arange(len(batch.ids)), batch.trajectory)
         what = f"trajectory {missing[0]} has no turn" if missing.size else "more trajectories than ids"
         raise InputError(what, field="trajectory", remedy=REMEDIES["trajectory"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kvsim.reward.costs import Costs, PerTurn
+from kvsim.reward.costs import Costs
+from kvsim.reward.per_turn import PerTurn
 from kvsim.reward.rollouts import Rollouts
 from kvsim.reward.term import CostTerm
 from kvsim.reward.units import UNITS

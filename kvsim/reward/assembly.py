@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kvsim._door import MAX_NS, SEGMENT_KINDS
+from kvsim._door import MAX_NS, MAX_TOKENS, MAX_TOTAL_NS, SEGMENT_KINDS
 from kvsim.errors import InputError
 from kvsim.reward.rollouts import Rollouts, offsets_of
-from kvsim.trajectory import Batch, Ints, Segments
+from kvsim.reward.trees import merged
+from kvsim.trajectory import Batch, Ints, Numbered, Segments
 
 #: Kinds of assumptions, for :attr:`kvsim.reward.Costs.assumptions`.
-NO_TURN = "rollout without a turn: priced as one that wrote nothing"
+NO_OUTPUT = "turn that wrote nothing: priced as 1 output token"
 NO_PROMPT = "turn without a prompt: priced with one of 1 token"
 
 _TOOL = SEGMENT_KINDS.index("tool")
@@ -47,13 +48,14 @@ def assemble(
     tools: Sequence[Sequence[ToolNames]] | None = None,
     steps: Sequence[Sequence[Hashable]] | None = None,
     groups: Sequence[Hashable] | npt.ArrayLike | None = None,
+    equal_prompts: Callable[[], Ints] | None = None,
 ) -> Rollouts:
     """Rollouts of these turns, each extending the one before it.
 
     ``tool_s``: for each rollout the seconds that tools took after each of its turns, None or NaN where unknown; a
     list may be shorter than the turns. ``tools``: likewise their names. ``steps``: for each rollout a name for each
     of its turns; equal names are one and the same turn of a tree. ``groups``: one value a rollout; those of one
-    group begin with one prompt.
+    group begin with one prompt. ``equal_prompts``: numbers the rollouts by their prompts where no groups are given.
     """
     offsets = offsets_of(turns.counts)
     rows = int(offsets[-1])
@@ -72,18 +74,70 @@ def assemble(
     if segments is not None:
         waited = waited & (np.diff(segments.offsets) > 0)
     pause_ns, missing = _pauses(tool_s, offsets, waited)
-    batch = Batch.from_columns(
-        parent=parent,
-        kept_tokens=_kept(first, prompt, turns.output),
-        prompt_tokens=prompt,
-        output_tokens=turns.output,
-        pause_ns=pause_ns,
-        arrival_ns=np.zeros(rows, np.int64),
-        trajectory=np.repeat(np.arange(len(turns.counts)), turns.counts),
-        segments=segments,
-        tool_names=names,
+    columns: dict[str, Any] = {
+        "parent": parent,
+        "kept_tokens": _kept(first, prompt, turns.output),
+        "prompt_tokens": prompt,
+        "output_tokens": turns.output,
+        "pause_ns": pause_ns,
+        "arrival_ns": np.zeros(rows, np.int64),
+        "trajectory": np.repeat(np.arange(len(turns.counts)), turns.counts),
+        "segments": segments,
+        "tool_names": names,
+    }
+    if rows and not _plausible(prompt, turns.output, pause_ns):
+        Batch.from_columns(**columns)  # says what is wrong
+    batch = Batch(**columns, after=parent, ids=Numbered(len(turns.counts)))
+    whole = Rollouts(batch, missing=missing if missing.any() else None, prefixes=None, assumptions=assumptions)
+    rollouts = whole if steps is None else merged(whole, _names(steps, offsets))
+    if groups is not None:
+        numbers = _numbered(groups, len(turns.counts))
+        return replace(rollouts, prefixes=lambda: _first_prompts(rollouts, numbers))
+    if equal_prompts is not None:
+        return replace(rollouts, prefixes=lambda: _first_prompts(rollouts, equal_prompts()))
+    return rollouts
+
+
+def _plausible(prompt: Ints, output: Ints, pause_ns: Ints) -> bool:
+    """Whether counts and pauses are what the door asks for; all else is, as it is made here."""
+    return bool(
+        prompt.max() <= MAX_TOKENS
+        and output.min() >= 0
+        and output.max() <= MAX_TOKENS
+        and pause_ns.sum(dtype=float) <= MAX_TOTAL_NS
     )
-    return Rollouts(batch, missing=missing if missing.any() else None, assumptions=assumptions)
+
+
+def _numbered(groups: Sequence[Hashable] | npt.ArrayLike, rollouts: int) -> Ints:
+    values = list(groups) if not isinstance(groups, np.ndarray) else groups.tolist()
+    if len(values) != rollouts:
+        raise InputError(
+            f"has {len(values)} values for {rollouts} rollouts", field="groups", remedy="Give one value a rollout"
+        )
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
+
+
+def _first_prompts(rollouts: Rollouts, groups: Ints) -> tuple[Ints, Ints]:
+    """The prefixes of the first turns of groups of more than one."""
+    roots = rollouts.entries.values[rollouts.entries.offsets[:-1]]
+    prefix = np.full(rollouts.batch.turns, -1)
+    prefix[roots] = groups
+    prefix[np.bincount(groups, minlength=1)[prefix] < 2] = -1
+    return prefix, rollouts.batch.prompt_tokens
+
+
+def _names(steps: Sequence[Sequence[Hashable]], offsets: Ints) -> list[Hashable]:
+    """A name for every turn; those without one get a name that no other has."""
+    rows, values = _placed("steps", steps, offsets)
+    names: list[Hashable] = [_Unnamed() for _ in range(int(offsets[-1]))]
+    for row, value in zip(rows.tolist(), values, strict=True):
+        names[row] = value
+    return names
+
+
+class _Unnamed:
+    """A step that is equal to none but itself."""
 
 
 def _kept(first: npt.NDArray[np.bool_], prompt: Ints, output: Ints) -> Ints:
@@ -141,12 +195,12 @@ def _placed(name: str, lists: Sequence[Iterable[Any]], offsets: Ints) -> tuple[I
 def _named(tools: Sequence[Sequence[ToolNames]], offsets: Ints) -> tuple[Segments, list[str]]:
     """Tool responses of unknown length, read in the turn after the one that called."""
     after, values = _placed("tools", tools, offsets)
-    called = [[value] if isinstance(value, str) else list(value or ()) for value in values]
+    called = [list(value or ()) if isinstance(value, (list, tuple, type(None))) else [value] for value in values]
     numbers: dict[str, int] = {}
     for names in called:
         for name in names:
             if not isinstance(name, str):
-                raise InputError(f"{name!r} names no tool", field="tools", remedy="Give names of tools")
+                raise InputError(f"{name!r} names no tool", field="tools", remedy="Give names, lists of names, or None")
             numbers.setdefault(name, len(numbers))
     last = np.zeros(int(offsets[-1]) + 1, bool)
     last[offsets[1:]] = True

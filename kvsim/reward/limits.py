@@ -18,9 +18,8 @@ def most_tokens(pricing: Pricing) -> int:
     """The most prompt and output tokens that a turn can have beside the load, by length and by KV blocks."""
     engine, load = pricing.engine, pricing.load
     usable, others, size = engine.capacity_blocks - 1, load.concurrent - 1, engine.block_size
-    if load.mean_context is None:
-        blocks = usable // load.concurrent
-    else:
+    blocks = usable // load.concurrent  # the others are like the turn, unless their context is declared
+    if load.mean_context is not None:
         blocks = usable - others * -(-load.mean_context // size)
     tokens = min(engine.max_model_len, blocks * size)
     if tokens < 2:

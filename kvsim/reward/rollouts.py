@@ -18,14 +18,15 @@ class Rollouts:
 
     ``batch``: every turn once, without named prefixes. ``paths``: the rows of each rollout, first turn first; None
     where the rollouts are the batch's trajectories. ``missing``: rows whose pause nobody measured (None: none).
-    ``shared``: makes the same batch with the prefixes that roots share; None where they share none.
+    ``prefixes``: gives for every row the number of the prompt that it shares with other roots (-1 none), and how many
+    of its tokens are shared, at most; None where nothing is.
     ``assumptions``: what was taken for granted, and how often.
     """
 
     batch: Batch
     paths: Ragged | None = None
     missing: npt.NDArray[np.bool_] | None = None
-    shared: Callable[[], Batch] | None = None
+    prefixes: Callable[[], tuple[Ints, Ints]] | None = None
     assumptions: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -36,7 +37,8 @@ class Rollouts:
             return cls(batch, paths)
         kept = np.where(batch.parent < 0, 0, batch.kept_tokens)
         alone = replace(batch, prefix=None, kept_tokens=kept, _handles={})
-        return cls(alone, paths, shared=lambda: batch)
+        prefix = batch.prefix
+        return cls(alone, paths, prefixes=lambda: (prefix, batch.kept_tokens))
 
     def __len__(self) -> int:
         return len(self.batch) if self.paths is None else len(self.paths.offsets) - 1
@@ -65,8 +67,7 @@ def offsets_of(counts: Ints) -> Ints:
 def _forked_paths(batch: Batch) -> Ragged | None:
     """The rows of each trajectory with the turns of others that its contexts extend; None where there are none."""
     parent = batch.parent
-    child = parent >= 0
-    if (batch.trajectory[parent[child]] == batch.trajectory[child]).all():
+    if not batch.turns or ((parent < 0) | (batch.trajectory[parent] == batch.trajectory)).all():
         return None
     rank = np.arange(batch.turns)
     if batch.order is not None:

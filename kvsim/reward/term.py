@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,16 @@ from kvsim.calibration import Calibration, load_calibration
 from kvsim.errors import InputError
 from kvsim.estimation import Estimate
 from kvsim.pricing import require_price, resolve_pricing
-from kvsim.reward.assembly import ToolNames, assemble
-from kvsim.reward.costs import Costs, Floats
+from kvsim.reward.assembly import ToolNames, Turns, assemble
+from kvsim.reward.chats import turns_of_messages
+from kvsim.reward.costs import Costs
 from kvsim.reward.durations import Duration, Durations
 from kvsim.reward.limits import most_tokens, within
 from kvsim.reward.rollouts import Rollouts
+from kvsim.reward.token_ids import turns_of_masks
 from kvsim.reward.turn_counts import turns_of_counts
-from kvsim.reward.units import unit_of
-from kvsim.trajectory import Batch
+from kvsim.reward.units import Floats, unit_of
+from kvsim.trajectory import Batch, Ints
 
 if TYPE_CHECKING:
     import os
@@ -145,12 +147,26 @@ class CostTerm:
         steps: Any,
         groups: Any,
     ) -> Rollouts:
+        if isinstance(given, Rollouts):
+            return given
         if isinstance(given, Batch):
             rollouts = Rollouts.from_batch(given)
             unmeasured = (given.parent >= 0) & (given.after >= 0) & (given.pause_ns == 0)
             return replace(rollouts, missing=unmeasured) if unmeasured.any() else rollouts
-        turns = turns_of_counts(given, prompt_tokens)
-        return assemble(turns, tool_s=tool_s, tools=tools, steps=steps, groups=groups)
+        turns, equal_prompts = self._turns(given, masks, token_counts, prompt_tokens)
+        facts = {"tool_s": tool_s, "tools": tools, "steps": steps, "groups": groups}
+        return assemble(turns, **facts, equal_prompts=equal_prompts)
+
+    def _turns(
+        self, given: Any, masks: Any, token_counts: Any, prompt_tokens: Any
+    ) -> tuple[Turns, Callable[[], Ints] | None]:
+        """The turns of one of the three kinds of rollouts, and how to number them by their prompts."""
+        before = None if prompt_tokens is None else _one_each("prompt_tokens", prompt_tokens, len(given))
+        if masks is not None:
+            return turns_of_masks(given, masks, before)
+        if token_counts is not None or _are_messages(given):
+            return turns_of_messages(given, token_counts, before, self.tokenizer), None
+        return turns_of_counts(given, before), None
 
     def _with_pauses(self, rollouts: Rollouts, assumptions: dict[str, int]) -> Rollouts:
         """The rollouts with declared durations where nobody measured any."""
@@ -169,3 +185,17 @@ class CostTerm:
         pause_ns = rollouts.batch.pause_ns.copy()
         pause_ns[rows[known]] = found[known]
         return replace(rollouts, batch=replace(rollouts.batch, pause_ns=pause_ns, _handles={}))
+
+
+def _are_messages(given: Any) -> bool:
+    """Whether the first turn or message there is, is a message."""
+    return next((isinstance(items[0], Mapping) for items in given if len(items)), False)
+
+
+def _one_each(name: str, values: Any, rollouts: int) -> Ints:
+    """One whole number a rollout, none below 0."""
+    numbers = np.asarray(values) if rollouts else np.zeros(0, np.int64)
+    if numbers.shape != (rollouts,) or numbers.dtype.kind not in "iu" or (numbers < 0).any():
+        problem = f"{values!r} are no counts of {rollouts} rollouts"
+        raise InputError(problem, field=name, remedy="Give one whole number a rollout, none below 0")
+    return numbers.astype(np.int64)

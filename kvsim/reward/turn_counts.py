@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kvsim.errors import InputError
-from kvsim.reward.assembly import NO_TURN, Turns
+from kvsim.reward.assembly import NO_OUTPUT, Turns
 
 _REMEDY = "A turn is (prompt tokens, output tokens), the whole prompt as it was sent"
 
@@ -32,4 +32,4 @@ def turns_of_counts(rollouts: Sequence[Sequence[Sequence[int]]], prompt_tokens: 
         given = 1 if prompt_tokens is None else np.asarray(prompt_tokens, np.int64)[empty]
         prompt, output = np.insert(prompt, starts, given), np.insert(output, starts, 0)
         counts = np.maximum(counts, 1)
-    return Turns(counts, prompt, output, assumptions={NO_TURN: empty.size} if empty.size else {})
+    return Turns(counts, prompt, output, assumptions={NO_OUTPUT: empty.size} if empty.size else {})
