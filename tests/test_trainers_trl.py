@@ -13,13 +13,13 @@ import pytest
 pytest.importorskip("trl", reason="needs the real TRL: tools/install_trainers_cpu.sh")
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
-import train_with_cost as example  # noqa: E402 - needs the path above
-from datasets import Dataset  # noqa: E402
-from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+import train_with_cost as example
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
 
-import kvsim  # noqa: E402
-from kvsim.trainers import ToolClock, TurnMarks, measured_share, price, turns_of_mask  # noqa: E402
-from kvsim.trainers.trl import CostReward  # noqa: E402
+import kvsim
+from kvsim.trainers import ToolClock, TurnMarks, measured_share, price, turns_of_mask
+from kvsim.trainers.trl import CostReward
 
 PROMPTS = [{"prompt": [{"role": "user", "content": f"weather {city}"}]} for city in ("oslo", "rome")]
 
@@ -191,7 +191,10 @@ def test_rewards_are_finite_for_whatever_comes() -> None:
         ([{"role": "assistant", "content": "<tool_call>\n{nonsense"}], [5] * 9),
         ([{"role": "assistant", "content": "", "tool_calls": [{"type": "function"}]}], [5, eos]),
         ([{"role": "assistant", "tool_calls": [call]}], [5, eos]),
-        ([{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "name": "look_up", "content": "sun"}], [5, eos, 7]),
+        (
+            [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "name": "look_up", "content": "sun"}],
+            [5, eos, 7],
+        ),
         ([{"role": "assistant", "tool_calls": None}, {"role": "tool", "content": "?"}], [5, eos]),
         ([{"role": "assistant", "content": "long"}], [5] * 100_000),
         ([], []),
