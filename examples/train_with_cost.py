@@ -5,9 +5,9 @@
 
 A model of 20,000 random weights and a vocabulary of a dozen words is asked about the weather. Some of its words are
 tool calls; the tool looks the weather up in a database. A rollout is good if its last message names the weather, after
-at least one look-up. More look-ups do not make it better: they make it dearer. Every seed is trained twice, from the same
-weights on the same questions: rewarded for being good alone, and less its cost in GPU-seconds, as Qwen3-8B on an H100
-would have them. What is printed are the means over the first and the last steps, seed by seed.
+at least one look-up. More look-ups do not make it better: they make it dearer. Every seed is trained twice, from the
+same weights on the same questions: rewarded for being good alone, and for being good less the GPU-seconds that
+Qwen3-8B would take on an H100. What is printed are the means over the first and the last steps, seed by seed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, PrinterCallback, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_chat_template
 
@@ -147,6 +147,7 @@ def train(seed: int, *, steps: int, weight: float, folder: str) -> list[dict[str
             disable_tqdm=True,
         ),
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     return [entry for entry in trainer.state.log_history if "kvsim/gpu_s" in entry]
 
