@@ -177,6 +177,7 @@ def test_marks_of_the_templates_that_trl_ships() -> None:
         marks = TurnMarks.of(tokenizer)
         assert marks.begin == tuple(tokenizer.convert_tokens_to_ids(begin))
         assert marks.end == {tokenizer.convert_tokens_to_ids(end)}
+        assert marks.opens == tuple(tokenizer.convert_tokens_to_ids(["<|im_start|>", "user", "\n"]))
 
 
 def test_rewards_are_finite_for_whatever_comes() -> None:

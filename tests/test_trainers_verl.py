@@ -37,7 +37,7 @@ from kvsim.trainers.verl_workers import CostBatchRewardManager, CostRewardManage
 
 TERM = kvsim.CostTerm("Qwen/Qwen3-8B", "h100-sxm", unit="latency_s")
 RESPONSE_LENGTH = 48
-NAP_S = 0.02
+NAP_S = 0.1
 
 
 @function_tool
@@ -77,7 +77,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def outputs(tokenizer: Any) -> list[Any]:
-    """What verl's tool agent, recording, gives for 40 rollouts of one question."""
+    """What verl's tool agent, recording, gives for 30 rollouts of one question."""
     torch.manual_seed(1)
     multi_turn = {
         "max_user_turns": 4,
@@ -107,7 +107,7 @@ def outputs(tokenizer: Any) -> list[Any]:
             hf_model_type="qwen2",
             tools=ToolListWrap([FUNCTION_TOOL_REGISTRY["look_up"]]),
         )
-        return [await loop.run({}, raw_prompt=copy.deepcopy(prompt)) for _ in range(40)]
+        return [await loop.run({}, raw_prompt=copy.deepcopy(prompt)) for _ in range(30)]
 
     return asyncio.run(run())
 
@@ -173,10 +173,9 @@ def test_the_agent_times_its_tools(outputs: list[Any]) -> None:
     assert measured_share(rollouts).min() == 1
     waits = [turn for turns in rollouts for turn in turns[1:]]
     assert all(turn.tools for turn in waits)
-    assert max(turn.pause_s for turn in waits) < 2.5 * NAP_S, "calls of one turn run beside each other"
-    assert max(len(turn.tools) for turn in waits) > 1
-    called_well = [turn for turn in waits if turn.pause_s >= NAP_S]
-    assert called_well
+    assert min(turn.pause_s for turn in waits) >= NAP_S
+    several = [turn.pause_s for turn in waits if len(turn.tools) > 1]
+    assert min(several) < 2 * NAP_S, "calls of one turn run beside each other"
 
 
 async def _manager(tokenizer: Any) -> CostRewardManager:
