@@ -33,8 +33,8 @@ def _called(text: str) -> dict[str, Any]:
 class TurnMarks:
     """The token ids that begin and end a model's turn.
 
-    ``begin``: the generation prompt. ``end``: the tokens that end a turn; they are written by the model. ``opens``: what
-    every tool response opens with; empty where that is not known.
+    ``begin``: the generation prompt. ``end``: the tokens that end a turn; they are written by the model.
+    ``opens``: what every tool response opens with; empty where that is not known.
     """
 
     begin: tuple[int, ...]
