@@ -56,6 +56,11 @@ def checked(batch: Batch, origin: Origin) -> Batch:
     """The batch with its order, after every check; columns are made read-only."""
     _check_values(batch, origin)
     object.__setattr__(batch, "order", _order(batch, origin))
+    return sealed(batch)
+
+
+def sealed(batch: Batch) -> Batch:
+    """The batch with its columns read-only."""
     for column in batch.columns.values():
         column.flags.writeable = False
     return batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -288,11 +289,22 @@ def test_names_that_are_none() -> None:
         ([[{"content": "?"}]], {"token_counts": [[1]]}, "no role"),
         ([[{"role": "user"}]], {"token_counts": []}, "0 lists"),
         ([[1, 2]], {"masks": [[0, 1, 1]]}, "shapes"),
+        ([[{"role": "user"}]], {"token_counts": [[1]], "tools": [["f"]]}, "tools"),
+        (linear(2, 2), {"tool_s": [[1.0], [1.0]]}, "beside a batch"),
+        ([(900, 120), (1500, 80)], {}, "pair"),
     ],
 )
 def test_rollouts_that_are_none(rollouts: list, facts: dict, problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         TERMS["gpu_s"](rollouts, **facts)
+
+
+def test_the_example_of_the_docs_runs() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "rewards.md").read_text()
+    names: dict = {}
+    exec(text.split("```python\n")[1].split("```")[0], names)
+    assert names["advantage"].shape == (3,)
+    assert np.isfinite(names["advantage"]).all()
 
 
 @given(declared=st.dictionaries(st.text(max_size=3), junk, min_size=1, max_size=2))

@@ -86,13 +86,21 @@ def masked_turns(ids: Arrays, masks: Arrays, *, empty: bool) -> MaskedTurns:
         raise InputError(
             f"{len(ids)} rollouts of ids for {len(masks)} of masks", field="masks", remedy="Give each rollout both"
         )
-    if isinstance(masks, np.ndarray) and masks.ndim == 2 and masks.dtype in _BYTES and np.shape(ids) == masks.shape:
-        rows = np.ascontiguousarray(masks)
-        *turns, faulty = _ingest.mask_turns(rows, empty)
+    given: Any
+    rows: Any
+    if (
+        isinstance(ids, np.ndarray)
+        and isinstance(masks, np.ndarray)
+        and ids.shape == masks.shape
+        and masks.ndim == 2
+        and masks.dtype in _BYTES
+    ):
+        rows = given = np.ascontiguousarray(masks)
     else:
         rows = [np.ascontiguousarray(row) for row in masks]
         _require_shapes(ids, rows)
-        *turns, faulty = _ingest.mask_turns([row if row.dtype in _BYTES else _narrowed(row) for row in rows], empty)
+        given = [row if row.dtype in _BYTES else _narrowed(row) for row in rows]
+    *turns, faulty = _ingest.mask_turns(given, empty)
     if faulty >= 0:
         _refuse(faulty, rows[faulty])
     return MaskedTurns(*turns)
@@ -105,13 +113,12 @@ def equal_prompts(ids: Arrays, begin: Ints, length: Ints) -> Ints:
     return _ingest.prompt_groups([np.ascontiguousarray(row) for row in ids], begin, length)
 
 
-def _require_shapes(ids: Arrays, masks: list[npt.NDArray[Any]]) -> None:
+def _require_shapes(ids: Arrays, masks: Sequence[npt.NDArray[Any]]) -> None:
     for number, (row, mask) in enumerate(zip(ids, masks, strict=True)):
-        if np.shape(row) != mask.shape or mask.ndim != 1:
+        shape = row.shape if isinstance(row, np.ndarray) else np.asarray(row).shape
+        if shape != mask.shape or mask.ndim != 1:
             raise InputError(
-                f"rollout {number}: shapes {np.shape(row)} and {mask.shape}",
-                field="masks",
-                remedy="One mask value a token",
+                f"rollout {number}: shapes {shape} and {mask.shape}", field="masks", remedy="One mask value a token"
             )
 
 

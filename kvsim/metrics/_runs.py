@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from kvsim._numbering import numbers_of
 from kvsim.errors import InputError
 
 Floats = npt.NDArray[np.float64]
@@ -33,9 +34,5 @@ def problems_of(
     """The number of each attempt's problem, and how many there are."""
     if problems is None:
         return np.zeros(attempts, np.int64), int(attempts > 0)
-    named = problems.tolist() if isinstance(problems, np.ndarray) else list(problems)  # type: ignore[arg-type]
-    if len(named) != attempts:
-        problem = f"has {len(named)} values for {attempts} attempts"
-        raise InputError(problem, field="problems", remedy="Give one value an attempt")
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in named], np.int64), len(numbers)
+    numbers = numbers_of("problems", problems, attempts)
+    return numbers, int(numbers.max(initial=-1)) + 1

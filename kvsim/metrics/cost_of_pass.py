@@ -23,4 +23,5 @@ def cost_of_pass(
     problem, count = problems_of(problems, len(costs))
     paid = np.bincount(problem, weights=costs, minlength=count)
     passed = np.bincount(problem, weights=right, minlength=count)
-    return np.divide(paid, passed, out=np.full(count, np.inf), where=passed > 0)
+    costs_of_pass: Floats = np.divide(paid, passed, out=np.full(count, np.inf), where=passed > 0)
+    return costs_of_pass

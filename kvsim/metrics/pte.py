@@ -103,12 +103,14 @@ def pte(
     from kvsim import estimate  # from the package: importing its module by name would shadow the function there
 
     priced = estimate(batch, model=model, gpu=gpu, load=load, engine=engine, backend=backend, calibration=calibration)
-    gamma = sum(read.gamma for read in _reads(priced.pricing)) if reading == "exact" else None
-    token_gpu_s = prefill_token_gpu_s(priced.pricing) if reading == "calibrated" else 1.0
-    return _result(batch, turns_of_estimate(priced, reading, token_gpu_s), gamma, cast(Reading, reading))
+    if reading == "exact":
+        sum_of_gammas = sum(read.gamma for read in _reads(priced.pricing))
+        return _result(batch, turns_of_estimate(priced, reading), sum_of_gammas, "exact")
+    token_gpu_s = prefill_token_gpu_s(priced.pricing)
+    return _result(batch, turns_of_estimate(priced, reading, token_gpu_s), None, "calibrated")
 
 
-def turns_of_estimate(estimate: Estimate, reading: str, token_gpu_s: float) -> Floats:
+def turns_of_estimate(estimate: Estimate, reading: str, token_gpu_s: float = 1.0) -> Floats:
     """PTE of every turn of an estimate, NaN where it was not priced.
 
     ``reading`` is ``"exact"`` or ``"calibrated"``; the latter counts in units of ``token_gpu_s`` (see

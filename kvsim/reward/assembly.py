@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvsim._door import MAX_NS, MAX_TOKENS, MAX_TOTAL_NS, SEGMENT_KINDS
+from kvsim._door import MAX_NS, MAX_TOKENS, MAX_TOTAL_NS, SEGMENT_KINDS, sealed
+from kvsim._numbering import numbers_of
 from kvsim.errors import InputError
 from kvsim.reward.rollouts import Rollouts, offsets_of
 from kvsim.reward.trees import merged
@@ -69,6 +70,8 @@ def assemble(
         assumptions[NO_PROMPT] = empty
     segments, names = turns.segments, turns.tool_names
     if tools is not None:
+        if segments is not None:
+            raise InputError("is given beside messages", field="tools", remedy="Messages name their tools themselves")
         segments, names = _named(tools, offsets)
     waited = ~first
     if segments is not None:
@@ -87,11 +90,11 @@ def assemble(
     }
     if rows and not _plausible(prompt, turns.output, pause_ns):
         Batch.from_columns(**columns)  # says what is wrong
-    batch = Batch(**columns, after=parent, ids=Numbered(len(turns.counts)))
+    batch = sealed(Batch(**columns, after=parent, ids=Numbered(len(turns.counts))))
     whole = Rollouts(batch, missing=missing if missing.any() else None, prefixes=None, assumptions=assumptions)
     rollouts = whole if steps is None else merged(whole, _names(steps, offsets))
     if groups is not None:
-        numbers = _numbered(groups, len(turns.counts))
+        numbers = numbers_of("groups", groups, len(turns.counts))
         return replace(rollouts, prefixes=lambda: _first_prompts(rollouts, numbers))
     if equal_prompts is not None:
         return replace(rollouts, prefixes=lambda: _first_prompts(rollouts, equal_prompts()))
@@ -106,16 +109,6 @@ def _plausible(prompt: Ints, output: Ints, pause_ns: Ints) -> bool:
         and output.max() <= MAX_TOKENS
         and pause_ns.sum(dtype=float) <= MAX_TOTAL_NS
     )
-
-
-def _numbered(groups: Sequence[Hashable] | npt.ArrayLike, rollouts: int) -> Ints:
-    values = list(groups) if not isinstance(groups, np.ndarray) else groups.tolist()
-    if len(values) != rollouts:
-        raise InputError(
-            f"has {len(values)} values for {rollouts} rollouts", field="groups", remedy="Give one value a rollout"
-        )
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
 
 
 def _first_prompts(rollouts: Rollouts, groups: Ints) -> tuple[Ints, Ints]:

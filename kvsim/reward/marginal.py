@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvsim._door import sealed
 from kvsim.backends import get
 from kvsim.backends.without_kernels import Left
 from kvsim.estimation import Estimate
@@ -55,17 +56,11 @@ def _self_contained(rollouts: Rollouts) -> bool:
     batch = rollouts.batch
     if rollouts.paths is not None:
         return False
-    for needed, owners in ((batch.parent, None), (batch.after, None), (batch.waits_for, None)):
-        if isinstance(needed, Ragged):
-            needed, owners = needed.values, needed.owners
-        elif needed is None:
-            continue
-        else:
-            owners = np.flatnonzero(needed >= 0)
-            needed = needed[owners]
-        if (batch.trajectory[needed] != batch.trajectory[owners]).any():
+    for needed in (batch.parent, batch.after):
+        if ((needed >= 0) & (batch.trajectory[needed] != batch.trajectory)).any():
             return False
-    return True
+    waits = batch.waits_for
+    return waits is None or bool((batch.trajectory[waits.values] == batch.trajectory[waits.owners]).all())
 
 
 def _left(estimate: Estimate, paths: Ragged, rollouts: Ints, positions: Ints, base: int) -> Batch:
@@ -76,9 +71,8 @@ def _left(estimate: Estimate, paths: Ragged, rollouts: Ints, positions: Ints, ba
     counts = np.diff(paths.offsets)[rollouts] - 1
     rows = int(counts.sum())
     joins = batch.waits_for is not None
-    columns = [np.empty(rows, np.int64) for _ in range(7)]
-    waits = np.empty(rows + 1 if joins else 0, np.int64)
-    left = Left(*columns, waits, np.empty(0, np.int64))
+    lengths = [rows] * 7 + [rows + 1 if joins else 0, 0]
+    left = Left._make(np.empty(length, np.int64) for length in lengths)
     waited = backend.without(packed, paths, rollouts, positions, base, left)
     if waited:
         left = left._replace(waits_rows=np.empty(waited, np.int64))
@@ -103,12 +97,12 @@ def _left(estimate: Estimate, paths: Ragged, rollouts: Ints, positions: Ints, ba
         cached_tokens=cached,
         ids=Numbered(len(rollouts)),
     )
-    return made if base == 0 else _behind(batch, made)
+    return sealed(made if base == 0 else _behind(batch, made))
 
 
 def _behind(batch: Batch, left: Batch) -> Batch:
     """One batch of both, whose second part refers to rows of the first already."""
-    columns = {
+    columns: dict[str, Any] = {
         name: np.concatenate([getattr(batch, name), getattr(left, name)])
         for name in ("parent", "after", "kept_tokens", "prompt_tokens", "output_tokens", "pause_ns", "arrival_ns")
     }

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from kvsim._door import sealed
 from kvsim.trajectory import Batch, Ints, Ragged
 
 
@@ -36,7 +37,7 @@ class Rollouts:
         if batch.prefix is None:
             return cls(batch, paths)
         kept = np.where(batch.parent < 0, 0, batch.kept_tokens)
-        alone = replace(batch, prefix=None, kept_tokens=kept, _handles={})
+        alone = sealed(replace(batch, prefix=None, kept_tokens=kept, _handles={}))
         prefix = batch.prefix
         return cls(alone, paths, prefixes=lambda: (prefix, batch.kept_tokens))
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from kvsim._door import sealed
 from kvsim.backends import get
 from kvsim.estimation import Estimate
 from kvsim.reward.per_turn import PerTurn
@@ -59,8 +61,9 @@ def shares_of(rollouts: Rollouts, estimate: Estimate, unit: Unit, own: Floats) -
     return Shares(parts, total_parts, values, total, turns)
 
 
-def _parts(amounts: Ints | Floats, unit: Unit) -> Ints:
-    return np.rint(amounts / unit.grain).astype(np.int64) if amounts.dtype != np.int64 else amounts
+def _parts(amounts: npt.NDArray[Any], unit: Unit) -> Ints:
+    """Amounts in whole grains."""
+    return amounts if amounts.dtype == np.int64 else np.rint(amounts / unit.grain).astype(np.int64)
 
 
 def _with_shared_prompts(rollouts: Rollouts, estimate: Estimate, unit: Unit, alone: Ints) -> Ints:
@@ -71,7 +74,7 @@ def _with_shared_prompts(rollouts: Rollouts, estimate: Estimate, unit: Unit, alo
     root = prefix >= 0
     kept = np.where(root, np.minimum(kept, batch.prompt_tokens), batch.kept_tokens)
     names = Numbered(int(prefix.max(initial=-1)) + 1)
-    together = replace(batch, prefix=prefix, kept_tokens=kept, prefix_names=names, _handles={})
+    together = sealed(replace(batch, prefix=prefix, kept_tokens=kept, prefix_names=names, _handles={}))
     priced = Estimate(together, estimate.pricing, get(estimate.backend), estimate.usd_per_hour)
     paid = _parts(unit.amount(priced), unit)
     roots = np.flatnonzero(root)

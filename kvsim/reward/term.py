@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from kvsim._door import sealed
 from kvsim.backends import get
 from kvsim.calibration import Calibration, load_calibration
 from kvsim.errors import InputError
@@ -127,7 +128,9 @@ class CostTerm:
 
         Where several tools answer after one turn, ``tool_s`` is the time until the last did.
         """
-        given = self._rollouts(rollouts, masks, token_counts, prompt_tokens, tool_s, tools, steps, groups)
+        apart = {"masks": masks, "token_counts": token_counts, "prompt_tokens": prompt_tokens}
+        facts = {"tool_s": tool_s, "tools": tools, "steps": steps, "groups": groups}
+        given = self._rollouts(rollouts, apart, facts)
         assumptions = dict(given.assumptions)
         given = self._with_pauses(given, assumptions)
         batch, cut = within(given.batch, self._most_tokens)
@@ -136,26 +139,16 @@ class CostTerm:
         estimate = Estimate(batch, self.pricing, get(self.backend), self.usd_per_hour)
         return Costs(replace(given, batch=batch), estimate, self._unit, assumptions)
 
-    def _rollouts(
-        self,
-        given: Any,
-        masks: Any,
-        token_counts: Any,
-        prompt_tokens: Any,
-        tool_s: Any,
-        tools: Any,
-        steps: Any,
-        groups: Any,
-    ) -> Rollouts:
+    def _rollouts(self, given: Any, apart: dict[str, Any], facts: dict[str, Any]) -> Rollouts:
+        if not isinstance(given, (Batch, Rollouts)):
+            turns, equal_prompts = self._turns(given, **apart)
+            return assemble(turns, **facts, equal_prompts=equal_prompts)
+        if said := [name for name, fact in {**apart, **facts}.items() if fact is not None]:
+            raise InputError("is given beside a batch", field=said[0], remedy="A batch says all of it itself")
         if isinstance(given, Rollouts):
             return given
-        if isinstance(given, Batch):
-            rollouts = Rollouts.from_batch(given)
-            unmeasured = (given.parent >= 0) & (given.after >= 0) & (given.pause_ns == 0)
-            return replace(rollouts, missing=unmeasured) if unmeasured.any() else rollouts
-        turns, equal_prompts = self._turns(given, masks, token_counts, prompt_tokens)
-        facts = {"tool_s": tool_s, "tools": tools, "steps": steps, "groups": groups}
-        return assemble(turns, **facts, equal_prompts=equal_prompts)
+        unmeasured = (given.parent >= 0) & (given.after >= 0) & (given.pause_ns == 0)
+        return replace(Rollouts.from_batch(given), missing=unmeasured if unmeasured.any() else None)
 
     def _turns(
         self, given: Any, masks: Any, token_counts: Any, prompt_tokens: Any
@@ -184,7 +177,7 @@ class CostTerm:
             assumptions[UNKNOWN_PAUSE] = len(rows) - declared
         pause_ns = rollouts.batch.pause_ns.copy()
         pause_ns[rows[known]] = found[known]
-        return replace(rollouts, batch=replace(rollouts.batch, pause_ns=pause_ns, _handles={}))
+        return replace(rollouts, batch=sealed(replace(rollouts.batch, pause_ns=pause_ns, _handles={})))
 
 
 def _are_messages(given: Any) -> bool:

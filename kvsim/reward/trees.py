@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from kvsim._door import sealed
 from kvsim.errors import InputError
 from kvsim.reward.rollouts import Rollouts
 from kvsim.trajectory import Batch, Ints, Numbered, Ragged, Segments
@@ -47,7 +48,7 @@ def merged(rollouts: Rollouts, names: Sequence[Hashable]) -> Rollouts:
         _handles={},
     )
     missing = None if rollouts.missing is None else rollouts.missing[rows]
-    return replace(rollouts, batch=made, paths=Ragged(rollouts.entries.offsets, number), missing=missing)
+    return replace(rollouts, batch=sealed(made), paths=Ragged(rollouts.entries.offsets, number), missing=missing)
 
 
 def _require_one_tree(batch: Batch, names: Sequence[Hashable], number: Ints, rows: Ints, parent: Ints) -> None:

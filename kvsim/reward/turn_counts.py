@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kvsim.errors import InputError
 from kvsim.reward.assembly import NO_OUTPUT, Turns
@@ -13,7 +14,7 @@ from kvsim.reward.assembly import NO_OUTPUT, Turns
 _REMEDY = "A turn is (prompt tokens, output tokens), the whole prompt as it was sent"
 
 
-def turns_of_counts(rollouts: Sequence[Sequence[Sequence[int]]], prompt_tokens: Sequence[int] | None = None) -> Turns:
+def turns_of_counts(rollouts: Sequence[Sequence[Sequence[int]]], prompt_tokens: npt.ArrayLike | None = None) -> Turns:
     """The turns of rollouts given as lists of (prompt tokens, output tokens) pairs.
 
     A rollout without a turn is one that wrote nothing after ``prompt_tokens`` of that rollout (1 by default).

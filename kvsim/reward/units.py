@@ -123,8 +123,8 @@ class _Pte:
 
     def trajectories(self, estimate: Estimate) -> Floats:
         batch = estimate.batch
-        sums: Floats = np.bincount(batch.trajectory, weights=self.amount(estimate), minlength=len(batch))
-        return sums
+        weights = self.amount(estimate)
+        return np.bincount(batch.trajectory, weights=weights, minlength=len(batch)).astype(np.float64, copy=False)
 
 
 def unit_of(name: str, reading: str, pricing: Pricing, usd_per_hour: float | None, model: str | Architecture) -> Unit:

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from kvsim._numbering import numbers_of
 from kvsim.errors import InputError
 
 Floats = npt.NDArray[np.float64]
@@ -44,12 +45,7 @@ def numbered(groups: Groups, rollouts: int) -> npt.NDArray[np.int64]:
             problem = f"{rollouts} rollouts are no groups of {groups}"
             raise InputError(problem, field="groups", remedy="Give a size that divides them, or one value a rollout")
         return np.arange(rollouts) // int(groups)
-    values = groups.tolist() if isinstance(groups, np.ndarray) else list(groups)  # type: ignore[arg-type]
-    if len(values) != rollouts:
-        problem = f"has {len(values)} values for {rollouts} rollouts"
-        raise InputError(problem, field="groups", remedy="Give one value a rollout, or a size")
-    names: dict[Hashable, int] = {}
-    return np.array([names.setdefault(value, len(names)) for value in values], np.int64)
+    return numbers_of("groups", groups, rollouts)
 
 
 def flags(name: str, values: npt.ArrayLike, like: Floats) -> npt.NDArray[np.bool_]:

@@ -15,7 +15,7 @@ def clipped_budget(
 ) -> Floats:
     """reward - weight * clip((cost - free) / (limit - free), 0, 1).
 
-    The soft punishment of overlong answers in DAPO (arXiv 2503.14476, equation 13, with cost for length, ``limit``
+    The soft punishment of overlong answers in DAPO (arXiv 2503.14476, with cost for length, ``limit``
     for L_max and ``limit - free`` for L_cache): nothing up to ``free``, all of ``weight`` from ``limit`` on.
     """
     rewards = finite("reward", reward)
