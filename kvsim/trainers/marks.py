@@ -66,7 +66,8 @@ class TurnMarks:
                     raise InputError(str(error), field="tokenizer", remedy="Give one with a chat template") from None
                 continue
             end.update([token for token in alike if token in special][:1])
-        return cls(begin, frozenset(token for token in end if token is not None), _opening(ids, special, tokenizer))
+        end.discard(None)
+        return cls(begin, frozenset(end), _opening(ids, end, special, tokenizer.unk_token_id))
 
     def stretches(self, ids: Sequence[int] | npt.NDArray[Any]) -> list[tuple[int, int]]:
         """What the model wrote of a response, as half-open ranges; the last is empty where it wrote no more."""
@@ -95,18 +96,16 @@ def _places(tokens: npt.NDArray[np.int64], wanted: tuple[int, ...]) -> npt.NDArr
     return np.flatnonzero((windows == np.array(wanted)).all(axis=1))
 
 
-def _opening(ids: Callable[..., list[int]], special: set[int], tokenizer: Any) -> tuple[int, ...]:
+def _opening(ids: Callable[..., list[int]], end: set[int], special: set[int], unknown: int | None) -> tuple[int, ...]:
     """What all tool responses open with, from its first special token on."""
     asked = [*_ASK, _called("b")]
     try:
         first, second = (ids([*asked, {"role": "tool", "name": "f", "content": text}]) for text in ("b", "7 b"))
-        before = len(ids(asked))
     except Exception:  # a template may refuse tools in any way it likes
         return ()
-    alike = list(
-        itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first[before:], second[before:], strict=False))
-    )
-    known = list(itertools.takewhile(lambda token: token != tokenizer.unk_token_id, (token for token, _ in alike)))
+    alike = list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+    said = max((at for at, (token, _) in enumerate(alike) if token in end), default=len(alike))
+    known = itertools.takewhile(lambda token: token != unknown, (token for token, _ in alike[said + 1 :]))
     return tuple(itertools.dropwhile(lambda token: token not in special, known))
 
 
