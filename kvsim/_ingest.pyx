@@ -2,7 +2,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """The fast step from log objects to integers: shared prefixes, token masks, messages, JSON split but not parsed."""
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int8_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 from libcpp.string cimport string
@@ -137,15 +137,15 @@ cdef vector[int64_t] _vector(list sequence) except *:
 # ------------------------------------------------------------------------------------- rollouts as tokens and masks
 
 
-def mask_turns(masks not None, bint empty):
+def mask_turns(ids not None, masks not None, bint empty):
     """Turns of rollouts given as masks; returns (turns of each rollout, prompt, output, begin, length, faulty).
 
     ``masks`` is a list of contiguous int8 or bool arrays, or one such array of two dimensions: 1 = written by the
     model, 0 = read by it, -1 = padding at either end. Every stretch of 1s is a turn; its prompt is everything before
     it. Tokens read after the last stretch belong to no turn. With ``empty`` a rollout without a stretch has one turn,
     which reads all and writes nothing. ``begin`` and ``length`` (rollouts,) say where the first prompt stands.
-    ``faulty`` is the first rollout with other values or with padding between tokens, -1 where there is none; the rest
-    is then void.
+    ``faulty`` is the first rollout whose mask is not as long as its ids, no such array, holds other values or padding
+    between tokens, -1 where there is none; the rest is then void.
     """
     cdef Py_ssize_t count = len(masks), i, faulty = -1, width = 0
     cdef bint together = type(masks) is not list
@@ -153,23 +153,28 @@ def mask_turns(masks not None, bint empty):
     cdef Py_buffer mask
     turns_of, begin_of, length_of = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
     cdef int64_t[::1] turns = turns_of, begin = begin_of, length = length_of
-    cdef const int8_t* first
     if together:
         PyObject_GetBuffer(masks, &mask, PyBUF_SIMPLE)
         width = mask.len // count if count else 0
+        for i in range(count):
+            turns[i] = _scan(<const int8_t*> mask.buf + i * width, width, empty, prompts, outputs, &begin[i], &length[i])
+            if turns[i] < 0:
+                faulty = i
+                break
+        PyBuffer_Release(&mask)
+        return turns_of, _array(prompts), _array(outputs), begin_of, length_of, faulty
     for i in range(count):
-        if not together:
-            PyObject_GetBuffer(masks[i], &mask, PyBUF_SIMPLE)
-            width = mask.len
-        first = <const int8_t*> mask.buf + (i * width if together else 0)
-        turns[i] = _scan(first, width, empty, prompts, outputs, &begin[i], &length[i])
-        if not together:
-            PyBuffer_Release(&mask)
+        try:
+            PyObject_GetBuffer(masks[i], &mask, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS)
+        except (TypeError, ValueError, BufferError):
+            return turns_of, None, None, begin_of, length_of, i
+        turns[i] = -1
+        if mask.ndim == 1 and (mask.format[0] == b"b" or mask.format[0] == b"?") and len(ids[i]) == mask.len:
+            turns[i] = _scan(<const int8_t*> mask.buf, mask.len, empty, prompts, outputs, &begin[i], &length[i])
+        PyBuffer_Release(&mask)
         if turns[i] < 0:
             faulty = i
             break
-    if together:
-        PyBuffer_Release(&mask)
     return turns_of, _array(prompts), _array(outputs), begin_of, length_of, faulty
 
 

@@ -53,16 +53,16 @@ def test_otc_ppo_at_the_papers_formula() -> None:
 
 
 def test_otc_grpo_is_highest_at_the_fewest_calls() -> None:
-    found = shapes.otc_grpo(RIGHT, CALLS, 4)
+    found = shapes.otc_grpo(RIGHT, CALLS, 4, smoothing=1.0)
     n = 1
     f = 2 * n * CALLS / np.maximum(CALLS + n, 1)
     np.testing.assert_allclose(found, np.sin(f * np.pi / (2 * n)) * RIGHT, atol=1e-15)
     assert found[0] == 1.0
     without_call = shapes.otc_grpo(np.ones(3), [0, 1, 3], 3, smoothing=1.0)
     np.testing.assert_allclose(without_call, [1.0, math.cos(math.pi / 3), math.cos(3 * math.pi / 7)])
-    assert shapes.otc_grpo([0.0, 0.0], [1, 2], 2).tolist() == [0.0, 0.0]
-    assert shapes.otc_grpo([0.3, 0.3], [1, 2], 2, correct=[False, False]).tolist() == [0.3, 0.3]
-    remembered = shapes.otc_grpo([1.0, 1.0], [2, 4], 2, fewest=2)
+    assert shapes.otc_grpo([0.0, 0.0], [1, 2], 2, smoothing=1.0).tolist() == [0.0, 0.0]
+    assert shapes.otc_grpo([0.3, 0.3], [1, 2], 2, smoothing=1.0, correct=[False, False]).tolist() == [0.3, 0.3]
+    remembered = shapes.otc_grpo([1.0, 1.0], [2, 4], 2, smoothing=1.0, fewest=2)
     np.testing.assert_allclose(remembered, [1.0, math.sin(math.pi * 4 / 6)])
     np.testing.assert_array_equal(shapes.fewest_calls(CALLS, RIGHT, [0, 0, 1, 1]), [1, 1, 2, 2])
     assert np.isinf(shapes.fewest_calls([3], [0], 1)).all()
@@ -153,8 +153,8 @@ def test_every_shape_is_finite(data: st.DataObject, size: int, count: int) -> No
         shapes.clipped_budget(reward, cost, free=1.0, limit=2.0),
         shapes.within_budget(reward, cost, 3.0),
         shapes.otc_ppo(reward, calls, smoothing=1.0),
-        shapes.otc_grpo(reward, calls, size),
-        shapes.otc_grpo(reward, cost, size),
+        shapes.otc_grpo(reward, calls, size, smoothing=2.0),
+        shapes.otc_grpo(reward, cost, size, smoothing=2.0),
         shapes.hdpo(reward, -cost, size).combined,
         shapes.group_relative(reward, size),
         shapes.group_relative(reward, size, ddof=1),

@@ -209,6 +209,25 @@ def test_unmeasured_pauses_last_as_declared() -> None:
     np.testing.assert_allclose(drawn - bare, 4 * mean, rtol=1e-8)
 
 
+def test_pauses_that_no_clock_could_count() -> None:
+    term = kvsim.CostTerm(**MODEL, unit="latency_s", durations={"*": 1e8})
+    with pytest.raises(InputError, match="overflow"):
+        term([[(10 + turn, 1) for turn in range(30)]])
+    with pytest.raises(InputError, match="overflow"):
+        TERMS["latency_s"]([[(10 + turn, 1) for turn in range(30)]], tool_s=[[1e8] * 30])
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_cost_does_not_depend_on_the_others(unit: str) -> None:
+    given_runs = random_runs(30, 5, seed=3)
+    chosen = [17, 2, 29]
+    counts, tool_s = [counts_of(run) for run in given_runs], seconds_of(given_runs)
+    whole = TERMS[unit].price(counts, tool_s=tool_s, groups=[0] * 30)
+    part = TERMS[unit].price([counts[i] for i in chosen], tool_s=[tool_s[i] for i in chosen])
+    assert whole.trajectories[chosen].tobytes() == part.trajectories.tobytes()
+    assert np.concatenate([whole.marginal[i] for i in chosen]).tobytes() == part.marginal.values.tobytes()
+
+
 def test_a_batch_without_pauses_has_them_unmeasured() -> None:
     batch = batch_of([[(100, 9, 0.0), (50, 9, 0.0)], [(100, 9, 1.5), (50, 9, 0.0)]])
     costs = kvsim.CostTerm(**MODEL, unit="latency_s", durations={"*": 1.5}).price(batch)

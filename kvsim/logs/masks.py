@@ -86,8 +86,6 @@ def masked_turns(ids: Arrays, masks: Arrays, *, empty: bool) -> MaskedTurns:
         raise InputError(
             f"{len(ids)} rollouts of ids for {len(masks)} of masks", field="masks", remedy="Give each rollout both"
         )
-    given: Any
-    rows: Any
     if (
         isinstance(ids, np.ndarray)
         and isinstance(masks, np.ndarray)
@@ -95,14 +93,20 @@ def masked_turns(ids: Arrays, masks: Arrays, *, empty: bool) -> MaskedTurns:
         and masks.ndim == 2
         and masks.dtype in _BYTES
     ):
-        rows = given = np.ascontiguousarray(masks)
-    else:
-        rows = [np.ascontiguousarray(row) for row in masks]
+        together = np.ascontiguousarray(masks)
+        *turns, faulty = _ingest.mask_turns(ids, together, empty)
+        if faulty >= 0:
+            _refuse(faulty, together[faulty])
+        return MaskedTurns(*turns)
+    rows = list(masks)
+    *turns, faulty = _ingest.mask_turns(ids, rows, empty)
+    if faulty >= 0:  # of another type, or wrong
+        rows = [np.ascontiguousarray(row) for row in rows]
         _require_shapes(ids, rows)
         given = [row if row.dtype in _BYTES else _narrowed(row) for row in rows]
-    *turns, faulty = _ingest.mask_turns(given, empty)
-    if faulty >= 0:
-        _refuse(faulty, rows[faulty])
+        *turns, faulty = _ingest.mask_turns(given, given, empty)
+        if faulty >= 0:
+            _refuse(faulty, rows[faulty])
     return MaskedTurns(*turns)
 
 

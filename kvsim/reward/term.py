@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from kvsim._door import sealed
+from kvsim._door import MAX_TOTAL_NS, sealed
 from kvsim.backends import get
 from kvsim.calibration import Calibration, load_calibration
 from kvsim.errors import InputError
@@ -177,6 +177,9 @@ class CostTerm:
             assumptions[UNKNOWN_PAUSE] = len(rows) - declared
         pause_ns = rollouts.batch.pause_ns.copy()
         pause_ns[rows[known]] = found[known]
+        if float(pause_ns.sum(dtype=float)) > MAX_TOTAL_NS:
+            problem = "all pauses together exceed 2^61 ns, so that timestamps would overflow"
+            raise InputError(problem, field="durations", remedy="Give durations in seconds, or fewer rollouts at once")
         return replace(rollouts, batch=sealed(replace(rollouts.batch, pause_ns=pause_ns, _handles={})))
 
 
@@ -189,6 +192,6 @@ def _one_each(name: str, values: Any, rollouts: int) -> Ints:
     """One whole number a rollout, none below 0."""
     numbers = np.asarray(values) if rollouts else np.zeros(0, np.int64)
     if numbers.shape != (rollouts,) or numbers.dtype.kind not in "iu" or (numbers < 0).any():
-        problem = f"{values!r} are no counts of {rollouts} rollouts"
+        problem = f"{numbers.dtype} of shape {numbers.shape} is no count for each of {rollouts} rollouts"
         raise InputError(problem, field=name, remedy="Give one whole number a rollout, none below 0")
     return numbers.astype(np.int64)

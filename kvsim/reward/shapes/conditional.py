@@ -29,7 +29,7 @@ def hdpo(
     accuracy_weight: float = 1.0,
     efficiency_weight: float = 1.0,
 ) -> Channels:
-    """Decoupled advantages of HDPO (Metis, "Act Wisely"): the efficiency channel counts only among the correct.
+    """Decoupled advantages of HDPO ("Act Wisely", arXiv 2604.08545): efficiency counts only among the correct.
 
     A_acc is :func:`group_relative` of ``accuracy`` over the whole group; A_eff that of ``efficiency`` over the
     correct rollouts of the group, 0 for the others and where fewer than two are correct; combined = w_acc * A_acc +

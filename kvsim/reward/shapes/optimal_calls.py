@@ -23,9 +23,9 @@ def otc_grpo(
     calls: npt.ArrayLike,
     groups: Groups,
     *,
+    smoothing: float,
     correct: npt.ArrayLike | None = None,
     fewest: npt.ArrayLike | None = None,
-    smoothing: float = 4.0,
     alpha: float = 1.0,
 ) -> Floats:
     """alpha * r_tool * reward, the paper's OTC-GRPO, where m are a rollout's calls and n the fewest that did:
