@@ -163,8 +163,8 @@ def main() -> None:
     """Train both ways for every seed and say what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--weight", type=float, default=0.2)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--weight", type=float, default=1.0)
     parser.add_argument("--json", help="also write every step's metrics here")
     given = parser.parse_args()
     everything = []

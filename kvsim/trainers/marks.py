@@ -72,7 +72,7 @@ class TurnMarks:
     def stretches(self, ids: Sequence[int] | npt.NDArray[Any]) -> list[tuple[int, int]]:
         """What the model wrote of a response, as half-open ranges; the last is empty where it wrote no more."""
         tokens = np.asarray(ids, np.int64)
-        ends = np.flatnonzero(np.isin(tokens, list(self.end))) + 1
+        ends = np.sort([place + 1 for token in self.end for place in np.flatnonzero(tokens == token)])
         begins = _places(tokens, self.begin) + len(self.begin)
         opens = _places(tokens, self.opens)
         found, at = [], 0
@@ -90,10 +90,11 @@ class TurnMarks:
 
 def _places(tokens: npt.NDArray[np.int64], wanted: tuple[int, ...]) -> npt.NDArray[np.int64]:
     """Where a run of tokens begins."""
-    if not wanted or len(tokens) < len(wanted):
-        return np.zeros(0, np.int64)
-    windows = np.lib.stride_tricks.sliding_window_view(tokens, len(wanted))
-    return np.flatnonzero((windows == np.array(wanted)).all(axis=1))
+    places = np.flatnonzero(tokens == wanted[0]) if wanted else np.zeros(0, np.intp)
+    places = places[places <= len(tokens) - len(wanted)]
+    for offset, token in enumerate(wanted[1:], start=1):
+        places = places[tokens[places + offset] == token]
+    return places
 
 
 def _opening(ids: Callable[..., list[int]], end: set[int], special: set[int], unknown: int | None) -> tuple[int, ...]:
