@@ -110,9 +110,9 @@ class AttentionRates:
         token_bytes: float | Array,
     ) -> Array:
         """Seconds per context token read while ``sequences`` decode: its bytes, slower if few readers share
-        the work, or its arithmetic."""
+        the work, and its arithmetic, which overlaps."""
         reading = token_bytes / self.decode_memory * (1 + self.spread / (sequences * kv_heads))
-        return np.asarray(np.maximum(reading, 2 * heads * dims / self.decode_compute))
+        return np.hypot(reading, 2 * heads * dims / self.decode_compute)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ Times are seconds. :data:`KINDS` says which columns a kind needs and which it ma
 ``mixed``    one step with a chunk of ``new_tokens`` over ``cached_tokens`` beside ``batch`` sequences that decode over
              ``context_tokens`` each.
 ``step``     one step of the engine's own log: ``chunks`` of prompts and ``decodes``, as :func:`pack_chunks` and
-             :func:`pack_decodes` write them.
+             :func:`pack_decodes` write them; or the median over ``steps`` alike.
 ``turn``     one turn of a trajectory under load: lengths, the pause before it, when it was sent, what its client saw.
 ``point``    a serving point: ``requests`` of ``prompt_tokens`` and ``output_tokens`` each at a ``concurrency``, or at a
              ``request_rate`` a second; mean ``ttft_s`` and ``tpot_s``.
@@ -57,7 +57,7 @@ KINDS: Mapping[str, Columns] = {
     "ttft": Columns(("new_tokens", "cached_tokens"), optional=("engine_s",)),
     "decode": Columns(("batch", "context_tokens"), optional=("steps",)),
     "mixed": Columns(("new_tokens", "cached_tokens", "batch", "context_tokens"), optional=("steps",)),
-    "step": Columns((), optional=("chunks", "decodes")),
+    "step": Columns((), optional=("chunks", "decodes", "steps")),
     "turn": Columns(
         ("trajectory", "turn", "prompt_tokens", "output_tokens"),
         ("ttft_s", "e2e_s"),
