@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from kvsim.calibrate.measured import Fitted, fit_files, fit_observations
+from kvsim.calibrate.measured import Fitted, fit_observations
 from kvsim.calibrate.observations import read_observations
 from kvsim.calibrate.render import to_toml
 from kvsim.commands._console import asides, results, warn
@@ -43,6 +43,8 @@ class How:
 
 def from_files(files: Sequence[str], how: How, *, format: str, lenient: bool) -> None:
     """Fit files of measurements."""
+    from kvsim.calibrate.measured import fit_files
+
     require_free([how.output], force=how.force)
     fitted = fit_files(
         files,

@@ -37,7 +37,7 @@ def calibrate(
         typer.Option("--model", "-m", metavar="NAME|FILE", help="Hub name or config.json, where not known."),
     ] = None,
     minutes: Annotated[
-        float, typer.Option(min=0.2, metavar="M", help="How long to measure in all.", rich_help_panel=_LIVE)
+        float, typer.Option(min=0.05, metavar="M", help="How long to measure in all.", rich_help_panel=_LIVE)
     ] = 10.0,
     served_model_name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which of the server's models.", rich_help_panel=_LIVE)

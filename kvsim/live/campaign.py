@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from kvsim.calibrate.observations import Header, Observation, Writer, read_observations
 from kvsim.live.costs import Costs
 from kvsim.live.engine import Answer, Counters, EngineError, ImpossibleError, LiveEngine, Look
-from kvsim.live.plan import SHARE, Limits, cost_s, first_look, reference, round_of, sessions_of
+from kvsim.live.plan import SHARE, Limits, cost_s, first_look, reference, round_of, sessions_of, sessions_s
 from kvsim.live.probes import Bench, Probe
 from kvsim.live.prompts import Prompts
 from kvsim.live.sessions import Sessions
@@ -210,7 +210,7 @@ class Campaign:
             await self._trying(once)
         except ImpossibleError as failure:
             self._impossible.add(probe.name)
-            self._say(str(failure))
+            self._note(f"{probe.name} was left out: {failure}")
 
     async def _sessions(self) -> None:
         """The multi-turn part, as far as it fits into the time that is left."""
@@ -218,8 +218,8 @@ class Campaign:
         for text in missing:
             self._note(text)
         for sessions in found:
-            if self.elapsed_s > self._budget_s:
-                return
+            if self.elapsed_s + sessions_s(sessions, self._costs) > self._budget_s:
+                continue
             await self._refer_now_and_then()
             await self._trying(partial(self._serve, sessions))
 
@@ -337,6 +337,7 @@ class Campaign:
     def _note(self, text: str) -> None:
         if text not in self.outcome.notes:
             self.outcome.notes.append(text)
+            self._say(text)
 
     def _conclude(self) -> None:
         """What there is to know about the whole."""

@@ -17,7 +17,7 @@ from kvsim.live.campaign import Campaign, Outcome
 from kvsim.live.engine import EngineError, Identity, LiveEngine
 from kvsim.live.plan import Limits
 
-LEAST_MINUTES = 0.2
+LEAST_MINUTES = 0.05
 
 _ARGUMENTS = frozenset(part.name for part in fields(EngineConfig))
 
@@ -79,7 +79,12 @@ async def measure(
         budget_s=60 * minutes,
         say=say,
     )
-    return target, await campaign.run()
+    outcome = await campaign.run()
+    assumed = [name for name in ("max_num_batched_tokens", "max_num_seqs") if name not in target.header.engine]
+    if assumed:
+        values = ", ".join(f"{name} {getattr(target.settled, name)}" for name in assumed)
+        outcome.notes.append(f"the engine does not tell its {values}: vLLM's default is assumed; give it if it differs")
+    return target, outcome
 
 
 def target_of(identity: Identity, *, client: str, gpu: str, model: str | None, arguments: Mapping[str, Any]) -> Target:

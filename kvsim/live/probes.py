@@ -31,6 +31,9 @@ STEPS_OF_MIXER = 6
 
 BETWEEN_MIXERS_S = 0.005
 
+MOST_STEPS_OF_MIXER = 3
+"""Steps of decoding sequences that may begin and end while a prompt that fits into one waits for its token."""
+
 
 class Probe(Protocol):
     """Something to measure. ``name`` is the same for repeats of it; so is what it observes."""
@@ -124,7 +127,7 @@ class Decode:
         if steps < FEWEST_STEPS:
             raise ImpossibleError(
                 f"only {steps} steps with all {self.batch} sequences of {self.context} tokens in them: the engine does "
-                "not run so many at once, or preempts some",
+                "not run so many at once (give its --max-num-seqs), or preempts some",
             )
         return Observation(
             "decode",
@@ -174,13 +177,14 @@ class Mixed:
         return found
 
     def _observed(self, answers: Sequence[Answer], mixers: Sequence[Answer], beginning: int) -> Observation:
-        seconds, contexts = [], []
+        seconds, contexts, between = [], [], []
         for mixer in mixers:
             sent, came = mixer.submitted_s, mixer.submitted_s + mixer.ttft_s
             longest, context = [], []
             for answer in answers:
                 times = answer.submitted_s + np.array(answer.token_s)
                 ends = np.flatnonzero((times[1:] > sent) & (times[:-1] < came)) + 1
+                between.append(int(((times > sent) & (times < came)).sum()))
                 if len(ends):
                     gaps = times[ends] - times[ends - 1]
                     longest.append(float(gaps.max()))
@@ -188,10 +192,15 @@ class Mixed:
             if len(longest) == self.batch:
                 seconds.append(median(longest))
                 contexts.append(median(context))
+        if median(between) > MOST_STEPS_OF_MIXER:
+            raise ImpossibleError(
+                f"a prompt of {self.new} tokens takes {median(between):.0f} steps: the engine does fewer in a step "
+                "than was assumed; give its --max-num-batched-tokens"
+            )
         if not seconds:
             raise ImpossibleError(
                 f"no prompt of {self.new} tokens came while {self.batch} sequences decoded: the engine does not run so "
-                "many at once, or preempts some"
+                "many at once (give its --max-num-seqs), or preempts some"
             )
         cached = mixers[0].cached_tokens
         cached = self.cached if cached is None else cached
