@@ -66,7 +66,11 @@ def own(calibration: Calibration, card: Gpu) -> Calibration:
 
 
 def nearest_measured(card: Gpu) -> Gpu:
-    """The measured GPU nearest in compute capability, then with kernels of its own measured, then in bandwidth."""
+    """The measured GPU nearest in compute capability, then with kernels of its own measured, then in bandwidth; for a
+    processor without such a number the measured one of its own kind, if there is any."""
+    measured = [gpu(name) for name in gpus() if shipped_calibration(name).kind == "measured"]
+    alike = [other for other in measured if other.compute_capability == card.compute_capability]
+    others = [other for other in measured if is_gpu(other)] if is_gpu(card) or not alike else alike
 
     def distance(other: Gpu) -> tuple[float, bool, float]:
         return (
@@ -75,7 +79,12 @@ def nearest_measured(card: Gpu) -> Gpu:
             abs(log(card.memory_bandwidth_byte_per_s / other.memory_bandwidth_byte_per_s)),
         )
 
-    return min((gpu(name) for name in gpus() if shipped_calibration(name).kind == "measured"), key=distance)
+    return min(others, key=distance)
+
+
+def is_gpu(card: Gpu) -> bool:
+    """Whether it has a compute capability as GPUs have it: processors are profiles too."""
+    return _generation(card) >= 0
 
 
 def _generation(card: Gpu) -> float:
@@ -86,7 +95,7 @@ def _generation(card: Gpu) -> float:
 
 def _inherited(card: Gpu, relative: Gpu, note: str) -> Calibration:
     source, typical = shipped_calibration(relative.id), shipped_calibration(_NEVER_MEASURED)
-    overheads = source.overheads if relative.id == card.id else typical.overheads
+    overheads = source.overheads if relative.id == card.id or not is_gpu(relative) else typical.overheads
     return replace(
         source,
         gpu=card.id,

@@ -128,9 +128,9 @@ def _formats(costs: Costs, calibration: Calibration) -> list[str]:
     found += [
         f"{name} not measured on {calibration.gpu}: rates from {part.source}."
         for name, part in strange.items()
-        if part.kind == "inherited"
+        if part.kind != "fitted"
     ]
-    if calibration.overheads[calibration.engine]["step_s"].kind == "inherited":
+    if calibration.overheads[calibration.engine]["step_s"].kind != "fitted":
         found.append(f"engine overheads not measured on {calibration.gpu}.")
     return found
 

@@ -106,6 +106,49 @@ class Loaded:
         return served
 
 
+@dataclass(frozen=True)
+class Together:
+    """Loads of one kind, whose noise is one."""
+
+    kind: str
+    parts: Sequence[Loaded]
+    regime: str = "queued"
+
+    @property
+    def measured(self) -> Array:
+        """Seconds."""
+        return np.concatenate([part.measured for part in self.parts])
+
+    @property
+    def groups(self) -> npt.NDArray[Any]:
+        """Of all parts."""
+        return np.concatenate([part.groups for part in self.parts])
+
+    @property
+    def places(self) -> list[str]:
+        """Of all parts."""
+        return [place for part in self.parts for place in part.places]
+
+    def predict(self, values: Mapping[str, float]) -> Array:
+        """Seconds of all rows."""
+        return np.concatenate([part.predict(values) for part in self.parts])
+
+    def settle(self, values: Mapping[str, float]) -> float:
+        """Simulate all."""
+        return max(part.settle(values) for part in self.parts)
+
+
+def together(loads: Sequence[Loaded]) -> list[Together]:
+    """Loads by their kind."""
+    kinds = dict.fromkeys(load.kind for load in loads)
+    return [Together(kind, [load for load in loads if load.kind == kind]) for kind in kinds]
+
+
+def single(evidence: Sequence[Timed | Together]) -> list[Timed | Loaded]:
+    """Steps and single loads."""
+    return [one for part in evidence for one in (part.parts if isinstance(part, Together) else [part])]
+
+
 def client_s(values: Mapping[str, float], tokens: Array) -> Array:
     """A client's way by prompt tokens; 0 where they are negative."""
     way = values["client_s"] + values["client_token_s"] * tokens

@@ -29,10 +29,13 @@ from ..calibration import (
 )
 from ..hardware import Gpu, gpu, gpus
 from ..law import device_of
+from .engine_steps import EngineSteps, engine_steps
 from .kernels import Findings, kernel_findings
+from .measured import Part
 from .measurements import Column, Measurements, Table
 from .relatives import TRANSFERS, chain
 from .render import to_toml
+from .report import COLUMNS, accuracy
 from .robust import Accuracy, Array
 from .serving import TYPICAL, ServingFit, engine_of, fit_overheads, fits_in_memory
 
@@ -62,12 +65,22 @@ class Study:
         self.measurements = measurements
         self._kernels: dict[str, Findings] = {}
         self._overheads: dict[str, dict[str, ServingFit]] = {}
+        self._engine_steps: dict[str, EngineSteps] = {}
 
     def kernels(self, name: str) -> Findings:
         """What a GPU's kernel tables say."""
         if name not in self._kernels:
             self._kernels[name] = kernel_findings(gpu(name), self.measurements)
         return self._kernels[name]
+
+    def engine_steps(self, name: str) -> EngineSteps | None:
+        """What whole steps of an engine say, where a card has sweeps; then nothing else bears on it."""
+        folder = self.measurements.folder / "engine_steps" / name
+        if not folder.is_dir():
+            return None
+        if name not in self._engine_steps:
+            self._engine_steps[name] = engine_steps(folder)
+        return self._engine_steps[name]
 
     def coefficients(self, name: str, stand_ins: Sequence[str] | None = None) -> dict[str, Coefficient]:
         """All kernel coefficients of a GPU: its own, else of its nearest stand-in that has them."""
@@ -167,6 +180,9 @@ def widened(name: str, part: Coefficient, width: float) -> Coefficient:
 
 def calibrate(study: Study, name: str) -> Calibration:
     """The calibration of one GPU from everything that bears on it."""
+    steps = study.engine_steps(name)
+    if steps:
+        return steps.calibration
     kernels, serving = study.kernels(name), study.overheads(name)
     measured = bool(kernels.coefficients or serving)
     coefficients = study.coefficients(name)
@@ -296,6 +312,10 @@ def report(study: Study, names: Sequence[str]) -> str:
     """How well points are predicted, a line for each GPU and table: fitted, then held out."""
     lines = [f"{'GPU':<16}{'table':<18}{'fitted':^32}  {'held out':^32}", " " * 34 + f"{COLUMNS}  {COLUMNS}"]
     for name in names:
+        steps = study.engine_steps(name)
+        if steps:
+            lines += [f"{name:<16}{_parts(part)}" for part in (*steps.fitted.parts, *steps.others)]
+            continue
         kernels = study.kernels(name)
         parts = [(table, kernels.fitted[table], kernels.held_out[table]) for table in kernels.fitted]
         parts += [
@@ -312,14 +332,12 @@ def report(study: Study, names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-COLUMNS = f"{'n':>6}{'median':>9}{'MAPE':>8}{'bias':>9}"
+def _parts(part: Part) -> str:
+    return f"{part.kind:<34}{accuracy(part.fitted)}  {accuracy(part.held_out)}"
 
 
 def _accuracy(errors: Array) -> str:
-    part = Accuracy.of(errors)
-    if not part.n:
-        return f"{0:>6}{'-':>9}{'-':>8}{'-':>9}"
-    return f"{part.n:>6}{part.median:>9.1%}{part.mape:>8.1%}{part.bias:>+9.1%}"
+    return accuracy(Accuracy.of(errors))
 
 
 def differences(made: Calibration, shipped: Calibration) -> list[str]:
@@ -357,7 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in differences(made, parse_calibration(file.read_text(encoding="utf-8"), str(file))):
             wrong += 1
             print(f"{name}: {line}", file=sys.stderr)
-    print(report(study, [name for name in names if study.kernels(name).fitted or study.overheads(name)]))
+    print(report(study, [name for name in names if study.engine_steps(name) or study.kernels(name).fitted or study.overheads(name)]))
     return 1 if wrong else 0
 
 

@@ -7,6 +7,7 @@ those coefficients again that the evidence identifies; each says whether it was 
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from .._inheritance import calibration_of, own
+from ..arrivals import starts_of
 from ..calibration import (
     OVERHEADS,
     QUANTITIES,
@@ -26,15 +28,18 @@ from ..calibration import (
     load_calibration,
 )
 from ..engine import EngineConfig
-from ..errors import InputError
+from ..errors import InputError, KvsimError
 from ..hardware import Gpu
 from ..hardware import gpu as find_gpu
 from .deployment import Deployment, engine_config
-from .evidence import CLIENT, Loaded, Timed
+from .evidence import CLIENT, Loaded, Timed, Together, single, together
+from .files import FileTables, ServingPoint, read_files, same_gpu
+from .kernels import Findings, kernel_findings
 from .observations import Header, Observations
-from .observed import evidence_of, usable
+from .observed import evidence_of, step_rows, usable
 from .prior import beliefs, datasheet_prior
 from .robust import Accuracy, Array
+from .serving_load import as_measured, point_evidence, turns_evidence
 from .solve import Solution, solve
 
 FEWEST_ERRORS = 8
@@ -81,7 +86,7 @@ class Fitted:
     parts: tuple[Part, ...]
     outliers: tuple[Outlier, ...]
     warnings: tuple[str, ...]
-    evidence: tuple[Timed | Loaded, ...] = field(repr=False)
+    evidence: tuple[Timed | Together, ...] = field(repr=False)
 
     def report(self) -> str:
         """For people: accuracy by kind, coefficients fitted and kept, outliers."""
@@ -110,13 +115,7 @@ def fit_observations(
     Raises :class:`~kvsim.errors.KvsimError` for names that are unknown and evidence that cannot be used.
     """
     card = _one_gpu([part.header.gpu for part in observations], gpu)
-    evidence: list[Timed | Loaded] = []
-    warnings: list[str] = []
-    for part in observations:
-        rows, left_out = usable(part)
-        warnings += part.warnings()
-        warnings += [f"{part.file}: {count} rows not fitted: {reason}" for reason, count in left_out.items()]
-        evidence += evidence_of(rows, deployment_of(part.header, part.file, card, model, engine), part.file)
+    evidence, warnings = _observed(observations, card, model, engine)
     headers = [part.header for part in observations]
     return fit_evidence(
         evidence,
@@ -128,6 +127,153 @@ def fit_observations(
         sources=[one.source or Path(part.file).name for one, part in zip(headers, observations, strict=True)],
         warnings=warnings,
     )
+
+
+def _observed(
+    observations: Sequence[Observations], card: Gpu, model: str | Path | None, engine: EngineConfig | None
+) -> tuple[list[Timed | Together], list[str]]:
+    """Evidence of all files, and what of them was left out."""
+    evidence: list[Timed | Together] = []
+    warnings: list[str] = []
+    for part in observations:
+        rows, left_out = usable(part)
+        warnings += part.warnings()
+        warnings += [f"{part.file}: {count} rows not fitted: {reason}" for reason, count in left_out.items()]
+        evidence += evidence_of(rows, deployment_of(part.header, part.file, card, model, engine), part.file)
+    return evidence, warnings
+
+
+def fit_files(
+    paths: Sequence[str | Path],
+    *,
+    gpu: str | Gpu | None = None,
+    model: str | Path | None = None,
+    engine: EngineConfig | None = None,
+    prior: str | Path | Calibration | None = None,
+    only_overheads: bool = False,
+    engine_version: str | None = None,
+    date: str | None = None,
+    format: str = "auto",
+    lenient: bool = False,
+    arrivals: str = "logged",
+) -> Fitted:
+    """A calibration from files of any kinds together: observations, step logs of vLLM (``steps_*.jsonl``), kernel
+    tables, serving points (CSV, or what ``vllm bench serve --save-result`` writes), and every log that
+    :func:`kvsim.read` takes and that holds times.
+
+    Points and logs are matched by simulating their load. Logs are taken for all of the engine's traffic: each turn
+    comes when it was sent, ``arrivals`` says how where they have no times of arrival. Other arguments as
+    :func:`fit_observations` has them; the model of step logs, logs and unnamed points is ``model``.
+    """
+    found = read_files(paths, lenient=lenient)
+    named = [part.header.gpu for part in found.observations]
+    if gpu is None and not any(named):
+        named += [name for _, table in found.tables for name in sorted(set(table["gpu"].tolist()))]
+        named += sorted({point.gpu for point in found.points})
+    card = _one_gpu(named, gpu)
+    for log in found.step_logs:
+        found.observations.append(
+            Observations(str(log.path), Header(engine=log.engine.arguments), tuple(step_rows(log)))
+        )
+    evidence, warnings = _observed(found.observations, card, model, engine)
+    warnings += found.warnings
+    evidence += _points(found.points, card, model, engine, warnings)
+    if found.logs:
+        evidence += together([_logs(found.logs, card, model, engine, format, lenient, arrivals, warnings)])
+    headers = [part.header for part in found.observations]
+    date = date or max((one.date[:10] for one in headers if one.date), default=datetime.date.today().isoformat())
+    start = prior_of(card, prior, date)
+    tables, kernel_parts = FileTables(found.tables), list[Part]()
+    if found.tables and not only_overheads:
+        start, kernel_parts = _with_kernels(start, kernel_findings(card, tables))
+    sources = [one.source or Path(part.file).name for one, part in zip(headers, found.observations, strict=True)]
+    sources += [Path(name).name for name in sorted({p.point.place.rpartition(":")[0] for p in found.points})]
+    sources += [Path(name).name for name in found.logs]
+    version = engine_version or next((one.engine_version for one in headers if one.engine_version), None)
+    if not evidence:
+        return _kernels_only(start, kernel_parts, warnings)
+    fitted = fit_evidence(
+        evidence,
+        card,
+        prior=start,
+        only_overheads=only_overheads,
+        engine_version=version,
+        date=date,
+        sources=sources,
+        warnings=warnings,
+    )
+    return replace(fitted, parts=(*kernel_parts, *fitted.parts))
+
+
+def _with_kernels(start: Calibration, found: Findings) -> tuple[Calibration, list[Part]]:
+    """The prior with the coefficients that kernel tables determine."""
+    parts = [
+        Part(f"{name} kernels", "kernels", 0.0, Accuracy.of(errors), Accuracy.of(found.held_out[name]))
+        for name, errors in found.fitted.items()
+    ]
+    return replace(start, coefficients={**start.coefficients, **found.coefficients}), parts
+
+
+def _kernels_only(start: Calibration, parts: Sequence[Part], warnings: Sequence[str]) -> Fitted:
+    """A calibration from kernel tables alone: overheads are the prior's."""
+    if not parts:
+        raise InputError("no row to fit", remedy="Give measurements of this GPU and model.")
+    fitted = tuple(name for name, part in start.coefficients.items() if part.kind == "fitted")
+    calibration = replace(start, kind="measured", relative="", note="kernel tables alone: overheads were kept")
+    return Fitted(calibration, start, fitted, (0.0, 0.0), tuple(parts), (), tuple(warnings), ())
+
+
+def _points(
+    points: Sequence[ServingPoint],
+    card: Gpu,
+    model: str | Path | None,
+    engine: EngineConfig | None,
+    warnings: list[str],
+) -> list[Together]:
+    """Serving points of this GPU whose model is known and fits; the others are counted."""
+    out, left_out = [], Counter[str]()
+    for one in points:
+        if not same_gpu(one.gpu, card.id):
+            left_out[f"of another GPU, {one.gpu}"] += 1
+            continue
+        config = engine or EngineConfig()
+        quantization = "fp8" if one.dtype.startswith("fp8") else config.quantization
+        tensor_parallel = one.tensor_parallel_size or config.tensor_parallel_size
+        try:
+            deployment = Deployment.of(
+                model or one.model,
+                card,
+                replace(config, tensor_parallel_size=tensor_parallel, quantization=quantization),
+            )
+            out.append(point_evidence(one.point, deployment))
+        except KvsimError as error:
+            left_out[str(error)] += 1
+    warnings += [f"{count} serving points not fitted: {reason}" for reason, count in left_out.items()]
+    return together(out)
+
+
+def _logs(
+    paths: Sequence[str],
+    card: Gpu,
+    model: str | Path | None,
+    engine: EngineConfig | None,
+    format: str,
+    lenient: bool,
+    arrivals: str,
+    warnings: list[str],
+) -> Loaded:
+    """Logged turns with times, each sent when it really was."""
+    from ..logs import read
+
+    if model is None:
+        raise InputError("of which model?", file=paths[0], field="model", remedy="Logs need --model.")
+    batch = as_measured(read(paths, format, lenient=lenient))
+    if arrivals == "logged" and not batch.arrival_ns.any() and len(batch) > 1:
+        arrivals = "closed:1"
+        warnings.append("the logs have no times of arrival: one trajectory at a time is simulated (--arrivals)")
+    deployment = Deployment.of(model, card, engine)
+    name = paths[0] if len(paths) == 1 else f"{len(paths)} logs"
+    return turns_evidence(batch, deployment, starts=starts_of(batch, arrivals), name=name, kind="logged turns")
 
 
 def deployment_of(
@@ -165,7 +311,7 @@ def prior_of(card: Gpu, prior: str | Path | Calibration | None, date: str) -> Ca
 
 
 def fit_evidence(
-    evidence: Sequence[Timed | Loaded],
+    evidence: Sequence[Timed | Together],
     card: Gpu,
     *,
     prior: str | Path | Calibration | None = None,
@@ -183,14 +329,12 @@ def fit_evidence(
     candidates = [*OVERHEADS, *CLIENT] if only_overheads else [*QUANTITIES, *OVERHEADS, *CLIENT]
     solution = solve(evidence, {**beliefs(start), **CLIENT}, candidates)
     client = (solution.values["client_s"], solution.values["client_token_s"])
-    if not any((part.client_tokens >= 0).any() for part in evidence):
+    if not _by_clients(evidence):
         client = (0.0, 0.0)
     engine = engine_version or start.engine
     rows = sum(len(part.measured) for part in evidence)
     source = ", ".join(sorted(set(sources))) or "own measurements"
-    coefficients = {
-        name: _coefficient(name, part, solution, source, rows) for name, part in start.coefficients.items()
-    }
+    coefficients = {name: _coefficient(name, part, solution, source, rows) for name, part in start.coefficients.items()}
     overheads = {
         name: _coefficient(name, part, solution, source, rows) for name, part in start.overheads[start.engine].items()
     }
@@ -234,20 +378,25 @@ def _coefficient(name: str, before: Coefficient, solution: Solution, source: str
     return Coefficient(value, min(low, value), max(high, value), "fitted", source, rows)
 
 
-def _note(start: Calibration, client: tuple[float, float], evidence: Sequence[Timed | Loaded]) -> str:
+def _by_clients(evidence: Sequence[Timed | Together]) -> bool:
+    """Whether a client timed anything."""
+    return any(bool((part.client_tokens >= 0).any()) for part in single(evidence))
+
+
+def _note(start: Calibration, client: tuple[float, float], evidence: Sequence[Timed | Together]) -> str:
     said = [f"fitted to own measurements from the calibration of {start.date}"]
     if start.kind == "inherited" and start.relative:
         said.append(f"what was kept is {start.relative}'s")
-    if any((part.client_tokens >= 0).any() for part in evidence):
+    if _by_clients(evidence):
         said.append(f"clients saw {client[0] * 1e3:.3g} ms more a request and {client[1] * 1e6:.3g} us a prompt token")
     return "; ".join(said)
 
 
-def _seen(start: Calibration, evidence: Sequence[Timed | Loaded], sources: Sequence[str]) -> Evidence:
+def _seen(start: Calibration, evidence: Sequence[Timed | Together], sources: Sequence[str]) -> Evidence:
     """What the coefficients rest on: the prior's evidence, since kept ones rest on it, and this."""
     before = start.evidence
     tokens, sequences, contexts = [], [], []
-    for part in evidence:
+    for part in single(evidence):
         if isinstance(part, Loaded):
             at_once = min(part.deployment.engine.max_num_seqs, part.batch.turns)
             lengths = part.batch.prompt_tokens + part.batch.output_tokens
@@ -261,7 +410,7 @@ def _seen(start: Calibration, evidence: Sequence[Timed | Loaded], sources: Seque
             reading = work.chunk_context[:, 0] + work.decode_context[:, 0] / np.maximum(work.decoding, 1)
             alone = work.sequences - work.decoding <= 1
             contexts += reading[alone].tolist()
-    deployments = [part.deployment for part in evidence]
+    deployments = [part.deployment for part in single(evidence)]
     costs = [one.costs({**start.values(), **dict.fromkeys(CLIENT, 0.0)}) for one in deployments]
     families = {"dense"} if deployments else set()
     families |= {"experts" for one in deployments if one.architecture.experts()}
@@ -289,7 +438,7 @@ def _latent(group: object) -> bool:
 
 
 def _residuals(
-    start: Calibration, evidence: Sequence[Timed | Loaded], solution: Solution
+    start: Calibration, evidence: Sequence[Timed | Together], solution: Solution
 ) -> Mapping[Regime, Residual]:
     """Spread of held-out errors by regime; requests under load stand in for both where steps alone are too few."""
     found: dict[Regime, Residual] = {}
@@ -308,13 +457,13 @@ def residual_of(errors: Array) -> Residual:
 
 
 def _errors(
-    evidence: Sequence[Timed | Loaded], errors: Sequence[Array], regime: Literal["prefill", "decode", "queued"]
+    evidence: Sequence[Timed | Together], errors: Sequence[Array], regime: Literal["prefill", "decode", "queued"]
 ) -> Array:
     own_errors = [found for part, found in zip(evidence, errors, strict=True) if part.regime == regime]
     return np.concatenate(own_errors) if own_errors else np.array([])
 
 
-def _outliers(evidence: Sequence[Timed | Loaded], solution: Solution) -> tuple[Outlier, ...]:
+def _outliers(evidence: Sequence[Timed | Together], solution: Solution) -> tuple[Outlier, ...]:
     """The worst rows, by multiples of their kind's noise."""
     found = []
     for part, noise, errors in zip(evidence, solution.noise, solution.errors, strict=True):

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..step_logs import LoggedStep, StepLog
 from ..trajectory import Batch
 from .deployment import Deployment
-from .evidence import Loaded, Timed
+from .evidence import Loaded, Timed, Together, together
 from .observations import (
     Observation,
     Observations,
@@ -48,9 +48,10 @@ def usable(observations: Observations) -> tuple[list[Observation], Counter[str]]
     return kept, left_out
 
 
-def evidence_of(rows: Sequence[Observation], deployment: Deployment, file: str) -> list[Timed | Loaded]:
+def evidence_of(rows: Sequence[Observation], deployment: Deployment, file: str) -> list[Timed | Together]:
     """Everything that a file's rows say, by kind. Raises InputError naming file and line."""
-    found: list[Timed | Loaded] = []
+    found: list[Timed | Together] = []
+    loads: list[Loaded] = []
     for kind in STEPS:
         own = [row for row in rows if row.kind == kind]
         own = reduced(own) if kind == "step" else own
@@ -61,9 +62,9 @@ def evidence_of(rows: Sequence[Observation], deployment: Deployment, file: str) 
         if row.kind == "turn":
             runs[row.probe].append(row)
         elif row.kind == "point":
-            found.append(point_evidence(_point(row, file), deployment))
-    found += [_turns(run, name, deployment, file) for name, run in runs.items()]
-    return found
+            loads.append(point_evidence(_point(row, file), deployment))
+    loads += [_turns(run, name, deployment, file) for name, run in runs.items()]
+    return [*found, *together(loads)]
 
 
 def step_rows(log: StepLog) -> list[Observation]:

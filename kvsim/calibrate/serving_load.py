@@ -76,7 +76,7 @@ def point_evidence(point: Point, deployment: Deployment) -> Loaded:
     generated = [step._replace(count=step.count * (point.output_tokens - 1)) for step in between]
     steps: dict[str, list[Content]] = {"ttft_s": alone, "tpot_s": between, "e2e_s": [*alone, *generated]}
     return Loaded(
-        kind="serving points",
+        kind=f"serving points, {deployment.architecture.name}",
         deployment=deployment,
         batch=batch,
         starts=starts,

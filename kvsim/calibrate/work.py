@@ -80,9 +80,7 @@ class Work:
 
 def prefill(new: int, cached: int, most_tokens: int) -> list[Content]:
     """The steps of one prompt alone, in chunks of at most ``most_tokens``."""
-    return [
-        Content([(min(most_tokens, new - done), cached + done)]) for done in range(0, new, most_tokens)
-    ]
+    return [Content([(min(most_tokens, new - done), cached + done)]) for done in range(0, new, most_tokens)]
 
 
 def decode(batch: int, context: float, count: float = 1.0) -> Content:
