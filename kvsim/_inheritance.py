@@ -67,24 +67,23 @@ def own(calibration: Calibration, card: Gpu) -> Calibration:
 
 def nearest_measured(card: Gpu) -> Gpu:
     """The measured GPU nearest in compute capability, then with kernels of its own measured, then in bandwidth; for a
-    processor without such a number the measured one of its own kind, if there is any."""
-    measured = [gpu(name) for name in gpus() if shipped_calibration(name).kind == "measured"]
-    alike = [other for other in measured if other.compute_capability == card.compute_capability]
-    others = [other for other in measured if is_gpu(other)] if is_gpu(card) or not alike else alike
+    processor the measured processors, those with the same instructions first."""
 
-    def distance(other: Gpu) -> tuple[float, bool, float]:
+    def distance(other: Gpu) -> tuple[bool, float, bool, float]:
         return (
+            card.compute_capability != other.compute_capability and is_processor(card),
             abs(_generation(card) - _generation(other)),
             not shipped_calibration(other.id).residuals["prefill"].n,
             abs(log(card.memory_bandwidth_byte_per_s / other.memory_bandwidth_byte_per_s)),
         )
 
-    return min(others, key=distance)
+    measured = (gpu(name) for name in gpus() if shipped_calibration(name).kind == "measured")
+    return min((other for other in measured if is_processor(other) == is_processor(card)), key=distance)
 
 
-def is_gpu(card: Gpu) -> bool:
-    """Whether it has a compute capability as GPUs have it: processors are profiles too."""
-    return _generation(card) >= 0
+def is_processor(card: Gpu) -> bool:
+    """Whether the profile is that of a CPU."""
+    return card.architecture.endswith("CPU")
 
 
 def _generation(card: Gpu) -> float:
@@ -95,7 +94,7 @@ def _generation(card: Gpu) -> float:
 
 def _inherited(card: Gpu, relative: Gpu, note: str) -> Calibration:
     source, typical = shipped_calibration(relative.id), shipped_calibration(_NEVER_MEASURED)
-    overheads = source.overheads if relative.id == card.id or not is_gpu(relative) else typical.overheads
+    overheads = source.overheads if relative.id == card.id or is_processor(relative) else typical.overheads
     return replace(
         source,
         gpu=card.id,

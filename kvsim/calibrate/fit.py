@@ -310,11 +310,11 @@ def _words(*columns: Column) -> set[str]:
 
 def report(study: Study, names: Sequence[str]) -> str:
     """How well points are predicted, a line for each GPU and table: fitted, then held out."""
-    lines = [f"{'GPU':<16}{'table':<18}{'fitted':^32}  {'held out':^32}", " " * 34 + f"{COLUMNS}  {COLUMNS}"]
+    lines = [f"{'GPU':<20}{'table':<34}{'fitted':^32}  {'held out':^32}", " " * 54 + f"{COLUMNS}  {COLUMNS}"]
     for name in names:
         steps = study.engine_steps(name)
         if steps:
-            lines += [f"{name:<16}{_parts(part)}" for part in (*steps.fitted.parts, *steps.others)]
+            lines += [f"{name:<20}{_parts(part)}" for part in (*steps.fitted.parts, *steps.others)]
             continue
         kernels = study.kernels(name)
         parts = [(table, kernels.fitted[table], kernels.held_out[table]) for table in kernels.fitted]
@@ -322,7 +322,7 @@ def report(study: Study, names: Sequence[str]) -> str:
             (engine, fitted.result.fitted, fitted.result.held_out) for engine, fitted in study.overheads(name).items()
         ]
         for table, fitted, held_out in parts:
-            lines.append(f"{name:<16}{table:<18}{_accuracy(fitted)}  {_accuracy(held_out)}")
+            lines.append(f"{name:<20}{table:<34}{_accuracy(fitted)}  {_accuracy(held_out)}")
     for regime in ("prefill", "decode"):
         errors = study.transfer(regime)
         lines.append(
@@ -375,7 +375,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in differences(made, parse_calibration(file.read_text(encoding="utf-8"), str(file))):
             wrong += 1
             print(f"{name}: {line}", file=sys.stderr)
-    print(report(study, [name for name in names if study.engine_steps(name) or study.kernels(name).fitted or study.overheads(name)]))
+    print(
+        report(
+            study,
+            [name for name in names if study.engine_steps(name) or study.kernels(name).fitted or study.overheads(name)],
+        )
+    )
     return 1 if wrong else 0
 
 

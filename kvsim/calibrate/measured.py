@@ -407,9 +407,9 @@ def _seen(start: Calibration, evidence: Sequence[Timed | Together], sources: Seq
             work = part.work
             tokens += [work.tokens.min(), work.tokens.max()]
             sequences += [work.sequences.min(), work.sequences.max()]
-            reading = work.chunk_context[:, 0] + work.decode_context[:, 0] / np.maximum(work.decoding, 1)
-            alone = work.sequences - work.decoding <= 1
-            contexts += reading[alone].tolist()
+            chunks = work.chunk_context[:, 0] / np.maximum(work.sequences - work.decoding, 1)
+            decodes = work.decode_context[:, 0] / np.maximum(work.decoding, 1)
+            contexts += np.maximum(chunks, decodes).tolist()
     deployments = [part.deployment for part in single(evidence)]
     costs = [one.costs({**start.values(), **dict.fromkeys(CLIENT, 0.0)}) for one in deployments]
     families = {"dense"} if deployments else set()

@@ -13,7 +13,7 @@ from .serving import TYPICAL
 QUANTILES_90 = 3.29
 """Standard deviations from the 5 % to the 95 % quantile."""
 
-LEAST_SPREAD = 0.1
+LEAST_SPREAD = 0.15
 """Even a coefficient whose interval is narrow may be so far off on another specimen: power limits, clocks, drivers."""
 
 LEAST_OVERHEAD_SPREAD = 0.3

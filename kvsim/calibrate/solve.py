@@ -17,7 +17,15 @@ from ..errors import InputError, MissingExtraError
 from .prior import Belief
 from .robust import HELD_OUT, Array, held_out_groups, interval
 
-FIRST_NOISE = 0.1
+FIRST_NOISE = 0.03
+"""Relative error of single rows in the first fits, which shall follow the evidence more than what was believed."""
+
+ASSUMED_NOISE = 0.1
+"""What is assumed of few rows, which say little about their own noise."""
+
+FEW = 4
+"""So many rows are as good a word on their noise as what is assumed."""
+
 LEAST_NOISE, MOST_NOISE = 0.02, 0.5
 """Relative errors of single rows: none is trusted beyond 2 %, none is disregarded for being 50 % off."""
 
@@ -83,44 +91,43 @@ def solve(evidence: Sequence[Evidence], believed: Mapping[str, Belief], candidat
 
     Raises InputError where the evidence identifies nothing.
     """
-    values = {name: belief.value for name, belief in believed.items()}
+    before = {name: belief.value for name, belief in believed.items()}
     for part in evidence:
-        part.settle(values)
-    free = [name for name in candidates if _felt(evidence, values, name)]
+        part.settle(before)
+    felt = [name for name in candidates if _felt(evidence, before, name)]
     problem = _Problem(evidence, believed, [FIRST_NOISE] * len(evidence))
-    values = problem.minimise(free, values)
-    rounds = 0
-    for rounds in range(1, MOST_ROUNDS + 1):
-        moved = max((part.settle(values) for part in evidence), default=0.0)
-        problem = _Problem(evidence, believed, [_noise(error) for error in problem.errors(values)])
-        free = problem.identified(free, values)
-        if not free:
-            raise InputError(
-                "the evidence identifies no coefficient", remedy="Give more of it: other lengths, batches or models."
-            )
-        kept = {name: belief.value for name, belief in believed.items() if name not in free}
-        values = problem.minimise(free, {**values, **kept})
-        if moved <= SETTLED and rounds > 1:
-            break
+    values, rounds = _settled(problem, felt, before)
+    problem = _Problem(evidence, believed, problem.noise_of(felt, values))
+    free = problem.identified(felt, values)
+    if not free:
+        raise InputError(
+            "the evidence identifies no coefficient", remedy="Give more of it: other lengths, batches or models."
+        )
+    kept = {name: belief.value for name, belief in believed.items() if name not in free}
+    values, more = _settled(problem, free, {**values, **kept})
     return Solution(
         values,
         problem.intervals(free, values),
         problem.noise,
         problem.errors(values),
         problem.held_out(free, values),
-        rounds,
+        rounds + more,
     )
+
+
+def _settled(problem: _Problem, free: Sequence[str], start: Mapping[str, float]) -> tuple[dict[str, float], int]:
+    """Fitted values at which simulations say what the fit expected, and how many fits that took."""
+    values, moved, rounds = dict(start), np.inf, 0
+    while moved > SETTLED and rounds < MOST_ROUNDS:
+        values = problem.minimise(free, values)
+        moved = max(part.settle(values) for part in problem.evidence)
+        rounds += 1
+    return values, rounds
 
 
 def _felt(evidence: Sequence[Evidence], values: Mapping[str, float], name: str) -> bool:
     moved = {**values, name: 1.1 * values[name]}
     return any(np.max(np.abs(part.predict(moved) / part.predict(values) - 1), initial=0.0) > FELT for part in evidence)
-
-
-def _noise(errors: Array) -> float:
-    """From the median distance, as if errors were normal."""
-    size = 1.4826 * float(np.median(np.abs(errors))) if len(errors) else MOST_NOISE
-    return min(MOST_NOISE, max(LEAST_NOISE, size))
 
 
 class _Problem:
@@ -154,13 +161,24 @@ class _Problem:
         )
         return {**start, **dict(zip(free, np.exp(found.x).tolist(), strict=True))}
 
+    def noise_of(self, free: Sequence[str], values: Mapping[str, float]) -> list[float]:
+        """From each evidence's median distance, as if errors were normal; coefficients that follow the evidence take
+        their share of it out of its errors."""
+        pull = np.diag([1 / self.believed[name].spread ** 2 for name in free])
+        rows = sum(len(part.measured) for part in self.evidence)
+        total = self._information(free, values)
+        taken = float(np.trace(np.linalg.solve(total, total - pull)))
+        left = max(1 - taken / rows, 1 / rows)
+        found = []
+        for errors in self.errors(values):
+            size = 1.4826 * float(np.median(np.abs(errors))) / np.sqrt(left)
+            shrunk = np.sqrt((len(errors) * size**2 + FEW * ASSUMED_NOISE**2) / (len(errors) + FEW))
+            found.append(min(MOST_NOISE, max(LEAST_NOISE, float(shrunk))))
+        return found
+
     def identified(self, free: Sequence[str], values: Mapping[str, float]) -> list[str]:
         """The free ones, least identified left out one by one until the evidence says enough about each."""
-        logs = np.log([values[name] for name in free])
-        pulls = self._pulls(free, values, None)
-        base, step = pulls(logs), 0.02
-        jacobian = np.array([(pulls(logs + step * unit) - base) / step for unit in np.eye(len(free))]).T
-        information = jacobian.T @ jacobian
+        information = self._information(free, values)
         kept = list(range(len(free)))
         while kept:
             part = np.linalg.inv(information[np.ix_(kept, kept)])
@@ -197,6 +215,14 @@ class _Problem:
             for kept, part, errors in zip(out, held, self.errors(apart), strict=True):
                 kept.append(errors[part])
         return [np.concatenate(parts) if parts else np.array([]) for parts in out]
+
+    def _information(self, free: Sequence[str], values: Mapping[str, float]) -> Array:
+        """Curvature of the sum of squares at values, what was believed included."""
+        logs = np.log([values[name] for name in free])
+        pulls, step = self._pulls(free, values, None), 0.02
+        base = pulls(logs)
+        jacobian = np.array([(pulls(logs + step * unit) - base) / step for unit in np.eye(len(free))]).T
+        return np.asarray(jacobian.T @ jacobian)
 
     def _pulls(
         self, free: Sequence[str], fixed: Mapping[str, float], times: Sequence[Array] | None
