@@ -13,7 +13,7 @@ median, so that one disturbed repeat does not decide. The error may be as large 
 largest difference over their mean), since the calibration was measured minutes earlier than they were, or LEAST where
 they agree better than that; and never larger than MOST, so that noise cannot hide a law that is wrong by more. What is
 left of flakiness is a machine that changed its speed in between: the calibration's reference probe is measured again
-among the repeats, and if it came out more than MOVED faster or slower the whole is done once more, and only then counts.
+among the repeats, and where it came out more than MOVED faster or slower a failure is tried once more before it counts.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder for the calibration and all measurements")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = options.keep or Path(scratch)
+        folder = (options.keep or Path(scratch)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         with server(options.vllm, model_folder(folder / "model")) as url:
             for attempt in range(1, ATTEMPTS + 1):
@@ -164,7 +164,8 @@ def checked(url: str, folder: Path, attempt: int, minutes: float) -> Verdict:
     """Calibrate, serve the fresh workload, predict it."""
     toml = folder / f"calibration-{attempt}.toml"
     command = [sys.executable, "-m", "kvsim", "calibrate", "--url", url, "--gpu", this_processor()]
-    subprocess.run([*command, "--minutes", str(minutes), "-o", str(toml)], check=True)
+    command += ["--prior", "datasheet", "--minutes", str(minutes), "-o", str(toml)]
+    subprocess.run(command, check=True, cwd=folder)  # elsewhere: a checkout would hide the installed package
     known = read_observations(toml.with_suffix(".csv"))
     rows, references = asyncio.run(served(url))
     before = median(row.seconds or 0.0 for row in known.rows if row.probe == "reference")

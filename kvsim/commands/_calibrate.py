@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from kvsim.calibrate.measured import Fitted, fit_observations
+from kvsim.calibrate.measured import Fitted, fit_observations, prior_of
 from kvsim.calibrate.observations import read_observations
 from kvsim.calibrate.render import to_toml
 from kvsim.commands._console import asides, results, warn
 from kvsim.commands._outputs import require_free
 from kvsim.engine import EngineConfig
 from kvsim.errors import InputError
+from kvsim.hardware import gpu as gpu_of
 from kvsim.live.in_process import InProcess
 from kvsim.live.measure import Target, measure
 from kvsim.live.server import Server
@@ -85,6 +86,7 @@ def from_process(model: str, how: How, minutes: float, vllm_arguments: Sequence[
 async def _measured(engine: LiveEngine, how: How, minutes: float) -> tuple[Target, Outcome]:
     if how.gpu is None:
         raise InputError("on which GPU?", field="gpu", remedy="Give --gpu; 'kvsim profiles list' shows all")
+    prior_of(gpu_of(how.gpu), how.prior, "")  # fails before the measuring, not after it
     file = Path(how.output).with_suffix(".csv")
     if not file.exists():
         require_free([how.output], force=how.force)
