@@ -23,10 +23,11 @@ from kvsim.calibrate.observations import Observation, Observations, read_observa
 from kvsim.errors import InputError, MissingExtraError
 from kvsim.live import campaign
 from kvsim.live.campaign import MeasuringEndedError, Outcome
+from kvsim.live.costs import Costs
 from kvsim.live.engine import EngineError, Look
 from kvsim.live.measure import Target, measure
 from kvsim.live.metrics_page import MetricsPage
-from kvsim.live.plan import Grid, Limits, round_of
+from kvsim.live.plan import Grid, Limits, round_of, sessions_of, sessions_s
 from kvsim.live.probes import Decode, Mixed, Prefill
 from kvsim.live.server import Server
 from kvsim.live.turns import batch_of, runs_of
@@ -305,6 +306,31 @@ def test_every_prefix_of_the_plan_spreads_over_the_range() -> None:
         assert {1, 64} <= {probe.batch for probe in one if isinstance(probe, Decode)}
     assert {probe.name for probe in rounds[0]} <= {probe.name for probe in rounds[4]}
     assert Grid.of(16, 4095).level(9) == (16, 32, 64, 128, 256, 512, 1024, 2048, 4095)
+
+
+def test_sessions_fit_the_cache_and_the_time() -> None:
+    limits = Limits(4096, 64, 2048, 20_000, 16, True)
+    costs = Costs()
+    costs.learn(
+        Observation("ttft", seconds=0.005 + 1e-4 * new + 1e-8 * new * new, new_tokens=new) for new in (16, 512, 4000)
+    )
+    costs.learn(
+        Observation("decode", seconds=0.01 + 1e-3 * batch, batch=batch, context_tokens=100) for batch in (1, 4, 16)
+    )
+    assert costs.prefill_s(2048) == pytest.approx(0.005 + 0.2048 + 0.0419, rel=0.02)
+    assert costs.step_s(8, 100) == pytest.approx(0.018, rel=0.02)
+    found, missing = sessions_of(limits, costs, 600)
+    ease, pressure = found
+    assert not missing
+    assert ease.context_tokens <= 0.6 * 20_000
+    assert 1.5 * 20_000 <= pressure.context_tokens <= 3 * 20_000
+    for sessions in found:
+        assert sessions.longest_context < 4096
+        assert sessions_s(sessions, costs) <= 0.13 * 600
+    found, missing = sessions_of(limits, costs, 40)
+    assert [sessions.label for sessions in found] == ["ease"]
+    minutes = float(missing[0].rpartition(" ")[2])
+    assert [sessions.label for sessions in sessions_of(limits, costs, 60 * minutes)[0]] == ["ease", "pressure"]
 
 
 def test_rows_stay_on_the_disk_while_they_are_replaced(tmp_path: Path) -> None:

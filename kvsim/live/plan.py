@@ -38,6 +38,9 @@ PRESSURE, EASE = 1.5, 0.6
 
 SESSION_TURNS = 5
 
+PAUSE_SHARE, STAGGER_SHARE = 0.025, 0.005
+"""A mean pause and the time between two sessions' starts, of the time for a run of sessions."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -123,44 +126,42 @@ def sessions_of(limits: Limits, costs: Costs, budget_s: float) -> tuple[list[Ses
     """Multi-turn workloads with and without cache pressure that fit into their share of the time, and why there is
     none of a kind."""
     share_s = SESSIONS_SHARE * budget_s
-    found, missing = [], []
     count = min(8, limits.max_num_seqs)
-    easy = _largest(limits, costs, share_s, count, 0, int(EASE * limits.kv_tokens))
-    if easy is not None:
-        found.append(easy)
-    else:
+    sized = _sized("ease", count, limits, share_s, 0, int(EASE * limits.kv_tokens))
+    affordable = [sessions for sessions in sized if sessions_s(sessions, costs) <= share_s]
+    found, missing = affordable[-1:], []
+    if not affordable:
         missing.append(f"multi-turn sessions were not measured: the smallest would take more than {share_s:.0f} s")
     if limits.prefix_caching:
         lowest = int(PRESSURE * limits.kv_tokens)
-        count = max(count, math.ceil(1.2 * lowest / limits.max_model_len))
-        pressed = _largest(limits, costs, share_s, count, lowest, 2 * lowest)
-        if pressed is not None:
-            found.append(pressed)
+        count = max(count, math.ceil(2 * lowest / limits.max_model_len))  # contexts differ by half
+        pressed = _sized("pressure", count, limits, share_s, lowest, 2 * lowest)[:1]
+        took_s = sum(sessions_s(sessions, costs) for sessions in pressed)
+        if pressed and took_s <= share_s:
+            found += pressed
         else:
-            needed_s = costs.prefill_s(lowest // count) * count / SESSIONS_SHARE
+            work_s = took_s - SESSION_TURNS * PAUSE_SHARE * share_s  # pauses grow with the time
+            needed_s = work_s / (1 - SESSION_TURNS * PAUSE_SHARE) / SESSIONS_SHARE
             missing.append(
-                f"cache pressure was not measured: filling {limits.kv_tokens:,} tokens of KV cache "
-                f"1.5 times takes some {needed_s / 60:.0f} minutes' calibration"
+                f"cache pressure was not measured: sessions with 1.5 times the {limits.kv_tokens:,} tokens of KV cache "
+                + (f"need --minutes {needed_s / 60 + 0.05:.1f}" if pressed else "do not fit the engine")
             )
     return found, missing
 
 
-def _largest(limits: Limits, costs: Costs, share_s: float, count: int, lowest: int, highest: int) -> Sessions | None:
-    """The largest workload within ``share_s`` whose contexts come to between ``lowest`` and ``highest`` tokens."""
-    label = "pressure" if lowest else "ease"
-    best = None
+def _sized(label: str, count: int, limits: Limits, share_s: float, lowest: int, highest: int) -> list[Sessions]:
+    """Workloads whose contexts come to between ``lowest`` and ``highest`` tokens in all, the smallest first."""
+    found = []
     for append in _steps_between(8, limits.max_model_len):
         output = max(6, min(append // 4, 128))
-        made = Sessions(label, count, SESSION_TURNS, append, append, output, share_s / 40, share_s / 200)
+        made = Sessions(
+            label, count, SESSION_TURNS, append, append, output, PAUSE_SHARE * share_s, STAGGER_SHARE * share_s
+        )
         if made.longest_context > limits.max_model_len - 1 or made.context_tokens > highest:
             break
-        if sessions_s(made, costs) > share_s:
-            break
         if made.context_tokens >= lowest:
-            best = made
-            if lowest:
-                break  # more would only take longer
-    return best
+            found.append(made)
+    return found
 
 
 def sessions_s(sessions: Sessions, costs: Costs) -> float:
