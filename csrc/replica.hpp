@@ -192,8 +192,8 @@ class BasicReplica {
       }
     }
     const i64 full = law_.full.decode[lines], windowed = law_.windowed.decode[lines];
-    stretch_.first =
-        law_.step[tokens_] + law_.sequences[work.size()] + attention + full * seen + windowed * seen_in_window;
+    attention += decoding() ? full * seen + windowed * seen_in_window : law_.beside_chunk(lines, seen, seen_in_window);
+    stretch_.first = law_.step[tokens_] + law_.sequences[work.size()] + attention;
     stretch_.growth = full * lines + windowed * within_window;
   }
 

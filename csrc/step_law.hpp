@@ -10,6 +10,7 @@ struct GroupLaw {
   i64 pair = 0;
   i64 context = 0;
   const i64* decode = nullptr;  // by sequences decoding
+  const i64* mixed = nullptr;   // in place of decode in steps that also have a chunk
 };
 
 struct StepLaw {
@@ -17,6 +18,7 @@ struct StepLaw {
   const i64* step = nullptr;       // by tokens
   const i64* sequences = nullptr;  // by sequences
   i64 window = 0;                  // 0: no windowed group
+  i64 tile_keys = 0;               // context that each sequence decoding beside a chunk seems to read on top
   GroupLaw full;
   GroupLaw windowed;
 
@@ -28,6 +30,12 @@ struct StepLaw {
       units += windowed.context * min_of(before + count, window + count);
     }
     return units;
+  }
+
+  // Attention of `lines` sequences that decode over so much context, beside a chunk.
+  i64 beside_chunk(i64 lines, i64 seen, i64 seen_in_window) const {
+    const i64 more = tile_keys * lines;
+    return full.mixed[lines] * (seen + more) + windowed.mixed[lines] * (seen_in_window + more);
   }
 
   // How much shorter a step would be without the part of a chunk that was in the cache once.

@@ -34,7 +34,9 @@ ROWS = [
     Observation("decode", batch=8, context_tokens=1024.5, seconds=0.0077, steps=40, flag="background traffic"),
     Observation("mixed", new_tokens=256, cached_tokens=1024, batch=4, context_tokens=700, seconds=0.01),
     Observation("step", chunks="512@0 128@1024", decodes="7x2 9", seconds=0.011, cpu_wait_s=0.0001),
-    Observation("turn", trajectory="s0", turn=1, prompt_tokens=900, output_tokens=30, pause_s=0.5, e2e_s=0.4, at_s=1.25),
+    Observation(
+        "turn", trajectory="s0", turn=1, prompt_tokens=900, output_tokens=30, pause_s=0.5, e2e_s=0.4, at_s=1.25
+    ),
     Observation("point", concurrency=16, prompt_tokens=1024, output_tokens=128, ttft_s=0.1, tpot_s=0.012, requests=80),
 ]
 

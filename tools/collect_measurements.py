@@ -362,6 +362,21 @@ ASSUMED_INPUT = {"chat": 250, "code": 180, "lm-arena-chat": 150, "gpqa": 250, "s
 """Mean prompt tokens of the ML.ENERGY workloads, which its files do not state: ours, after the datasets."""
 
 
+HOPPER, B200 = ("h100-sxm", "h200-sxm"), ("b200-sxm",)
+
+RECIPES = {
+    ("meta-llama/Llama-3.1-70B-Instruct", "fp8"): ((*HOPPER, *B200), "fp8", ""),
+    ("meta-llama/Llama-3.1-70B-Instruct", "nvfp4"): (B200, "fp8", ""),
+    ("openai/gpt-oss-120b", "mxfp4"): (B200, "fp8", ""),
+    ("MiniMaxAI/MiniMax-M2.5", "fp8"): (HOPPER, "bf16", "graphs of pieces"),
+}
+"""What the launch scripts of the InferenceX benchmark (github.com/SemiAnalysisAI/InferenceX, benchmarks/) say of
+aiconfigurator_silicon's points and the points do not: the GPUs they are for, the KV cache's format, and what makes the
+engine take another path: CUDA graphs of the pieces between attentions only."""
+
+SPREAD_EXPERTS = ("b200-sxm", "MiniMaxAI/MiniMax-M2.5", "fp8")
+"""There the script turns expert parallelism on whatever the number of expert ranks."""
+
 UNSTEADY = 1.3
 """Where the 90 % quantile of the time between tokens exceeds so many medians, the engine waits for its
 host: on ML.ENERGY's single B200s an 8B model takes longer than a 32B one, while the H100 rows have ratios
@@ -403,6 +418,10 @@ def serving(folder: Path, known: set[str], out: Tables) -> None:
                 dropped[f"{name}: {reason}"] += 1
                 continue
             point = reader(row)
+            recipe = name == "aiconfigurator_silicon" and RECIPES.get((model, quantization))
+            cache, path = recipe[1:] if recipe and gpu in recipe[0] else ("bf16", "")
+            if name == "aiconfigurator_silicon" and (gpu, model, quantization) == SPREAD_EXPERTS:
+                point = point | {"expert_parallel": point["tensor_parallel"]} if isinstance(point, dict) else point
             if isinstance(point, str):
                 dropped[f"{name}: {point}"] += 1
                 continue
@@ -413,7 +432,10 @@ def serving(folder: Path, known: set[str], out: Tables) -> None:
                 engine=row["engine_version"] or "not stated",
                 model=model,
                 quantization=quantization,
+                cache=cache,
+                path=path,
                 **point,
+                ttft_s=short(float(row["ttft_ms"]) / 1e3) if row["ttft_ms"] and reader is loaded else "nan",
             )
     for reason, count in sorted(dropped.items()):
         print(f"left out {count:5d}  {reason}")

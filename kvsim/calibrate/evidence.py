@@ -1,7 +1,7 @@
 """Measured times and what the law says about them: engine steps and lone requests, and requests under load.
 
-Times that a client saw hold its way to the engine and back: a nuisance fitted along, ``client_s`` a request and
-``client_token_s`` a prompt token, which is no part of a calibration.
+Times that a client saw hold its way to the engine and back: the overhead ``request_s``, and ``client_token_s`` a prompt
+token, a nuisance that is fitted along and no part of a calibration.
 """
 
 from __future__ import annotations
@@ -25,11 +25,8 @@ from .prior import Belief
 from .robust import Array
 from .work import Work
 
-CLIENT: Mapping[str, Belief] = {
-    "client_s": Belief(2e-3, 2.5, 1e-6, 2.0),
-    "client_token_s": Belief(1e-7, 2.5, 1e-10, 1e-3),
-}
-"""A client's way: some milliseconds a request, and the prompt's own way through server and tokenizer."""
+CLIENT: Mapping[str, Belief] = {"client_token_s": Belief(1e-7, 2.5, 1e-10, 1e-3)}
+"""A client's way by the length of the prompt, through server and tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -151,5 +148,5 @@ def single(evidence: Sequence[Timed | Together]) -> list[Timed | Loaded]:
 
 def client_s(values: Mapping[str, float], tokens: Array) -> Array:
     """A client's way by prompt tokens; 0 where they are negative."""
-    way = values["client_s"] + values["client_token_s"] * tokens
+    way = values["request_s"] + values["client_token_s"] * tokens
     return np.asarray(np.where(tokens >= 0, way, 0.0))

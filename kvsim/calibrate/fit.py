@@ -29,15 +29,17 @@ from ..calibration import (
 )
 from ..hardware import Gpu, gpu, gpus
 from ..law import device_of
+from .closed_loop import closed_loops
 from .engine_steps import EngineSteps, engine_steps
 from .kernels import Findings, kernel_findings
 from .measured import Part
 from .measurements import Column, Measurements, Table
-from .relatives import TRANSFERS, chain
+from .relatives import TILES_OF_THEIR_OWN, TRANSFERS, chain
 from .render import to_toml
 from .report import COLUMNS, accuracy
 from .robust import Accuracy, Array
-from .serving import TYPICAL, ServingFit, engine_of, fit_overheads, fits_in_memory
+from .serving import TYPICAL, ServingFit, engine_of, expectations, fit_overheads, fits_in_memory, with_scales
+from .validation import UNQUEUED, Parts, held_out_errors, parts_of, points, to_csv
 
 PROFILES = Path(__file__).resolve().parents[2] / "profiles"
 
@@ -66,6 +68,8 @@ class Study:
         self._kernels: dict[str, Findings] = {}
         self._overheads: dict[str, dict[str, ServingFit]] = {}
         self._engine_steps: dict[str, EngineSteps] = {}
+        self._parts: dict[tuple[str, str], Parts] = {}
+        self._points: dict[str, list[dict[str, object]]] = {}
 
     def kernels(self, name: str) -> Findings:
         """What a GPU's kernel tables say."""
@@ -88,6 +92,9 @@ class Study:
         for source in (name, *(chain(name) if stand_ins is None else stand_ins)):
             for key, value in self.kernels(source).coefficients.items():
                 out.setdefault(key, value if source == name else inherited(value, f"{source}: {value.source}"))
+        if gpu(name).compute_capability.startswith(TILES_OF_THEIR_OWN):
+            for key in ("mixed_tile_rows", "mixed_tile_keys"):
+                out[key] = Coefficient(0.0, 0.0, 0.0, "datasheet", "kernels that decode beside a chunk as alone", 0)
         for part in ("compute", "memory"):  # no table times packed dense products
             plain = out[f"gemm_bf16_{part}"]
             out.setdefault(f"gemm_packed_{part}", inherited(plain, f"as gemm_bf16_{part}; {plain.source}"))
@@ -99,8 +106,8 @@ class Study:
         if not len(table):
             return table
         keep = [
-            experts == 1 and generation in (engine or ENGINE, engine or "vllm-0-offline")
-            for experts, generation in zip(table["expert_parallel"], engines(table), strict=True)
+            experts == 1 and not path and generation in (engine or ENGINE, engine or "vllm-0-offline")
+            for experts, path, generation in zip(table["expert_parallel"], table["path"], engines(table), strict=True)
         ]
         table = table.where(np.array(keep))
         return table.where(fits_in_memory(table, gpu(name).memory_bytes)) if len(table) else table
@@ -108,22 +115,75 @@ class Study:
     def overheads(self, name: str) -> dict[str, ServingFit]:
         """Overheads fitted to a GPU's own serving points, by engine generation."""
         if name not in self._overheads:
-            card, table = gpu(name), self.serving(name)
-            values = {key: part.value for key, part in self.coefficients(name).items()}
-            found = {}
+            table, found = self.serving(name), {}
             for engine in sorted(set(engines(table))) if len(table) else ():
                 part = self.serving(name, engine)
                 if len(part) >= FEWEST_POINTS:
-                    found[engine] = fit_overheads(
-                        part,
-                        values,
-                        device_of(card),
-                        engine,
-                        near=self.near(name, engine),
-                        scaled=not self.kernels(name).coefficients and not same_silicon(card, gpu(chain(name)[0])),
-                    )
+                    rough = self._fit_overheads(name, engine, part, factors=None, final=False)
+                    factors = self.factors(name, engine, part, rough)
+                    found[engine] = self._fit_overheads(name, engine, part, factors=factors, final=True)
             self._overheads[name] = found
         return self._overheads[name]
+
+    def _fit_overheads(self, name: str, engine: str, part: Table, *, factors: Array | None, final: bool) -> ServingFit:
+        card = gpu(name)
+        return fit_overheads(
+            part,
+            self.values(name),
+            device_of(card),
+            engine,
+            near=self.near(name, engine),
+            scaled=not self.kernels(name).coefficients and not same_silicon(card, gpu(chain(name)[0])),
+            factors=factors,
+            final=final,
+        )
+
+    def parts(self, name: str, engine: str) -> Parts:
+        """Predictions of a GPU's serving points of an engine generation that has overheads."""
+        if (name, engine) not in self._parts:
+            self._parts[name, engine] = parts_of(self, name, engine)
+        return self._parts[name, engine]
+
+    def points(self, name: str) -> list[dict[str, object]]:
+        """A GPU's serving points with their predictions."""
+        if name not in self._points:
+            self._points[name] = points(self, name)
+        return self._points[name]
+
+    def values(self, name: str) -> dict[str, float]:
+        """A GPU's kernel coefficients as numbers."""
+        return {key: part.value for key, part in self.coefficients(name).items()}
+
+    def factors(self, name: str, engine: str, part: Table, rough: ServingFit) -> Array:
+        """Time between tokens in the simulated closed loop over what :func:`.serving.seconds` expects; 1 where a
+        point is of another kind. What runs in a step hardly depends on how long steps take, so that a rough fit
+        will do."""
+        loops = closed_loops(part, gpu(name), self.provisional(name, engine, rough.result.values))
+        expected = expectations(part, with_scales(self.values(name), rough.result.values), device_of(gpu(name)))
+        return np.array(
+            [1.0 if loop is None else loop.tpot_s / one for loop, one in zip(loops, expected.tolist(), strict=True)]
+        )
+
+    def provisional(self, name: str, engine: str, fitted: Mapping[str, float]) -> Calibration:
+        """A calibration of fitted values alone."""
+
+        def plain(value: float) -> Coefficient:
+            return Coefficient(value, value, value, "fitted", "", 0)
+
+        values = with_scales(self.values(name), fitted)
+        unknown = Residual(0, 0.0, 0.0, 0.0)
+        return Calibration(
+            gpu=name,
+            kind="measured",
+            relative="",
+            date=DATE,
+            engine=engine,
+            note="",
+            evidence=_evidence(self, name),
+            residuals={"prefill": unknown, "decode": unknown},
+            coefficients={key: plain(values[key]) for key in QUANTITIES},
+            overheads={engine: {key: plain(values[key]) for key in OVERHEADS}},
+        )
 
     def near(self, name: str, engine: str) -> Mapping[str, float]:
         """The overheads that a GPU's fit is held near: the best measured GPU's, whose own are held near
@@ -213,21 +273,21 @@ def _overheads(study: Study, name: str) -> tuple[dict[str, dict[str, Coefficient
     own = study.overheads(name)
     out: dict[str, dict[str, Coefficient]] = {}
     for engine, fitted in own.items():
-        points = fitted.result
+        found = fitted.result
         sources = ", ".join(sorted(set(study.serving(name, engine)["source"].tolist())))
         out[engine] = {
-            key: _overhead(key, points.values[key], points.intervals[key], sources, fitted.points) for key in OVERHEADS
+            key: _overhead(key, found.values[key], found.intervals[key], sources, fitted.points) for key in TYPICAL
         }
+        apart = study.parts(name, engine)
+        among = [apart.request_s, *apart.request_apart_s.values()]
+        unqueued = int((np.isfinite(apart.rows["ttft_s"]) & (apart.rows["concurrency"] <= UNQUEUED)).sum())
+        out[engine]["request_s"] = _overhead(
+            "request_s", apart.request_s, (min(among), max(among)), sources if unqueued else "", unqueued
+        )
     if ENGINE in out:
         return out, ""
-    donor = study.overheads(OVERHEAD_DONOR)[ENGINE].result
-    out[ENGINE] = {
-        key: inherited(
-            _overhead(key, donor.values[key], donor.intervals[key], "", 0),
-            f"{OVERHEAD_DONOR}: serving points",
-        )
-        for key in OVERHEADS
-    }
+    donor, _ = _overheads(study, OVERHEAD_DONOR)
+    out[ENGINE] = {key: inherited(part, f"{OVERHEAD_DONOR}: serving points") for key, part in donor[ENGINE].items()}
     return out, f"engine overheads of {ENGINE} taken over from {OVERHEAD_DONOR}"
 
 
@@ -257,9 +317,8 @@ def _residual(study: Study, name: str, regime: Regime) -> Residual:
     """Quantiles of log(measured / predicted): of held-out serving points for decoding, of held-out kernels
     for prefill; without any, those of the measured GPUs, widened by what inheriting costs."""
     own = study.kernels(name).regimes[regime]
-    if regime == "decode":
-        points = [fitted.result.held_out for fitted in study.overheads(name).values()]
-        own = points if sum(map(len, points)) >= FEWEST_POINTS else own
+    unseen = held_out_errors(study, name, regime)
+    own = [unseen] if len(unseen) >= FEWEST_POINTS else own
     errors = np.concatenate(own) if own else np.array([])
     inherited_rates = not study.kernels(name).coefficients and not study.overheads(name)
     if len(errors) < FEWEST_POINTS:
@@ -354,6 +413,10 @@ def differences(made: Calibration, shipped: Calibration) -> list[str]:
     ]
 
 
+def _measured(study: Study, name: str) -> bool:
+    return bool(study.engine_steps(name) or study.kernels(name).fitted or study.overheads(name))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kvsim.calibrate.fit", description="Fit the shipped calibrations.")
     parser.add_argument("gpus", nargs="*", metavar="GPU", help="GPU ids; all by default")
@@ -375,12 +438,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in differences(made, parse_calibration(file.read_text(encoding="utf-8"), str(file))):
             wrong += 1
             print(f"{name}: {line}", file=sys.stderr)
-    print(
-        report(
-            study,
-            [name for name in names if study.engine_steps(name) or study.kernels(name).fitted or study.overheads(name)],
-        )
-    )
+    if not options.check and not options.gpus:
+        rows = [row for name in names for row in study.points(name)]
+        (options.output.parent / "validation.csv.gz").write_bytes(to_csv(rows))
+    print(report(study, [name for name in names if _measured(study, name)]))
     return 1 if wrong else 0
 
 

@@ -328,7 +328,7 @@ def fit_evidence(
     start = prior_of(card, prior, date)
     candidates = [*OVERHEADS, *CLIENT] if only_overheads else [*QUANTITIES, *OVERHEADS, *CLIENT]
     solution = solve(evidence, {**beliefs(start), **CLIENT}, candidates)
-    client = (solution.values["client_s"], solution.values["client_token_s"])
+    client = (solution.values["request_s"], solution.values["client_token_s"])
     if not _by_clients(evidence):
         client = (0.0, 0.0)
     engine = engine_version or start.engine

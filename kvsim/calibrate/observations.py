@@ -78,7 +78,8 @@ class Observation:
     probe: what was measured, the same for repeats of it; steps of one busy period share it. repeat: which repeat.
     engine_s: the time to the first token on the engine's own clock, without the client's way to it and back.
     at_s: when, on the measuring process' clock. cpu_wait_s: for how much of the time the engine's worker was ready to
-    run but had no CPU. flag: why the row is doubtful ("background traffic", "throttled"); such rows are not fitted.
+    run but had no CPU; the fit takes it off. flag: why the row is doubtful ("background traffic", "throttled"); such
+    rows are not fitted.
     """
 
     kind: str

@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import log2
-from statistics import fmean, median
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +29,9 @@ from .serving_load import Point, point_evidence, turns_evidence
 from .step_logs import usual_gap_s, work_left
 from .work import Content, Work, decode, prefill
 
-MOST_WAIT = 0.1
-"""Rows whose worker waited for a CPU for a larger share of their time say more about its neighbours."""
+MOST_WAIT = 0.5
+"""Time for which the engine's worker waited for a CPU is not the engine's and is taken off; rows of which it is a
+larger share are left out."""
 
 STEPS = ("ttft", "decode", "mixed", "step")
 
@@ -67,6 +69,11 @@ def evidence_of(rows: Sequence[Observation], deployment: Deployment, file: str) 
     return [*found, *together(loads)]
 
 
+def own_s(row: Observation) -> float:
+    """The engine's time, without what its worker waited for a CPU."""
+    return (row.engine_s or row.seconds or 0.0) - (row.cpu_wait_s or 0.0)
+
+
 def step_rows(log: StepLog) -> list[Observation]:
     """The steps of an engine's log that have a time; those of one busy period share a probe."""
     steps = [step for step in log.steps if step.reqs]
@@ -90,13 +97,13 @@ def reduced(rows: Iterable[Observation]) -> list[Observation]:
     out = []
     for group in alike.values():
         contexts = np.mean([sorted(unpack_decodes(row.decodes)) for row in group], axis=0)
-        waits = [row.cpu_wait_s for row in group if row.cpu_wait_s is not None]
+        middle = sorted(group, key=own_s)[len(group) // 2]
         out.append(
             replace(
                 group[0],
                 decodes=pack_decodes(round(context) for context in contexts.tolist()),
-                seconds=median(row.seconds or 0.0 for row in group),
-                cpu_wait_s=fmean(waits) if waits else None,
+                seconds=middle.seconds,
+                cpu_wait_s=middle.cpu_wait_s,
                 steps=sum(row.steps or 1 for row in group),
             )
         )
@@ -133,7 +140,7 @@ def _timed(rows: Sequence[Observation], kind: str, regime: str, deployment: Depl
         regime=regime,
         deployment=deployment,
         work=Work.of([_contents(row, most) for row in rows], deployment.window()),
-        measured=np.array([row.engine_s or row.seconds for row in rows], np.float64),
+        measured=np.array([own_s(row) for row in rows]),
         groups=np.array([f"{model}/{_configuration(row)}" for row in rows]),
         places=[f"{file}:{row.line}" if row.line else file for row in rows],
         client_tokens=np.array(
@@ -186,7 +193,7 @@ def _turns(rows: Sequence[Observation], run: str, deployment: Deployment, file: 
     """A run's turns as a batch: those with an arrival come when they were sent, the others after their pause."""
     ordered = sorted(rows, key=lambda row: (row.trajectory, row.turn or 0))
     names = sorted({row.trajectory for row in ordered})
-    columns: dict[str, list[int]] = defaultdict(list)
+    columns: dict[str, Any] = defaultdict(list)
     for number, row in enumerate(ordered):
         first = number == 0 or ordered[number - 1].trajectory != row.trajectory
         if not first and row.turn == ordered[number - 1].turn:

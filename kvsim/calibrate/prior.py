@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp, log
 
-from ..calibration import OVERHEADS, QUANTITIES, Calibration, Coefficient, Evidence, Quantity, Residual
+from ..calibration import LATER, OVERHEADS, QUANTITIES, Calibration, Coefficient, Evidence, Quantity, Residual
 from .robust import Parameter
 from .serving import TYPICAL
 
@@ -39,6 +39,9 @@ STARTS: Mapping[str, float] = {
 
 UNKNOWN_SPREAD = 2.5
 
+REQUEST_S = 2e-3
+"""A client's way to the engine and back, where no calibration says: some milliseconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Belief:
@@ -65,6 +68,8 @@ def beliefs(calibration: Calibration) -> dict[str, Belief]:
 def _belief(part: Coefficient, quantity: Quantity, least: float) -> Belief:
     low, high = quantity.bounds
     floor = max(low, 1e-6 * high)  # a coefficient fitted as zero may still grow
+    if not part.n and part.high == 0 and quantity is OVERHEADS["request_s"]:
+        return Belief(REQUEST_S, UNKNOWN_SPREAD, floor, high)
     value = min(high, max(floor, part.value))
     span = log(max(part.high, value) / min(value, max(part.low, floor))) / QUANTILES_90
     return Belief(value, min(UNKNOWN_SPREAD, max(least, span)), floor, high)
@@ -88,10 +93,12 @@ def datasheet_prior(gpu: str, date: str) -> Calibration:
 
 
 def _guess(name: str, quantity: Quantity) -> Coefficient:
+    if name in LATER and name in QUANTITIES:
+        return Coefficient(0.0, 0.0, 0.0, "datasheet", "decoding beside a chunk is taken to be as decoding alone", 0)
     if name in QUANTITIES and name.endswith(("_compute", "_memory")):
         value, spread = (0.5, 1.0) if name.endswith("_compute") else (0.8, 1.0)
     else:
-        value, spread = {**STARTS, **TYPICAL}[name], UNKNOWN_SPREAD
+        value, spread = {**STARTS, **TYPICAL, "request_s": REQUEST_S}[name], UNKNOWN_SPREAD
     least, most = quantity.bounds
     reach = exp(spread * QUANTILES_90 / 2)
     low, high = max(least, value / reach), min(most, value * reach)

@@ -7,7 +7,7 @@ the points also scale what its relative's tables say about arithmetic and memory
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..calibration import OVERHEADS
 from ..costs import GROUPS, Costs, Storage
 from ..terms import Device, Rates
 from .measurements import Table
-from .robust import Array, Fit, Parameter, fit
+from .robust import RESAMPLES, Array, Fit, Parameter, fit
 
 CHUNK_TOKENS = 8192
 """Prefill of a static batch runs in steps of at most this many tokens."""
@@ -32,6 +32,7 @@ TYPICAL: Mapping[str, float] = {
     "step_s": 1e-3,
     "layer_s": 3e-5,
     "experts_s": 2e-5,
+    "quantised_s": 1e-5,
     "ranks_s": 1e-4,
     "sequence_s": 1e-5,
 }
@@ -58,10 +59,11 @@ def engine_of(source: str, version: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Points of one model, format and number of ranks, as arrays."""
+    """Points of one model, formats and number of ranks, as arrays."""
 
     architecture: Architecture
     quantization: str
+    cache: str
     tensor_parallel: int
     rows: npt.NDArray[np.intp]
     prompt: Array
@@ -69,10 +71,15 @@ class Load:
     concurrency: Array
     measure: npt.NDArray[np.str_]
 
+    @property
+    def cache_dtype(self) -> str:
+        """The KV cache's, by vLLM's name."""
+        return "fp8" if self.cache == "fp8" else self.architecture.dtype
+
 
 def loads(table: Table) -> list[Load]:
     """A serving table by deployment."""
-    keys = table.keys("model", "quantization", "tensor_parallel")
+    keys = table.keys("model", "quantization", "cache", "tensor_parallel")
     out = []
     for key in sorted(set(keys.tolist())):
         rows = np.flatnonzero(keys == key)
@@ -81,6 +88,7 @@ def loads(table: Table) -> list[Load]:
             Load(
                 Architecture.load(str(table["model"][first])),
                 str(table["quantization"][first]),
+                str(table["cache"][first]),
                 int(table["tensor_parallel"][first]),
                 rows,
                 table["prompt_tokens"][rows],
@@ -100,7 +108,7 @@ def seconds(load: Load, rates: Rates, pick: npt.NDArray[np.bool_] | None = None)
     puts between two tokens.
     """
     pick = np.ones(len(load.rows), dtype=bool) if pick is None else pick
-    storage = Storage.of(load.architecture.weight_format(load.quantization), load.architecture.dtype)
+    storage = Storage.of(load.architecture.weight_format(load.quantization), load.cache_dtype)
     costs = Costs(load.architecture, load.tensor_parallel, storage, rates)
     prompt, output, sequences = load.prompt[pick], load.output[pick], load.concurrency[pick]
     measure = load.measure[pick]
@@ -114,6 +122,20 @@ def seconds(load: Load, rates: Rates, pick: npt.NDArray[np.bool_] | None = None)
         [measure == "batch", measure == "itl", measure == "tpot"],
         [batch, decode, decode + sequences / output * extra],
     )
+
+
+def expectations(table: Table, values: Mapping[str, float], device: Device) -> Array:
+    """:func:`seconds` of each point of a table."""
+    return _expected(loads(table), Rates(values, device), np.ones(len(table), dtype=bool))
+
+
+def _expected(parts: Sequence[Load], rates: Rates, wanted: npt.NDArray[np.bool_]) -> Array:
+    everything = np.full(len(wanted), np.nan)
+    for load in parts:
+        pick = wanted[load.rows]
+        if pick.any():
+            everything[load.rows[pick]] = seconds(load, rates, pick)
+    return everything
 
 
 def decode_step(costs: Costs, sequences: Array, context: Array) -> Array:
@@ -143,7 +165,7 @@ def fits_in_memory(table: Table, memory_bytes: float) -> npt.NDArray[np.bool_]:
     fitting = np.zeros(len(table), dtype=bool)
     for load in loads(table):
         weights = load.architecture.weight_bytes(load.quantization, tp=load.tensor_parallel)
-        token = load.architecture.kv_bytes_per_token(tp=load.tensor_parallel)
+        token = load.architecture.kv_bytes_per_token(load.cache_dtype, tp=load.tensor_parallel)
         held = load.concurrency * (load.prompt + np.where(load.measure == "batch", 1.0, 0.5) * load.output)
         fitting[load.rows] = held * token <= 0.9 * memory_bytes - weights
     return fitting
@@ -166,11 +188,14 @@ def fit_overheads(
     *,
     near: Mapping[str, float] = TYPICAL,
     scaled: bool = False,
+    factors: Array | None = None,
+    final: bool = True,
 ) -> ServingFit:
-    """Fit an engine generation's overheads to serving points; held out are whole models, in turn.
+    """Fit an engine generation's overheads to serving points; each model is held out in turn.
 
     ``values`` are the kernel coefficients; ``near`` the overheads that the fit is held near; ``scaled``
-    lets the points scale the coefficients' arithmetic and memory.
+    lets the points scale the coefficients' arithmetic and memory. ``factors`` multiply what :func:`seconds` expects of
+    each point. Unless ``final``, nothing is held out and intervals are left out.
     """
     parts = loads(table)
     models = table["model"]
@@ -181,19 +206,22 @@ def fit_overheads(
         parameters |= SCALES
 
     def model(fitted: Mapping[str, float], rows: npt.NDArray[np.intp]) -> Array:
-        rates = Rates(with_scales(values, fitted), device)
-        everything = np.empty(len(models))
         wanted = np.zeros(len(models), dtype=bool)
         wanted[rows] = True
-        for load in parts:
-            pick = wanted[load.rows]
-            if pick.any():
-                everything[load.rows[pick]] = seconds(load, rates, pick)
-        return everything[rows]
+        everything = _expected(parts, Rates(with_scales(values, fitted), device), wanted)
+        return everything[rows] if factors is None else everything[rows] * factors[rows]
 
     count = {name: (models == name).sum() for name in set(models.tolist())}
     weights = np.array([1 / np.sqrt(count[name]) for name in models.tolist()])
-    result = fit(model, table["seconds"], models, parameters, weights=weights / weights.mean(), cross_validate=True)
+    result = fit(
+        model,
+        table["seconds"],
+        models if final else np.full(len(models), "all"),
+        parameters,
+        weights=weights / weights.mean(),
+        leave_one_out=True,
+        resamples=RESAMPLES if final else 0,
+    )
     return ServingFit(engine, result, len(table))
 
 
@@ -204,4 +232,4 @@ def with_scales(values: Mapping[str, float], fitted: Mapping[str, float]) -> dic
         name: value * (compute if name.endswith("_compute") else memory if name.endswith("_memory") else 1.0)
         for name, value in values.items()
     }
-    return {**scaled, **{name: fitted[name] for name in OVERHEADS}}
+    return {**scaled, **{name: fitted.get(name, 0.0) for name in OVERHEADS}}

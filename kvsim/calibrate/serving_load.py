@@ -71,9 +71,9 @@ def point_evidence(point: Point, deployment: Deployment) -> Loaded:
     batch_size = max(1, min(at_once, deployment.engine.max_num_seqs))
     context = point.prompt_tokens + point.output_tokens / 2
     alone = prefill(point.prompt_tokens - point.cached_tokens, point.cached_tokens, most)
-    others = [step._replace(count=batch_size / point.output_tokens) for step in alone]
+    others = [step._replace(times=batch_size / point.output_tokens) for step in alone]
     between = [decode(batch_size, context), *others]
-    generated = [step._replace(count=step.count * (point.output_tokens - 1)) for step in between]
+    generated = [step._replace(times=step.times * (point.output_tokens - 1)) for step in between]
     steps: dict[str, list[Content]] = {"ttft_s": alone, "tpot_s": between, "e2e_s": [*alone, *generated]}
     return Loaded(
         kind=f"serving points, {deployment.architecture.name}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,12 +16,12 @@ Array = npt.NDArray[np.float64]
 
 
 class Content(NamedTuple):
-    """One step, or ``count`` like it: chunks of prompts as (new, cached) tokens, and the contexts of the sequences
+    """One step, or ``times`` like it: chunks of prompts as (new, cached) tokens, and the contexts of the sequences
     that decode (the token fed in included)."""
 
     chunks: Sequence[tuple[int, int]] = ()
     decodes: Sequence[float] = ()
-    count: float = 1.0
+    times: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Work:
             for step in steps:
                 owner.append(number)
                 tokens = sum(new for new, _ in step.chunks) + len(step.decodes)
-                plain.append((step.count, tokens, len(step.chunks) + len(step.decodes), len(step.decodes)))
+                plain.append((step.times, tokens, len(step.chunks) + len(step.decodes), len(step.decodes)))
                 grouped.append([_attention(step, 0), _attention(step, window) if window else [0.0, 0.0, 0.0]])
         columns = np.array(plain, np.float64).reshape(-1, 4).T
         attention = np.array(grouped, np.float64).reshape(-1, len(GROUPS), 3)
@@ -62,20 +63,18 @@ class Work:
         for number, group in enumerate(GROUPS):
             total = total + costs.pair_s(group) * self.pairs[:, number]
             total = total + costs.context_s(group) * self.chunk_context[:, number]
-            rates = _by_count(lambda counts, group=group: costs.decode_s(group, counts), np.maximum(self.decoding, 1))
-            total = total + rates * self.decode_context[:, number]
-        return np.bincount(self.owner, weights=total * self.count, minlength=self.owners)
+            total = total + self._reading_s(costs, number, group)
+        return np.bincount(self.owner, weights=total * self.count, minlength=self.owners).astype(np.float64)
 
-    def picked(self, rows: npt.NDArray[np.intp]) -> Work:
-        """The work of some rows, in their order; a row may stand several times."""
-        order = np.argsort(self.owner, kind="stable")
-        starts = np.searchsorted(self.owner[order], np.arange(self.owners + 1))
-        steps = [order[starts[row] : starts[row + 1]] for row in rows.tolist()]
-        owner = np.repeat(np.arange(len(rows)), [len(part) for part in steps])
-        picked = np.concatenate(steps) if steps else np.array([], np.intp)
-        columns = (self.count, self.tokens, self.sequences, self.decoding)
-        groups = (self.pairs, self.chunk_context, self.decode_context)
-        return Work(len(rows), owner, *(part[picked] for part in columns), *(part[picked] for part in groups))
+    def _reading_s(self, costs: Costs, number: int, group: str) -> Array:
+        """Context read by the sequences that decode: alone, or beside a chunk."""
+        mixed = (self.sequences > self.decoding) & (self.decoding > 0)
+        counts = np.maximum(self.decoding, 1)
+        alone = _by_count(partial(costs.decode_s, group), counts) * self.decode_context[:, number]
+        if not mixed.any():
+            return alone
+        tiles = self.decode_context[:, number] + costs.tile_keys() * self.decoding
+        return np.where(mixed, _by_count(partial(costs.mixed_s, group), counts) * tiles, alone)
 
 
 def prefill(new: int, cached: int, most_tokens: int) -> list[Content]:
@@ -83,9 +82,9 @@ def prefill(new: int, cached: int, most_tokens: int) -> list[Content]:
     return [Content([(min(most_tokens, new - done), cached + done)]) for done in range(0, new, most_tokens)]
 
 
-def decode(batch: int, context: float, count: float = 1.0) -> Content:
-    """``count`` steps of ``batch`` sequences over ``context`` tokens each."""
-    return Content((), [context] * batch, count)
+def decode(batch: int, context: float, times: float = 1.0) -> Content:
+    """``times`` steps of ``batch`` sequences over ``context`` tokens each."""
+    return Content((), [context] * batch, times)
 
 
 def _attention(step: Content, window: int) -> list[float]:

@@ -119,6 +119,7 @@ class Campaign:
         self._impossible: set[str] = set()
         self._since: dict[str, int] = {}
         self._next_repeat: Counter[str] = Counter()
+        self._missing: dict[str, str] = {}
         self.outcome = Outcome(file)
         seconds = self._resume()
         self._references = References(seconds)
@@ -214,9 +215,7 @@ class Campaign:
 
     async def _sessions(self) -> None:
         """The multi-turn part, as far as it fits into the time that is left."""
-        found, missing = sessions_of(self._limits, self._costs, self._budget_s)
-        for text in missing:
-            self._note(text)
+        found, self._missing = sessions_of(self._limits, self._costs, self._budget_s)
         for sessions in found:
             if self.elapsed_s + sessions_s(sessions, self._costs) > self._budget_s:
                 continue
@@ -244,6 +243,7 @@ class Campaign:
             self._bench.prompts.forget()
             await sessions.run(self._bench, observed, repeat)
             await asyncio.gather(*writes)
+        self._done[sessions.name] += 1
         look = await self._checked_look()
         if foreign_tokens(before, look.counters, self._engine.prompt_tokens - own) > 0:
             self._flag_run(sessions.name, repeat)
@@ -343,6 +343,9 @@ class Campaign:
         """What there is to know about the whole."""
         if not self._counts:
             self._note("the engine does not count requests (no vLLM /metrics): background traffic cannot be seen")
+        served = {name.split("/")[1] for name, count in self._done.items() if count and name.startswith("turns/")}
+        for label in self._missing.keys() - served:
+            self._note(self._missing[label])
         for flag, count in self._flagged.items():
             self._note(f"{count} measurements flagged '{flag}': kept in the file, not fitted")
         drift = self._references.drift()

@@ -122,16 +122,16 @@ def cost_s(probe: Prefill | Decode | Mixed, costs: Costs, prompts: Prompts) -> f
     return total if isinstance(probe, Decode) else total + MIXERS * costs.prefill_s(probe.new, probe.cached)
 
 
-def sessions_of(limits: Limits, costs: Costs, budget_s: float) -> tuple[list[Sessions], list[str]]:
-    """Multi-turn workloads with and without cache pressure that fit into their share of the time, and why there is
-    none of a kind."""
+def sessions_of(limits: Limits, costs: Costs, budget_s: float) -> tuple[list[Sessions], dict[str, str]]:
+    """Multi-turn workloads with and without cache pressure that fit into their share of the time, and by label why
+    there is none."""
     share_s = SESSIONS_SHARE * budget_s
     count = min(8, limits.max_num_seqs)
     sized = _sized("ease", count, limits, share_s, 0, int(EASE * limits.kv_tokens))
     affordable = [sessions for sessions in sized if sessions_s(sessions, costs) <= share_s]
-    found, missing = affordable[-1:], []
+    found, missing = affordable[-1:], {}
     if not affordable:
-        missing.append(f"multi-turn sessions were not measured: the smallest would take more than {share_s:.0f} s")
+        missing["ease"] = f"multi-turn sessions were not measured: the smallest would take more than {share_s:.0f} s"
     if limits.prefix_caching:
         lowest = int(PRESSURE * limits.kv_tokens)
         count = max(count, math.ceil(2 * lowest / limits.max_model_len))  # contexts differ by half
@@ -142,7 +142,7 @@ def sessions_of(limits: Limits, costs: Costs, budget_s: float) -> tuple[list[Ses
         else:
             work_s = took_s - SESSION_TURNS * PAUSE_SHARE * share_s  # pauses grow with the time
             needed_s = work_s / (1 - SESSION_TURNS * PAUSE_SHARE) / SESSIONS_SHARE
-            missing.append(
+            missing["pressure"] = (
                 f"cache pressure was not measured: sessions with 1.5 times the {limits.kv_tokens:,} tokens of KV cache "
                 + (f"need --minutes {needed_s / 60 + 0.05:.1f}" if pressed else "do not fit the engine")
             )
