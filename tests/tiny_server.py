@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -19,7 +18,8 @@ class Manners:
 
     fail_at: number of the first completion that is answered with 500, fail_count: how many are. die_at: the whole
     server goes away at that completion. hang_at: from that one on nothing is sent. rename_at: from that one on it
-    serves ``other-model``. foreign_tokens: prompt tokens of others counted with every completion.
+    serves ``other-model``. reroot_at: from that one on the model comes from elsewhere. foreign_at: from that one on
+    others' prompts are counted too. slow_at: from that one on steps take four times as long.
     """
 
     fail_at: int | None = None
@@ -27,7 +27,9 @@ class Manners:
     die_at: int | None = None
     hang_at: int | None = None
     rename_at: int | None = None
-    foreign_tokens: int = 0
+    reroot_at: int | None = None
+    foreign_at: int | None = None
+    slow_at: int | None = None
     metrics: bool = True
     resets: bool = True
     step_s: float = 1e-3
@@ -74,10 +76,6 @@ class TinyServer:
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join(10)
 
-    def call(self, function: Callable[[], None]) -> None:
-        """Do something on the server's thread."""
-        self._loop.call_soon_threadsafe(function)
-
     async def _main(self) -> None:
         self._loop, self._over, self._work = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
         app = web.Application(client_max_size=2**26)
@@ -116,7 +114,7 @@ class TinyServer:
                 chunks.append((request, taken))
             took = self.manners.step_s + self.manners.token_s * sum(taken for _, taken in chunks)
             took += 2e-5 * len(self._running)
-            await asyncio.sleep(took)
+            await asyncio.sleep(4 * took if self._reached(self.manners.slow_at) else took)
             for request, taken in chunks:
                 request.computed += taken
                 if request.computed == len(request.prompt):
@@ -130,6 +128,9 @@ class TinyServer:
                     if request.sent == request.output:
                         self._running.remove(request)
 
+    def _reached(self, number: int | None) -> bool:
+        return number is not None and self.completions >= number
+
     def _hit(self, prompt: list[int]) -> int:
         full = (len(prompt) - 1) // BLOCK
         for blocks in range(full, 0, -1):
@@ -142,9 +143,9 @@ class TinyServer:
             self._cache.add(tuple(prompt[: blocks * BLOCK]))
 
     async def _models(self, _: web.Request) -> web.Response:
-        renamed = self.manners.rename_at is not None and self.completions >= self.manners.rename_at
-        name = "other-model" if renamed else self.model
-        model = {"id": name, "root": self.root, "max_model_len": self.max_model_len, "parent": None}
+        name = "other-model" if self._reached(self.manners.rename_at) else self.model
+        root = "gpt2" if self._reached(self.manners.reroot_at) else self.root
+        model = {"id": name, "root": root, "max_model_len": self.max_model_len, "parent": None}
         return web.json_response({"data": [model]})
 
     async def _version(self, _: web.Request) -> web.Response:
@@ -176,16 +177,16 @@ class TinyServer:
         manners, self.completions = self.manners, self.completions + 1
         if asked["model"] != self.model:
             return web.json_response({"error": {"message": "The model does not exist."}}, status=404)
-        if manners.die_at is not None and self.completions >= manners.die_at:
+        if self._reached(manners.die_at):
             self._over.set()
             assert request.transport is not None
             request.transport.abort()
             raise web.HTTPInternalServerError
         if manners.fail_at is not None and 0 <= self.completions - manners.fail_at < manners.fail_count:
             return web.json_response({"error": {"message": "out of sorts"}}, status=500)
-        if manners.hang_at is not None and self.completions >= manners.hang_at:
+        if self._reached(manners.hang_at):
             await asyncio.sleep(3600)
-        self._counts["prompt_tokens"] += len(asked["prompt"]) + manners.foreign_tokens
+        self._counts["prompt_tokens"] += len(asked["prompt"]) + 7 * self._reached(manners.foreign_at)
         job = _Request(asked["prompt"], asked["max_tokens"])
         self._waiting.append(job)
         self._work.set()

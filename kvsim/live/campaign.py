@@ -37,6 +37,9 @@ QUIET_WAIT_S = 20.0
 """How long others' requests are waited for before measuring beside them."""
 
 QUIET_POLL_S = 0.25
+SESSIONS_EVERY = 3
+"""Rounds between two runs of the sessions; the first follows the first round."""
+
 ROUNDS = 24
 """More repeats would tell nothing new."""
 
@@ -160,8 +163,7 @@ class Campaign:
             for number in range(ROUNDS):
                 if not await self._round(number):
                     break
-                if number == 0 or number % 3 == 2:
-                    await self._sessions()
+                await self._sessions(1 + (number + 1) // SESSIONS_EVERY)
             await self._refer()
         except EngineError as failure:
             self.outcome.spent_s = self.elapsed_s
@@ -213,11 +215,12 @@ class Campaign:
             self._impossible.add(probe.name)
             self._note(f"{probe.name} was left out: {failure}")
 
-    async def _sessions(self) -> None:
-        """The multi-turn part, as far as it fits into the time that is left."""
+    async def _sessions(self, wanted: int) -> None:
+        """The multi-turn part until there are ``wanted`` runs of each kind, as far as the time that is left allows."""
         found, self._missing = sessions_of(self._limits, self._costs, self._budget_s)
         for sessions in found:
-            if self.elapsed_s + sessions_s(sessions, self._costs) > self._budget_s:
+            too_long = self.elapsed_s + sessions_s(sessions, self._costs) > self._budget_s
+            if too_long or self._served(sessions.label) >= wanted:
                 continue
             await self._refer_now_and_then()
             await self._trying(partial(self._serve, sessions))
@@ -247,6 +250,10 @@ class Campaign:
         look = await self._checked_look()
         if foreign_tokens(before, look.counters, self._engine.prompt_tokens - own) > 0:
             self._flag_run(sessions.name, repeat)
+
+    def _served(self, label: str) -> int:
+        """How many whole runs of sessions of a kind there are."""
+        return sum(count for name, count in self._done.items() if name.startswith(f"turns/{label}/"))
 
     def _flag_run(self, name: str, repeat: int) -> None:
         """Mark the rows of a run that turned out to be disturbed; the file is replaced as a whole."""
@@ -343,9 +350,9 @@ class Campaign:
         """What there is to know about the whole."""
         if not self._counts:
             self._note("the engine does not count requests (no vLLM /metrics): background traffic cannot be seen")
-        served = {name.split("/")[1] for name, count in self._done.items() if count and name.startswith("turns/")}
-        for label in self._missing.keys() - served:
-            self._note(self._missing[label])
+        for label, text in self._missing.items():
+            if not self._served(label):
+                self._note(text)
         for flag, count in self._flagged.items():
             self._note(f"{count} measurements flagged '{flag}': kept in the file, not fitted")
         drift = self._references.drift()
