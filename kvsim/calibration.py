@@ -102,7 +102,13 @@ def _quantities() -> dict[str, Quantity]:
 
 QUANTITIES: Mapping[str, Quantity] = _quantities()
 
-LATER: Mapping[str, float] = {"mixed_tile_rows": 0.0, "mixed_tile_keys": 0.0, "quantised_s": 0.0, "request_s": 0.0}
+LATER: Mapping[str, float] = {
+    "mixed_tile_rows": 0.0,
+    "mixed_tile_keys": 0.0,
+    "quantised_s": 0.0,
+    "reading": 1.0,
+    "request_s": 0.0,
+}
 """Coefficients that files of earlier versions lack, with the values that price as those did."""
 
 OVERHEADS: Mapping[str, Quantity] = {
@@ -112,6 +118,7 @@ OVERHEADS: Mapping[str, Quantity] = {
     "quantised_s": Quantity("s/layer", (0.0, 2e-4), "rounding the activations of a layer's products to 8 or 4 bits"),
     "ranks_s": Quantity("s/step", (0.0, 5e-3), "keeping ranks in step, for each doubling of their number"),
     "sequence_s": Quantity("s/sequence", (0.0, 5e-3), "the engine's work for each sequence of a step"),
+    "reading": Quantity("times", (0.3, 3.0), "time to read the cache while decoding over that of the kernels measured"),
     "request_s": Quantity("s/request", (0.0, 0.5), "a request's way through server and client, outside of steps"),
 }
 

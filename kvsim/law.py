@@ -85,7 +85,7 @@ def build_law(
 
 def costs_of(architecture: Architecture, engine: Engine, gpu: Gpu, calibration: Calibration) -> Costs:
     """The terms behind a law, in seconds."""
-    storage = Storage.of(engine.weights, engine.kv_cache_dtype)
+    storage = Storage.of(engine.weights, engine.kv_cache_dtype, engine.dtype)
     rates = Rates(calibration.values(), device_of(gpu))
     return Costs(architecture, engine.tensor_parallel_size, storage, rates)
 

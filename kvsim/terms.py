@@ -168,13 +168,14 @@ class Rates:
     def attention(self, fmt: str) -> AttentionRates:
         """Rates of attention over a "bf16" or "fp8" cache."""
         values, peak = self.values, self.device.peak["bf16"]
+        reading = values["reading"]
         return AttentionRates(
             prefill_compute=values[f"prefill_{fmt}_compute"] * peak,
             softmax_dims=values["prefill_softmax_dims"],
             tile_rows=values["prefill_tile_rows"],
             multiprocessors=self.device.multiprocessors,
-            decode_memory=values[f"decode_{fmt}_memory"] * self.device.bandwidth,
-            decode_compute=values["decode_latent_compute"] * peak,
+            decode_memory=values[f"decode_{fmt}_memory"] * self.device.bandwidth / reading,
+            decode_compute=values["decode_latent_compute"] * peak / reading,
             spread=values[f"decode_{fmt}_spread"],
             mixed_rows=values["mixed_tile_rows"],
         )

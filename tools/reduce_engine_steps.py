@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("log", type=Path, help="steps_ENGINE.jsonl[.gz]")
     for name in ("model", "gpu", "version", "date"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--max-model-len", type=int, default=4064)
     parser.add_argument("--held-out", action="store_true")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -43,7 +44,7 @@ def main() -> None:
         model=f"../models/{options.model}/config.json",
         gpu=options.gpu,
         engine_version=options.version,
-        dtype="bfloat16",
+        dtype=options.dtype,
         engine={
             **log.engine.arguments,
             "max_model_len": options.max_model_len,

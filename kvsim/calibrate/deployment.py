@@ -37,7 +37,7 @@ class Deployment:
 
     def costs(self, values: Mapping[str, float]) -> Costs:
         """The law's terms with these coefficients."""
-        storage = Storage.of(self.engine.weights, self.engine.kv_cache_dtype)
+        storage = Storage.of(self.engine.weights, self.engine.kv_cache_dtype, self.engine.dtype)
         return Costs(self.architecture, self.engine.tensor_parallel_size, storage, Rates(values, device_of(self.gpu)))
 
     def window(self) -> int:

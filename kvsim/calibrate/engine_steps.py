@@ -43,7 +43,8 @@ def engine_steps(folder: Path) -> EngineSteps:
         errors = np.concatenate([np.array([]), *(one for part, one in checks if part.regime == regime)])
         if len(errors) >= FEWEST_ERRORS:
             residuals[regime] = residual_of(errors)
-    note = "engine overheads and rates fitted to whole steps of the engine together; what it never ran is a guess"
+    dtypes = " and ".join(sorted({sweep.header.dtype for sweep in own}))
+    note = f"rates and overheads fitted to whole steps of the engine in {dtypes}; what it never ran is a guess"
     calibration = replace(fitted.calibration, residuals=residuals, note=note)
     return EngineSteps(fitted, tuple(part for part, _ in checks), calibration)
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ..calibration import (
     CACHE_FORMATS,
@@ -51,6 +52,9 @@ ENGINE = "vllm-1"
 
 FEWEST_POINTS = 8
 """Serving points below which overheads are inherited."""
+
+FEWEST_OF_MODEL = 3
+"""Points of a model below which they are predicted, not fitted."""
 
 OVERHEAD_DONOR = "h100-sxm"
 """Whose engine overheads stand in where a GPU has too few serving points: they come from the host and the
@@ -118,6 +122,7 @@ class Study:
             table, found = self.serving(name), {}
             for engine in sorted(set(engines(table))) if len(table) else ():
                 part = self.serving(name, engine)
+                part = part.where(_often(part["model"]))
                 if len(part) >= FEWEST_POINTS:
                     rough = self._fit_overheads(name, engine, part, factors=None, final=False)
                     factors = self.factors(name, engine, part, rough)
@@ -208,6 +213,12 @@ class Study:
     def widening(self, regime: Regime) -> float:
         """How far (log, 90 %) an inherited rate may be off: what inheriting costs among measured GPUs."""
         return float(np.quantile(np.abs(self.transfer(regime)), 0.9))
+
+
+def _often(models: Column) -> npt.NDArray[np.bool_]:
+    """Rows of models with enough points to tell overheads from what is not known of a deployment."""
+    names = models.tolist()
+    return np.array([names.count(name) >= FEWEST_OF_MODEL for name in names], dtype=bool)
 
 
 def engines(table: Table) -> list[str]:

@@ -45,6 +45,9 @@ from .solve import Solution, solve
 FEWEST_ERRORS = 8
 """Held-out errors from which on they say more about whole steps than the prior's."""
 
+UNEXPLAINED = 0.5
+"""Median error from which on evidence is not what it was said to be."""
+
 OUTLIER = 4.0
 """Rows so many times their kind's noise off are listed."""
 
@@ -328,6 +331,11 @@ def fit_evidence(
     start = prior_of(card, prior, date)
     candidates = [*OVERHEADS, *CLIENT] if only_overheads else [*QUANTITIES, *OVERHEADS, *CLIENT]
     solution = solve(evidence, {**beliefs(start), **CLIENT}, candidates)
+    fitted = tuple(name for name in (*QUANTITIES, *OVERHEADS) if name in solution.intervals)
+    if not fitted:
+        raise InputError(
+            "the evidence identifies no coefficient", remedy="Give more of it: other lengths, batches or models."
+        )
     client = (solution.values["request_s"], solution.values["client_token_s"])
     if not _by_clients(evidence):
         client = (0.0, 0.0)
@@ -350,19 +358,18 @@ def fit_evidence(
         coefficients=coefficients,
         overheads={**start.overheads, engine: overheads},
     )
+    parts = tuple(
+        Part(part.kind, part.regime, noise, Accuracy.of(errors), Accuracy.of(held))
+        for part, noise, errors, held in zip(evidence, solution.noise, solution.errors, solution.held_out, strict=True)
+    )
     return Fitted(
         calibration=calibration,
         prior=start,
-        fitted=tuple(name for name in (*QUANTITIES, *OVERHEADS) if name in solution.intervals),
+        fitted=fitted,
         client_s=client,
-        parts=tuple(
-            Part(part.kind, part.regime, noise, Accuracy.of(errors), Accuracy.of(held))
-            for part, noise, errors, held in zip(
-                evidence, solution.noise, solution.errors, solution.held_out, strict=True
-            )
-        ),
+        parts=parts,
         outliers=_outliers(evidence, solution),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *_unexplained(parts)),
         evidence=tuple(evidence),
     )
 
@@ -461,6 +468,17 @@ def _errors(
 ) -> Array:
     own_errors = [found for part, found in zip(evidence, errors, strict=True) if part.regime == regime]
     return np.concatenate(own_errors) if own_errors else np.array([])
+
+
+def _unexplained(parts: Sequence[Part]) -> list[str]:
+    """A sentence for each kind of evidence that no coefficients within physical bounds come near."""
+    return [
+        f"{part.kind}: the median error is {part.fitted.median:.0%} after the fit. They are of another model, GPU or "
+        "engine than was said, or an engine served other traffic too (for logs: --arrivals closed:1 takes each "
+        "trajectory for alone)"
+        for part in parts
+        if part.fitted.median > UNEXPLAINED
+    ]
 
 
 def _outliers(evidence: Sequence[Timed | Together], solution: Solution) -> tuple[Outlier, ...]:

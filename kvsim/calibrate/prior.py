@@ -93,8 +93,8 @@ def datasheet_prior(gpu: str, date: str) -> Calibration:
 
 
 def _guess(name: str, quantity: Quantity) -> Coefficient:
-    if name in LATER and name in QUANTITIES:
-        return Coefficient(0.0, 0.0, 0.0, "datasheet", "decoding beside a chunk is taken to be as decoding alone", 0)
+    if name in ("mixed_tile_rows", "mixed_tile_keys", "reading"):
+        return Coefficient(LATER[name], LATER[name], LATER[name], "datasheet", "no effect: never measured", 0)
     if name in QUANTITIES and name.endswith(("_compute", "_memory")):
         value, spread = (0.5, 1.0) if name.endswith("_compute") else (0.8, 1.0)
     else:

@@ -8,13 +8,14 @@ the points also scale what its relative's tables say about arithmetic and memory
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..architecture import Architecture
-from ..calibration import OVERHEADS
+from ..calibration import LATER, OVERHEADS
 from ..costs import GROUPS, Costs, Storage
 from ..terms import Device, Rates
 from .measurements import Table
@@ -35,13 +36,50 @@ TYPICAL: Mapping[str, float] = {
     "quantised_s": 1e-5,
     "ranks_s": 1e-4,
     "sequence_s": 1e-5,
+    "reading": 1.0,
 }
-"""Overheads by order of magnitude: a millisecond of scheduling, some ten kernels of about 3 us a layer.
+"""Overheads by order of magnitude: a millisecond of scheduling, some ten kernels of about 3 us a layer, attention
+as the tables' kernels have it.
 Points of few models cannot tell the overheads apart; then they stay near these (or near a better measured
 GPU's)."""
 
+NEXT_TO_NOTHING = 1e-9
+"""Stands in for 0 times the time of reading, since rates are divided by it."""
+
 LEASH = 0.7
 """Powers of e that an overhead may stray from what it is held near, for the price of one point 10 % off."""
+
+
+class Prior(NamedTuple):
+    """How tightly a generation's fit is held: leashes of overheads near those of another GPU and of how fast the cache
+    is read, and how many of a model's points count as independent of each other, at most."""
+
+    relative: float
+    reading: float
+    independent: float
+
+
+PRIORS: Mapping[str, Prior] = {
+    # Deployments of few models with settings of their own; one software, hosts of one kind.
+    "vllm-1": Prior(relative=0.1, reading=0.1, independent=6),
+}
+UNTIED = Prior(relative=LEASH, reading=0.01, independent=float("inf"))
+"""Of the first engine: grids of static batches of dense models, each machine's own."""
+
+NEXT_TO_NOTHING = 1e-9
+"""Stands in for 0 times the time of reading, since rates are divided by it."""
+
+LEASH = 0.7
+"""Powers of e that an overhead may stray from what it is held near, for the price of one point 10 % off."""
+
+LEASH_OF_RELATIVE = 0.2
+"""The same where it is held near what another GPU's points say: engine and kind of host are the same."""
+
+LEASH_OF_READING = 0.1
+"""The same of how fast the cache is read: kernels of other versions differ by tenths."""
+
+INDEPENDENT = 6
+"""A model's points count as so many at most: their errors have causes in common."""
 
 
 def engine_of(source: str, version: str) -> str:
@@ -124,6 +162,19 @@ def seconds(load: Load, rates: Rates, pick: npt.NDArray[np.bool_] | None = None)
     )
 
 
+def _linear(
+    parts: Sequence[Load], values: Mapping[str, float], device: Device, names: Sequence[str], points: int
+) -> tuple[Array, Array]:
+    """Seconds of each point without overheads, and how often each overhead is in it: times are linear in them."""
+    everything, nothing = np.ones(points, dtype=bool), {**dict.fromkeys(OVERHEADS, 0.0), "reading": NEXT_TO_NOTHING}
+
+    def at(overheads: Mapping[str, float]) -> Array:
+        return _expected(parts, Rates({**values, **overheads}, device), everything)
+
+    kernels = at(nothing)
+    return kernels, np.stack([at({**nothing, name: 1.0}) - kernels for name in names], axis=1)
+
+
 def expectations(table: Table, values: Mapping[str, float], device: Device) -> Array:
     """:func:`seconds` of each point of a table."""
     return _expected(loads(table), Rates(values, device), np.ones(len(table), dtype=bool))
@@ -195,30 +246,39 @@ def fit_overheads(
 
     ``values`` are the kernel coefficients; ``near`` the overheads that the fit is held near; ``scaled``
     lets the points scale the coefficients' arithmetic and memory. ``factors`` multiply what :func:`seconds` expects of
-    each point. Unless ``final``, nothing is held out and intervals are left out.
+    each point. Unless ``final``, intervals are left out.
     """
     parts = loads(table)
     models = table["model"]
+    prior = PRIORS.get(engine, UNTIED)
+    leash = LEASH if near == TYPICAL else prior.relative
     parameters = {
-        name: Parameter(max(value, 1e-7), *OVERHEADS[name].bounds, leash=LEASH) for name, value in near.items()
+        name: Parameter(max(value, 1e-7), *OVERHEADS[name].bounds, leash=leash) for name, value in near.items()
     }
+    parameters["reading"] = replace(parameters["reading"], leash=prior.reading)
     if scaled:
         parameters |= SCALES
 
+    factors = np.ones(len(models)) if factors is None else factors
+    linear = None if scaled else _linear(parts, values, device, tuple(parameters), len(models))
+
     def model(fitted: Mapping[str, float], rows: npt.NDArray[np.intp]) -> Array:
+        if linear is not None:
+            kernels, each = linear
+            return (kernels[rows] + each[rows] @ np.array([fitted[name] for name in parameters])) * factors[rows]
         wanted = np.zeros(len(models), dtype=bool)
         wanted[rows] = True
         everything = _expected(parts, Rates(with_scales(values, fitted), device), wanted)
-        return everything[rows] if factors is None else everything[rows] * factors[rows]
+        return everything[rows] * factors[rows]
 
     count = {name: (models == name).sum() for name in set(models.tolist())}
     weights = np.array([1 / np.sqrt(count[name]) for name in models.tolist()])
     result = fit(
         model,
         table["seconds"],
-        models if final else np.full(len(models), "all"),
+        models,
         parameters,
-        weights=weights / weights.mean(),
+        weights=weights / weights.mean() * min(1.0, prior.independent * len(count) / len(models)),
         leave_one_out=True,
         resamples=RESAMPLES if final else 0,
     )
@@ -232,4 +292,4 @@ def with_scales(values: Mapping[str, float], fitted: Mapping[str, float]) -> dic
         name: value * (compute if name.endswith("_compute") else memory if name.endswith("_memory") else 1.0)
         for name, value in values.items()
     }
-    return {**scaled, **{name: fitted.get(name, 0.0) for name in OVERHEADS}}
+    return {**scaled, **{name: fitted.get(name, LATER.get(name, 0.0)) for name in OVERHEADS}}

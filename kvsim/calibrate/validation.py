@@ -20,7 +20,7 @@ from ..validation import COLUMNS
 from .closed_loop import closed_loops
 from .measurements import Table
 from .robust import Array
-from .serving import engine_of, expectations, with_scales
+from .serving import engine_of, expectations, fits_in_memory, with_scales
 
 if TYPE_CHECKING:
     from ..calibration import Regime
@@ -94,10 +94,11 @@ def points(study: Study, name: str) -> list[dict[str, object]]:
     for engine in study.overheads(name):
         part = study.parts(name, engine)
         rows = part.rows
+        fitting = fits_in_memory(rows, gpu(name).memory_bytes)
         for row in range(len(rows)):
             about = {column: rows[column][row] for column in rows.columns if column in COLUMNS}
             model = str(rows["model"][row])
-            about |= {"generation": engine, "path": _path(rows, row)}
+            about |= {"generation": engine, "path": _path(rows, row, bool(fitting[row]))}
             prefills = rows["measure"][row] == "batch" and rows["output_tokens"][row] <= 1
             out.append(
                 about
@@ -124,10 +125,11 @@ def points(study: Study, name: str) -> list[dict[str, object]]:
     return out
 
 
-def _path(rows: Table, row: int) -> str:
-    """What sets a point's deployment apart, in words; empty where nothing does."""
+def _path(rows: Table, row: int, fits: bool) -> str:
+    """What sets a point apart, in words; empty where nothing does."""
     spread = "experts spread over ranks" if rows["expert_parallel"][row] != 1 else ""
-    return " ".join(part for part in (str(rows["path"][row]), spread) if part)
+    in_turns = "static batch beyond memory" if rows["measure"][row] == "batch" and not fits else ""
+    return ", ".join(part for part in (str(rows["path"][row]), spread, in_turns) if part)
 
 
 def _interval(row: Mapping[str, object], rows: Iterable[Mapping[str, object]]) -> tuple[float, float]:
