@@ -31,7 +31,7 @@ from kvsim.live.plan import Grid, Limits, round_of, sessions_of, sessions_s
 from kvsim.live.probes import Decode, Mixed, Prefill
 from kvsim.live.server import Server
 from kvsim.live.turns import batch_of, runs_of
-from kvsim.live.watch import BACKGROUND, THROTTLED, References
+from kvsim.live.watch import BACKGROUND, LATE, THROTTLED, References
 
 MINUTES = 1.0
 """More than a round takes: what a test measures must not depend on how fast this machine is."""
@@ -232,7 +232,22 @@ def test_a_server_that_tells_and_allows_little(tmp_path: Path) -> None:
     assert {(row.new_tokens, row.cached_tokens, row.engine_s) for row in warm} == {(16, 64, None)}
 
 
-def test_limits_that_are_assumed_wrongly_are_noticed(tmp_path: Path) -> None:
+def test_tokens_held_up_on_their_way_are_not_taken_for_quick_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(campaign, "ROUNDS", 2)
+    with TinyServer(Manners(hold_at=1, step_s=3e-3)) as server:
+        _, outcome = measured(server.url, tmp_path / "m.csv")
+    assert any("held up on their way" in note for note in outcome.notes)
+    decodes = [row for row in rows_of(tmp_path / "m.csv") if row.kind == "decode"]
+    assert {row.flag for row in decodes if row.batch > 1} <= {LATE}
+    alone = [row for row in decodes if row.batch == 1 and not row.flag]
+    assert alone
+    assert min(row.seconds for row in alone) > 3e-3
+
+
+def test_limits_that_are_assumed_wrongly_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign, "ROUNDS", 2)
     with TinyServer(Manners(step_s=2e-3)) as server:
 
         async def run() -> tuple[Target, Outcome]:

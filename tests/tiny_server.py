@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -19,7 +20,8 @@ class Manners:
     fail_at: number of the first completion that is answered with 500, fail_count: how many are. die_at: the whole
     server goes away at that completion. hang_at: from that one on nothing is sent. rename_at: from that one on it
     serves ``other-model``. reroot_at: from that one on the model comes from elsewhere. foreign_at: from that one on
-    others' prompts are counted too. slow_at: from that one on steps take four times as long.
+    others' prompts are counted too. slow_at: from that one on steps take four times as long. hold_at: from that one on
+    tokens are held back until the last one is there.
     """
 
     fail_at: int | None = None
@@ -30,6 +32,7 @@ class Manners:
     reroot_at: int | None = None
     foreign_at: int | None = None
     slow_at: int | None = None
+    hold_at: int | None = None
     metrics: bool = True
     resets: bool = True
     step_s: float = 1e-3
@@ -44,6 +47,7 @@ class _Request:
     computed: int = 0
     tokens: asyncio.Queue[int] = field(default_factory=asyncio.Queue)
     sent: int = 0
+    first_s: float = 0.0
 
 
 class TinyServer:
@@ -62,6 +66,8 @@ class TinyServer:
         self._counts = dict.fromkeys(("prompt_tokens", "generation_tokens", "prefix_cache_hits"), 0)
         self._prefills = 0
         self._prefill_s = 0.0
+        self._decodes = 0
+        self._decode_s = 0.0
         self._ready = threading.Event()
 
     def __enter__(self) -> TinyServer:
@@ -123,10 +129,13 @@ class TinyServer:
             for request in list(self._running):
                 if request.computed == len(request.prompt):
                     request.sent += 1
+                    request.first_s = request.first_s or time.perf_counter()
                     self._counts["generation_tokens"] += 1
                     request.tokens.put_nowait(request.sent)
                     if request.sent == request.output:
                         self._running.remove(request)
+                        self._decodes += 1
+                        self._decode_s += time.perf_counter() - request.first_s
 
     def _reached(self, number: int | None) -> bool:
         return number is not None and self.completions >= number
@@ -161,6 +170,8 @@ class TinyServer:
             'enable_prefix_caching="True",engine="0"} 1.0',
             f"vllm:request_prefill_time_seconds_sum {self._prefill_s}",
             f"vllm:request_prefill_time_seconds_count {self._prefills}",
+            f"vllm:request_decode_time_seconds_sum {self._decode_s}",
+            f"vllm:request_decode_time_seconds_count {self._decodes}",
             "process_start_time_seconds 1.7e9",
             *(f'vllm:{name}_total{{engine="0"}} {count}.0' for name, count in self._counts.items()),
         ]
@@ -192,8 +203,9 @@ class TinyServer:
         self._work.set()
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
+        held = [await job.tokens.get() for _ in range(job.output)] if self._reached(manners.hold_at) else []
         for number in range(1, job.output + 1):
-            token = await job.tokens.get()
+            token = held[number - 1] if held else await job.tokens.get()
             usage = {"prompt_tokens": len(job.prompt), "completion_tokens": number}
             ids = [token] if asked.get("return_token_ids") else None
             await response.write(_event({"choices": [{"index": 0, "text": "", "token_ids": ids}], "usage": usage}))

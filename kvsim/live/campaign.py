@@ -26,6 +26,9 @@ from kvsim.live.watch import BACKGROUND, DRIFT, THROTTLED, References, foreign_t
 ATTEMPTS = 4
 """How often a probe is tried before the measuring ends."""
 
+TRIES = 2
+"""How often, in different rounds, a probe is tried that the engine did not take."""
+
 FIRST_WAIT_S = 1.0
 """Before the second attempt; doubled for each further one."""
 
@@ -119,7 +122,7 @@ class Campaign:
         self._done: Counter[str] = Counter()
         self._flag = ""
         self._flagged: Counter[str] = Counter()
-        self._impossible: set[str] = set()
+        self._impossible: Counter[str] = Counter()
         self._since: dict[str, int] = {}
         self._next_repeat: Counter[str] = Counter()
         self._missing: dict[str, str] = {}
@@ -190,7 +193,11 @@ class Campaign:
         any_time = False
         for probe in round_of(number, self._limits):
             name, cost = probe.name, cost_s(probe, self._costs, self._bench.prompts)
-            if name in self._impossible or cost > SHARE * self._budget_s or self.elapsed_s + cost > self._budget_s:
+            if (
+                self._impossible[name] >= TRIES
+                or cost > SHARE * self._budget_s
+                or self.elapsed_s + cost > self._budget_s
+            ):
                 continue
             any_time = True
             if self._done[name] <= number - self._since.setdefault(name, number):
@@ -206,14 +213,15 @@ class Campaign:
             row = await probe.run(self._bench)
             look = await self._checked_look()
             others = foreign_tokens(before, look.counters, self._engine.prompt_tokens - own)
-            flag = BACKGROUND if others > 0 else self._flag
+            flag = BACKGROUND if others > 0 else self._flag or row.flag
             self._write(replace(row, repeat=self._done[probe.name], flag=flag))
 
         try:
             await self._trying(once)
         except ImpossibleError as failure:
-            self._impossible.add(probe.name)
-            self._note(f"{probe.name} was left out: {failure}")
+            self._impossible[probe.name] += 1
+            if self._impossible[probe.name] == TRIES:
+                self._note(f"{probe.name} was left out: {failure}")
 
     async def _sessions(self, wanted: int) -> None:
         """The multi-turn part until there are ``wanted`` runs of each kind, as far as the time that is left allows."""

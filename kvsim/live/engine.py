@@ -48,8 +48,9 @@ class Answer:
 
 
 class Counters(NamedTuple):
-    """What an engine counts, since its start but for the first two. ``prefill_s`` and ``prefills``: the summed times
-    from a request's first step to its first token, on the engine's own clock, and their number."""
+    """What an engine counts, since its start but for the first two. On the engine's own clock: ``prefill_s``, the
+    summed times from a request's first step to its first token, and ``decode_s``, from there to its last; ``prefills``
+    and ``decodes`` are how many requests these are of."""
 
     running: int
     waiting: int
@@ -59,6 +60,8 @@ class Counters(NamedTuple):
     preemptions: int
     prefill_s: float
     prefills: int
+    decode_s: float
+    decodes: int
 
 
 @dataclass(frozen=True, slots=True)

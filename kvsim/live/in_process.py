@@ -198,7 +198,11 @@ class InProcess:
         def total(name: str) -> int:
             return int(found[name].value) if name in found else 0
 
-        prefill = found.get("vllm:request_prefill_time_seconds")
+        def times(name: str) -> tuple[float, int]:
+            return (float(found[name].sum), int(found[name].count)) if name in found else (0.0, 0)
+
+        prefill_s, prefills = times("vllm:request_prefill_time_seconds")
+        decode_s, decodes = times("vllm:request_decode_time_seconds")
         return Counters(
             running=len(self._requests),
             waiting=0,
@@ -206,8 +210,10 @@ class InProcess:
             output_tokens=total("vllm:generation_tokens"),
             cached_tokens=total("vllm:prefix_cache_hits"),
             preemptions=total("vllm:num_preemptions"),
-            prefill_s=float(prefill.sum) if prefill else 0.0,
-            prefills=int(prefill.count) if prefill else 0,
+            prefill_s=prefill_s,
+            prefills=prefills,
+            decode_s=decode_s,
+            decodes=decodes,
         )
 
 

@@ -61,6 +61,8 @@ class MetricsPage:
             preemptions=round(self.total("vllm:num_preemptions_total")),
             prefill_s=self.total("vllm:request_prefill_time_seconds_sum"),
             prefills=round(self.total("vllm:request_prefill_time_seconds_count")),
+            decode_s=self.total("vllm:request_decode_time_seconds_sum"),
+            decodes=round(self.total("vllm:request_decode_time_seconds_count")),
         )
 
     def cache(self) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, ClassVar, Protocol
 
@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kvsim.calibrate.observations import Observation
-from kvsim.live.engine import Answer, ImpossibleError, LiveEngine
+from kvsim.live.engine import Answer, Counters, ImpossibleError, LiveEngine
 from kvsim.live.prompts import Prompts
+from kvsim.live.watch import LATE
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -25,6 +26,9 @@ FEWEST_STEPS = 4
 
 MIXERS = 3
 """Prompts that come to the decoding sequences of one mixed probe, one after the other."""
+
+MOST_LATE = 1.15
+"""So far may the client's time for a whole answer be from the engine's."""
 
 STEPS_OF_MIXER = 6
 """Decoding steps for each of them: the one it waits for, its own, and some between."""
@@ -78,18 +82,15 @@ class Prefill:
         before = (await engine.look()).counters
         answer = await engine.complete([*beginning, *bench.prompts.fresh(self.new)], 1)
         after = (await engine.look()).counters
-        cached, engine_s = answer.cached_tokens, None
-        if before is not None and after is not None:
-            if cached is None:
-                cached = after.cached_tokens - before.cached_tokens
-            if after.prefills - before.prefills == 1 and after.prefill_s > before.prefill_s:
-                engine_s = after.prefill_s - before.prefill_s
+        cached = answer.cached_tokens
+        if cached is None and before is not None and after is not None:
+            cached = after.cached_tokens - before.cached_tokens
         if cached is None:
             cached = self.cached
         return Observation(
             "ttft",
             seconds=answer.ttft_s,
-            engine_s=engine_s,
+            engine_s=_prefill_s(before, after, 1),
             new_tokens=len(beginning) + self.new - cached,
             cached_tokens=cached,
             probe=self.name,
@@ -114,7 +115,9 @@ class Decode:
 
     async def run(self, bench: Bench) -> Observation:
         """All are sent at once and generate long enough for ``steps`` steps after the last one's prefill."""
+        before = (await bench.engine.look()).counters
         answers: list[Answer] = await together(*_decoders(bench, self.batch, self.context, self.steps))
+        after = (await bench.engine.look()).counters
         start = max(answer.submitted_s + answer.ttft_s for answer in answers)
         end = min(answer.submitted_s + answer.e2e_s for answer in answers)
         gaps, contexts = [], []
@@ -123,15 +126,23 @@ class Decode:
             within = np.flatnonzero((times >= start) & (times <= end))
             gaps.append(np.diff(times[within]))
             contexts.append(self.context + within[1:])
-        steps = min(map(len, gaps))
+        steps, ratio = min(map(len, gaps)), _lateness(before, after, answers)
+        if steps < FEWEST_STEPS and _late(ratio):
+            raise ImpossibleError(
+                "tokens are held up on their way from the engine: the client or the server is too busy"
+            )
         if steps < FEWEST_STEPS:
             raise ImpossibleError(
                 f"only {steps} steps with all {self.batch} sequences of {self.context} tokens in them: the engine does "
                 "not run so many at once (give its --max-num-seqs), or preempts some",
             )
+        alone_s = None
+        if self.batch == 1 and ratio is not None:  # then the engine's word says it all
+            alone_s = ratio * (answers[0].e2e_s - answers[0].ttft_s) / (len(answers[0].token_s) - 1)
         return Observation(
             "decode",
-            seconds=float(np.mean([_trimmed_mean(each) for each in gaps])),
+            seconds=alone_s or float(np.mean([_trimmed_mean(each) for each in gaps])),
+            flag="" if alone_s else _late(ratio),
             batch=self.batch,
             context_tokens=round(float(np.mean(np.concatenate(contexts))), 1),
             steps=steps,
@@ -164,8 +175,11 @@ class Mixed:
             await bench.engine.complete([*beginning, *bench.prompts.fresh(1)], 1)
         decoding = [asyncio.Event() for _ in range(self.batch)]
         requests = _decoders(bench, self.batch, self.context, STEPS_OF_MIXER * MIXERS, decoding)
+        before = (await bench.engine.look()).counters
         *answers, mixers = await together(*requests, self._mixers(bench, beginning, decoding))
-        return self._observed(answers, mixers, len(beginning))
+        after = (await bench.engine.look()).counters
+        row = self._observed(answers, mixers, len(beginning))
+        return replace(row, flag=_late(_lateness(before, after, answers)))
 
     async def _mixers(self, bench: Bench, beginning: list[int], decoding: Sequence[asyncio.Event]) -> list[Answer]:
         for event in decoding:
@@ -243,6 +257,30 @@ def _decoders(
 
 def _documents(batch: int) -> list[str]:
     return [f"decode/{number}" for number in range(batch)]
+
+
+def _prefill_s(before: Counters | None, after: Counters | None, requests: int) -> float | None:
+    """The engine's own mean time to a first token of so many requests between two looks; None where unknown."""
+    if before is None or after is None or after.prefills - before.prefills != requests:
+        return None
+    return (after.prefill_s - before.prefill_s) / requests or None
+
+
+def _lateness(before: Counters | None, after: Counters | None, answers: Sequence[Answer]) -> float | None:
+    """The engine's own time from first to last tokens over the client's, between two looks; None where it does not
+    tell. Far from 1, tokens were held up on their way, and the gaps between them say nothing about steps."""
+    if before is None or after is None:
+        return None
+    decoding = sum(len(answer.token_s) > 1 for answer in answers)
+    single = after.decodes - before.decodes - decoding  # requests of one token count as decodes of no length
+    if single < 0 or single > MIXERS:
+        return None
+    client_s = sum(answer.e2e_s - answer.ttft_s for answer in answers)
+    return (after.decode_s - before.decode_s) / client_s or None
+
+
+def _late(ratio: float | None) -> str:
+    return LATE if ratio is not None and not 1 / MOST_LATE < ratio < MOST_LATE else ""
 
 
 def _trimmed_mean(gaps: FloatArray) -> float:

@@ -9,6 +9,7 @@ from kvsim.live.engine import Counters
 
 BACKGROUND = "background traffic"
 THROTTLED = "throttled"
+LATE = "tokens came late"
 """Flags of rows that are kept but not fitted."""
 
 SLOWER = 1.25
