@@ -48,6 +48,7 @@ class _Request:
     tokens: asyncio.Queue[int] = field(default_factory=asyncio.Queue)
     sent: int = 0
     first_s: float = 0.0
+    prefill_s: float = 0.0
 
 
 class TinyServer:
@@ -124,7 +125,7 @@ class TinyServer:
             for request, taken in chunks:
                 request.computed += taken
                 if request.computed == len(request.prompt):
-                    self._prefills, self._prefill_s = self._prefills + 1, self._prefill_s + took
+                    request.prefill_s = took
                     self._keep(request.prompt)
             for request in list(self._running):
                 if request.computed == len(request.prompt):
@@ -134,6 +135,7 @@ class TinyServer:
                     request.tokens.put_nowait(request.sent)
                     if request.sent == request.output:
                         self._running.remove(request)
+                        self._prefills, self._prefill_s = self._prefills + 1, self._prefill_s + request.prefill_s
                         self._decodes += 1
                         self._decode_s += time.perf_counter() - request.first_s
 

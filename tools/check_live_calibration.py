@@ -14,8 +14,8 @@ repeat does not decide, and since repeats alternate with the calibration's parts
 changes it for both. The error may be as large as 1.5 times the repeats' spread (their largest difference over their
 mean), or LEAST where they agree better than that; never larger than MOST, so that noise cannot hide a law that is wrong
 by more. A failure counts at once where the machine was quiet; where repeats differ by more than DISTURBED, or the
-engine's process waited for a CPU for more than WAITED of the time, the whole is done again, ATTEMPTS times at most, and
-the last attempt counts whatever the machine does. The sums of cached tokens, which do not depend on speed but through
+engine's busiest thread waited for a CPU for more than WAITED of its time, the whole is done again, ATTEMPTS times at
+most, and the last attempt counts whatever the machine does. The sums of cached tokens, which do not depend on speed but through
 who evicts whom, may differ by the repeats' own spread, or CACHED.
 """
 
@@ -98,7 +98,7 @@ FRESH = Sessions("fresh", 6, 4, 192, 128, 24, pause_s=0.3, stagger_s=0.1, seed=2
 
 @dataclass(frozen=True)
 class Verdict:
-    """What repeats showed and what was predicted. ``waited``: share of the time for which the engine's busiest process
+    """What repeats showed and what was predicted. ``waited``: share of its time for which the engine's busiest thread
     was ready to run but had no CPU."""
 
     runs: list[PredictedRun]
@@ -196,14 +196,15 @@ def checked(url: str, group: int, toml: Path, minutes: float) -> Verdict:
     command = [sys.executable, "-m", "kvsim", "calibrate", "--url", url, "--gpu", this_processor()]
     command += ["--prior", "datasheet", "-o", str(toml)]
     rows: list[Observation] = []
-    waits, spans = 0.0, 0.0
+    waited = ran = 0.0
     for part in range(1, PARTS + 1):
         output = None if part == PARTS else subprocess.DEVNULL
         now = [*command, "--minutes", f"{minutes * part / PARTS:.4g}"]
         subprocess.run(now, check=True, stdout=output, stderr=output, cwd=toml.parent)  # a checkout would hide kvsim
-        waited, began = waited_s(group), time.monotonic()
+        before = cpu_s(group)
         rows += asyncio.run(served(url, REPEATS * (part - 1)))
-        waits, spans = waits + waited_s(group) - waited, spans + time.monotonic() - began
+        after = cpu_s(group)
+        ran, waited = ran + after[0] - before[0], waited + after[1] - before[1]
     known = read_observations(toml.with_suffix(".csv"))
     ways = [row.seconds - row.engine_s for row in known.rows if row.seconds and row.engine_s]
     return Verdict(
@@ -218,7 +219,7 @@ def checked(url: str, group: int, toml: Path, minutes: float) -> Verdict:
             )
             for run in runs_of(rows)
         ],
-        waits / spans,
+        waited / (ran + waited),
     )
 
 
@@ -226,7 +227,8 @@ async def served(url: str, first: int) -> list[Observation]:
     """The turns of some repeats of the fresh workload, numbered from ``first``."""
     rows: list[Observation] = []
     async with Server(url) as engine:
-        bench = Bench(engine, Prompts(MODEL["vocab_size"]), LIMITS["max-num-batched-tokens"], LIMITS["block-size"])
+        prompts = Prompts(MODEL["vocab_size"])
+        bench = Bench(engine, prompts, LIMITS["max-num-batched-tokens"], LIMITS["block-size"], True, True)
         for repeat in range(first, first + REPEATS):
             if not await engine.reset_prefix_cache():
                 raise SystemExit("the server does not empty its prefix cache")
@@ -236,18 +238,17 @@ async def served(url: str, first: int) -> list[Observation]:
     return rows
 
 
-def waited_s(group: int) -> float:
-    """For how long the busiest process of a group was ready to run but had no CPU, all of its threads together."""
+def cpu_s(group: int) -> tuple[float, float]:
+    """For how long the busiest thread of a group of processes ran, and was ready to run but had no CPU."""
     found = [(0.0, 0.0)]
     for folder in Path("/proc").iterdir():
         try:
             if folder.name.isdigit() and os.getpgid(int(folder.name)) == group:
                 times = [path.read_text().split() for path in folder.glob("task/*/schedstat")]
-                ran, waited = (sum(int(time[part]) for time in times) / 1e9 for part in (0, 1))
-                found.append((ran, waited))
+                found += [(int(time[0]) / 1e9, int(time[1]) / 1e9) for time in times]
         except OSError:  # it ended meanwhile
             continue
-    return max(found)[1]
+    return max(found)
 
 
 @contextmanager

@@ -113,7 +113,14 @@ class Campaign:
         say: Say,
     ) -> None:
         self._engine = _Counting(engine)
-        self._bench = Bench(self._engine, Prompts(vocabulary), limits.step_tokens, limits.block_size)
+        self._bench = Bench(
+            self._engine,
+            Prompts(vocabulary),
+            limits.step_tokens,
+            limits.block_size,
+            limits.prefix_caching,
+            limits.synchronous,
+        )
         self._identity, self._started = look.identity, look.started
         self._counts = look.counters is not None
         self._header = header

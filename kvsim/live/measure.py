@@ -43,6 +43,7 @@ class Target:
             kv_tokens=(engine.num_gpu_blocks - 1) * engine.block_size,
             block_size=engine.block_size,
             prefix_caching=engine.enable_prefix_caching,
+            synchronous=not engine.async_scheduling,
         )
 
 

@@ -52,6 +52,8 @@ class Limits:
     kv_tokens: int
     block_size: int
     prefix_caching: bool
+    synchronous: bool = False
+    """Known to schedule a step after the one before has ended."""
 
 
 @dataclass(frozen=True, slots=True)

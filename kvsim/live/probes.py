@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kvsim.calibrate.observations import Observation
-from kvsim.live.engine import Answer, Counters, ImpossibleError, LiveEngine
+from kvsim.live.clock import counted, first_token_s, token_gap_s
+from kvsim.live.engine import Answer, ImpossibleError, LiveEngine
 from kvsim.live.prompts import Prompts
 from kvsim.live.watch import LATE
 
@@ -27,10 +28,10 @@ FEWEST_STEPS = 4
 MIXERS = 3
 """Prompts that come to the decoding sequences of one mixed probe, one after the other."""
 
-MOST_LATE = 1.15
-"""So far may the client's time for a whole answer be from the engine's."""
+MOST_LATE = 1.25
+"""So far may the client's time between two tokens be from the engine's."""
 
-STEPS_OF_MIXER = 6
+STEPS_OF_MIXER = 12
 """Decoding steps for each of them: the one it waits for, its own, and some between."""
 
 BETWEEN_MIXERS_S = 0.005
@@ -51,12 +52,15 @@ class Probe(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What probes measure with. ``step_tokens``: the engine's max_num_batched_tokens."""
+    """What probes measure with. ``step_tokens``: the engine's max_num_batched_tokens; ``synchronous``: it is known to
+    schedule a step after the one before has ended."""
 
     engine: LiveEngine
     prompts: Prompts
     step_tokens: int
     block_size: int
+    prefix_caching: bool
+    synchronous: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class Prefill:
             await engine.complete([*beginning, *bench.prompts.fresh(1)], 1)
         before = (await engine.look()).counters
         answer = await engine.complete([*beginning, *bench.prompts.fresh(self.new)], 1)
-        after = (await engine.look()).counters
+        after = await counted(engine, before, 1)
         cached = answer.cached_tokens
         if cached is None and before is not None and after is not None:
             cached = after.cached_tokens - before.cached_tokens
@@ -90,7 +94,7 @@ class Prefill:
         return Observation(
             "ttft",
             seconds=answer.ttft_s,
-            engine_s=_prefill_s(before, after, 1),
+            engine_s=first_token_s(before, after, 1),
             new_tokens=len(beginning) + self.new - cached,
             cached_tokens=cached,
             probe=self.name,
@@ -114,10 +118,50 @@ class Decode:
         return _documents(self.batch)
 
     async def run(self, bench: Bench) -> Observation:
-        """All are sent at once and generate long enough for ``steps`` steps after the last one's prefill."""
+        """All are sent at once and generate long enough for ``steps`` steps after the last one's prefill.
+
+        A step is the gap between tokens as the client saw it while all decode; for a single sequence, and where the
+        client's gaps are not the engine's, the engine's own mean over the answers.
+        """
+        await self._prime(bench)
         before = (await bench.engine.look()).counters
         answers: list[Answer] = await together(*_decoders(bench, self.batch, self.context, self.steps))
-        after = (await bench.engine.look()).counters
+        engine_s = token_gap_s(before, await counted(bench.engine, before, self.batch), answers)
+        gaps, contexts = self._gaps(answers)
+        steps = min(map(len, gaps))
+        if steps < FEWEST_STEPS and not _held_up(_mean_gap_s(answers), engine_s):
+            raise ImpossibleError(
+                f"only {steps} steps with all {self.batch} sequences of {self.context} tokens in them: the engine does "
+                "not run so many at once (give its --max-num-seqs), or preempts some",
+            )
+        client_s = float(np.mean([_trimmed_mean(each) for each in gaps])) if steps >= FEWEST_STEPS else 0.0
+        late = _held_up(client_s, engine_s)
+        own = engine_s is not None and (late or self.batch == 1)
+        if own:
+            steps = len(answers[0].token_s) - 1
+            contexts = [self.context + np.arange(1.0, steps + 1.0)]
+        return Observation(
+            "decode",
+            seconds=engine_s if own else client_s,
+            flag=LATE if late and self.batch > 1 and not self._was_primed(bench, answers) else "",
+            batch=self.batch,
+            context_tokens=round(float(np.mean(np.concatenate(contexts))), 1),
+            steps=steps,
+            probe=self.name,
+        )
+
+    async def _prime(self, bench: Bench) -> None:
+        """Bring those prompts into the prefix cache that were not sent before, so that all begin to decode at once."""
+        if bench.prefix_caching and self.batch > 1:
+            missing = [name for name in self.documents() if bench.prompts.held(name) < self.context]
+            await together(*(bench.engine.complete(bench.prompts.document(name, self.context), 1) for name in missing))
+
+    def _was_primed(self, bench: Bench, answers: Sequence[Answer]) -> bool:
+        missing = [self.context - (answer.cached_tokens or 0) for answer in answers if answer.cached_tokens is not None]
+        return bench.prefix_caching and max(missing, default=0) <= 2 * bench.block_size
+
+    def _gaps(self, answers: Sequence[Answer]) -> tuple[list[FloatArray], list[FloatArray]]:
+        """The gaps between tokens while all decode, and the contexts in the steps between, by answer."""
         start = max(answer.submitted_s + answer.ttft_s for answer in answers)
         end = min(answer.submitted_s + answer.e2e_s for answer in answers)
         gaps, contexts = [], []
@@ -125,29 +169,8 @@ class Decode:
             times = answer.submitted_s + np.array(answer.token_s)
             within = np.flatnonzero((times >= start) & (times <= end))
             gaps.append(np.diff(times[within]))
-            contexts.append(self.context + within[1:])
-        steps, ratio = min(map(len, gaps)), _lateness(before, after, answers)
-        if steps < FEWEST_STEPS and _late(ratio):
-            raise ImpossibleError(
-                "tokens are held up on their way from the engine: the client or the server is too busy"
-            )
-        if steps < FEWEST_STEPS:
-            raise ImpossibleError(
-                f"only {steps} steps with all {self.batch} sequences of {self.context} tokens in them: the engine does "
-                "not run so many at once (give its --max-num-seqs), or preempts some",
-            )
-        alone_s = None
-        if self.batch == 1 and ratio is not None:  # then the engine's word says it all
-            alone_s = ratio * (answers[0].e2e_s - answers[0].ttft_s) / (len(answers[0].token_s) - 1)
-        return Observation(
-            "decode",
-            seconds=alone_s or float(np.mean([_trimmed_mean(each) for each in gaps])),
-            flag="" if alone_s else _late(ratio),
-            batch=self.batch,
-            context_tokens=round(float(np.mean(np.concatenate(contexts))), 1),
-            steps=steps,
-            probe=self.name,
-        )
+            contexts.append(self.context + within[1:].astype(np.float64))
+        return gaps, contexts
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,21 +199,32 @@ class Mixed:
         decoding = [asyncio.Event() for _ in range(self.batch)]
         requests = _decoders(bench, self.batch, self.context, STEPS_OF_MIXER * MIXERS, decoding)
         before = (await bench.engine.look()).counters
-        *answers, mixers = await together(*requests, self._mixers(bench, beginning, decoding))
-        after = (await bench.engine.look()).counters
-        row = self._observed(answers, mixers, len(beginning))
-        return replace(row, flag=_late(_lateness(before, after, answers)))
+        *answers, (mixers, engine_s) = await together(*requests, self._mixers(bench, beginning, decoding))
+        after = await counted(bench.engine, before, self.batch + MIXERS)
+        gap_s = token_gap_s(before, after and after._replace(prefills=after.prefills - MIXERS), answers)
+        late = _held_up(_mean_gap_s(answers), gap_s)
+        if late and engine_s is None:
+            raise ImpossibleError(
+                "tokens are held up on their way from the engine: the client or the server is too busy"
+            )
+        row = self._observed(answers, mixers, len(beginning), late)
+        return replace(row, seconds=engine_s or row.seconds)
 
-    async def _mixers(self, bench: Bench, beginning: list[int], decoding: Sequence[asyncio.Event]) -> list[Answer]:
+    async def _mixers(
+        self, bench: Bench, beginning: list[int], decoding: Sequence[asyncio.Event]
+    ) -> tuple[list[Answer], float | None]:
+        """The prompts' answers, and the engine's own time of their steps where that is what its clock shows: with
+        asynchronous scheduling it begins within the step before, and it says nothing if decoding requests ended."""
         for event in decoding:
             await event.wait()
+        before = (await bench.engine.look()).counters if bench.synchronous else None
         found = []
         for _ in range(MIXERS):
             await asyncio.sleep(BETWEEN_MIXERS_S)
             found.append(await bench.engine.complete([*beginning, *bench.prompts.fresh(self.new)], 1))
-        return found
+        return found, first_token_s(before, await counted(bench.engine, before, MIXERS), MIXERS)
 
-    def _observed(self, answers: Sequence[Answer], mixers: Sequence[Answer], beginning: int) -> Observation:
+    def _observed(self, answers: Sequence[Answer], mixers: Sequence[Answer], beginning: int, late: bool) -> Observation:
         seconds, contexts, between = [], [], []
         for mixer in mixers:
             sent, came = mixer.submitted_s, mixer.submitted_s + mixer.ttft_s
@@ -206,7 +240,7 @@ class Mixed:
             if len(longest) == self.batch:
                 seconds.append(median(longest))
                 contexts.append(median(context))
-        if median(between) > MOST_STEPS_OF_MIXER:
+        if median(between) > MOST_STEPS_OF_MIXER and not late:
             raise ImpossibleError(
                 f"a prompt of {self.new} tokens takes {median(between):.0f} steps: the engine does fewer in a step "
                 "than was assumed; give its --max-num-batched-tokens"
@@ -259,28 +293,14 @@ def _documents(batch: int) -> list[str]:
     return [f"decode/{number}" for number in range(batch)]
 
 
-def _prefill_s(before: Counters | None, after: Counters | None, requests: int) -> float | None:
-    """The engine's own mean time to a first token of so many requests between two looks; None where unknown."""
-    if before is None or after is None or after.prefills - before.prefills != requests:
-        return None
-    return (after.prefill_s - before.prefill_s) / requests or None
+def _mean_gap_s(answers: Sequence[Answer]) -> float:
+    """The client's mean time between two tokens of all answers together."""
+    return sum(one.e2e_s - one.ttft_s for one in answers) / sum(len(one.token_s) - 1 for one in answers)
 
 
-def _lateness(before: Counters | None, after: Counters | None, answers: Sequence[Answer]) -> float | None:
-    """The engine's own time from first to last tokens over the client's, between two looks; None where it does not
-    tell. Far from 1, tokens were held up on their way, and the gaps between them say nothing about steps."""
-    if before is None or after is None:
-        return None
-    decoding = sum(len(answer.token_s) > 1 for answer in answers)
-    single = after.decodes - before.decodes - decoding  # requests of one token count as decodes of no length
-    if single < 0 or single > MIXERS:
-        return None
-    client_s = sum(answer.e2e_s - answer.ttft_s for answer in answers)
-    return (after.decode_s - before.decode_s) / client_s or None
-
-
-def _late(ratio: float | None) -> str:
-    return LATE if ratio is not None and not 1 / MOST_LATE < ratio < MOST_LATE else ""
+def _held_up(client_s: float, engine_s: float | None) -> bool:
+    """Whether tokens were held up between engine and client, so that gaps between them say nothing about steps."""
+    return engine_s is not None and not 1 / MOST_LATE < client_s / engine_s < MOST_LATE
 
 
 def _trimmed_mean(gaps: FloatArray) -> float:
