@@ -163,14 +163,14 @@ def test_a_finished_calibration_measures_nothing_again(tmp_path: Path) -> None:
     [
         (Manners(die_at=60), "no server answers"),
         (Manners(fail_at=60, fail_count=10**6), "answers 500: out of sorts"),
-        (Manners(hang_at=60), "hangs: nothing came for 0.3 s"),
+        (Manners(hang_at=60), "hangs: nothing came for 1 s"),
         (Manners(rename_at=60), "does not serve the model 'tiny'; it serves 'other-model'"),
     ],
 )
 def test_a_server_that_fails_half_way(tmp_path: Path, manners: Manners, words: str) -> None:
     file = tmp_path / "m.csv"
     with TinyServer(manners) as server, pytest.raises(MeasuringEndedError) as raised:
-        measured(server.url, file, silence_s=0.3)
+        measured(server.url, file, silence_s=1.0 if manners.hang_at else 10.0)
     kept = len(rows_of(file))
     assert kept > 10
     assert words in str(raised.value)
@@ -210,7 +210,7 @@ def test_background_traffic_is_flagged(tmp_path: Path) -> None:
 
 def test_a_machine_that_slows_down_is_flagged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(campaign, "ROUNDS", 2)
-    with TinyServer(Manners(slow_at=60)) as server:
+    with TinyServer(Manners(slow_at=30)) as server:
         _, outcome = measured(server.url, tmp_path / "m.csv")
     assert THROTTLED in {row.flag for row in rows_of(tmp_path / "m.csv")}
     assert any(THROTTLED in note for note in outcome.notes)

@@ -20,7 +20,7 @@ class Manners:
     fail_at: number of the first completion that is answered with 500, fail_count: how many are. die_at: the whole
     server goes away at that completion. hang_at: from that one on nothing is sent. rename_at: from that one on it
     serves ``other-model``. reroot_at: from that one on the model comes from elsewhere. foreign_at: from that one on
-    others' prompts are counted too. slow_at: from that one on steps take four times as long. hold_at: from that one on
+    others' prompts are counted too. slow_at: from that one on steps take eight times as long. hold_at: from that one on
     tokens are held back until the last one is there.
     """
 
@@ -121,7 +121,7 @@ class TinyServer:
                 chunks.append((request, taken))
             took = self.manners.step_s + self.manners.token_s * sum(taken for _, taken in chunks)
             took += 2e-5 * len(self._running)
-            await asyncio.sleep(4 * took if self._reached(self.manners.slow_at) else took)
+            await asyncio.sleep(8 * took if self._reached(self.manners.slow_at) else took)
             for request, taken in chunks:
                 request.computed += taken
                 if request.computed == len(request.prompt):

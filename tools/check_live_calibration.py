@@ -15,8 +15,8 @@ changes it for both. The error may be as large as 1.5 times the repeats' spread 
 mean), or LEAST where they agree better than that; never larger than MOST, so that noise cannot hide a law that is wrong
 by more. A failure counts at once where the machine was quiet; where repeats differ by more than DISTURBED, or the
 engine's busiest thread waited for a CPU for more than WAITED of its time, the whole is done again, ATTEMPTS times at
-most, and the last attempt counts whatever the machine does. The sums of cached tokens, which do not depend on speed but through
-who evicts whom, may differ by the repeats' own spread, or CACHED.
+most, and the last attempt counts whatever the machine does. The sums of cached tokens, which do not depend on speed but
+through who evicts whom, may differ by the repeats' own spread, or CACHED.
 """
 
 from __future__ import annotations
