@@ -138,6 +138,21 @@ class Pool {
     take(count);
   }
 
+  // Takes blocks from the front of the free queue for holdings that are told of them later.
+  void take(i64 count) {
+    free_ -= count;
+    const i64 plain = min_of(count, plain_free_);
+    plain_free_ -= plain;
+    for (count -= plain; count > 0;) {
+      const i32 r = runs_[0].later;
+      const i32 taken = static_cast<i32>(min_of(count, runs_[r].hi - runs_[r].lo));
+      count -= taken;
+      evicted_ += taken;
+      if (host_ != nullptr) host_->store(runs_[r].chain, runs_[r].hi - taken, runs_[r].hi);
+      forget(r, taken);
+    }
+  }
+
   // The first `full` blocks of the request are full: those without a key get theirs.
   void give_keys(Holding& holding, i64 full) {
     if (retention_ == kNoCaching || full <= holding.keyed) return;
@@ -251,20 +266,6 @@ class Pool {
     const auto rank = last_of_.lower_bound(run.next_use);
     link_before(r, rank == last_of_.end() ? runs_[0].later : runs_[rank->second].later);
     last_of_[run.next_use] = r;
-  }
-
-  void take(i64 count) {
-    free_ -= count;
-    const i64 plain = min_of(count, plain_free_);
-    plain_free_ -= plain;
-    for (count -= plain; count > 0;) {
-      const i32 r = runs_[0].later;
-      const i32 taken = static_cast<i32>(min_of(count, runs_[r].hi - runs_[r].lo));
-      count -= taken;
-      evicted_ += taken;
-      if (host_ != nullptr) host_->store(runs_[r].chain, runs_[r].hi - taken, runs_[r].hi);
-      forget(r, taken);
-    }
   }
 
   // A run that nobody holds any more joins the free queue at its back.

@@ -87,6 +87,7 @@ class BasicReplica {
   i64 wakes_ns() const { return wakes_ns_; }
   bool free() const { return ends_ns_ == kNever; }
   const S& scheduler() const { return scheduler_; }
+  i64 missing_blocks(i64 row) { return scheduler_.missing_blocks(row); }
 
   void arrive(i64 row, i64 now_ns) {
     if (steps_ > 1 && scheduler_.admits_arrivals()) plan(steps_until(now_ns));
@@ -128,6 +129,7 @@ class BasicReplica {
     steps_ = 0;
     const i64 now_ns = clock_.ns();
     const i64 free_blocks = scheduler_.pool().free_blocks();
+    if (scheduler_.ends_lines()) settle();
     scheduler_.update(
         now_ns,
         [&](auto& request) {
@@ -161,40 +163,54 @@ class BasicReplica {
  private:
   void schedule(i64 now_ns) {
     scheduler_.schedule(now_ns);
+    if (shared_lines_ >= 0 && !scheduler_.dispersed().empty()) {
+      sharers_ = scheduler_.dispersed();
+      shared_lines_ = kNoLines;
+    }
     totals_.preemptions += static_cast<i64>(scheduler_.preempted().size());
   }
 
   // What the oldest step in flight takes, and what each step more would.
   void price() {
-    tokens_ = 0;
+    const Step& step = scheduler_.oldest();
+    if (!step.joined.empty()) {
+      if (shared_lines_ >= 0) settle();
+      scheduler_.begin_sharing(step);
+    }
+    chunks_.clear();
     room_in_window_ = INT64_MAX;
     i64 attention = 0;
-    i64 lines = 0, within_window = 0;  // sequences that decode; those of them that do not fill the window
-    i64 seen = 0, seen_in_window = 0;  // the context that they read
-    chunks_.clear();
-    const std::vector<Work>& work = scheduler_.oldest();
-    for (const Work& part : work) {
+    i64 lines = step.lines, seen = step.computed + step.lines;  // sequences that decode; the context that they read
+    tokens_ = step.lines;
+    for (const Work& part : step.parts) {
       tokens_ += part.tokens;
       const i64 context = part.before + 1;
       if (part.tokens == 1 && scheduler_.seat(part.seat).prompt < context) {
         ++lines;
         seen += context;
-        if (law_.window > 0) {
-          seen_in_window += min_of(context, law_.window);
-          if (context < law_.window) {
-            ++within_window;
-            room_in_window_ = min_of(room_in_window_, law_.window - context + 1);
-          }
-        }
       } else {
         attention += law_.chunk(part.before, part.tokens);
         chunks_.push_back(part);
       }
     }
-    const i64 full = law_.full.decode[lines], windowed = law_.windowed.decode[lines];
-    attention += decoding() ? full * seen + windowed * seen_in_window : law_.beside_chunk(lines, seen, seen_in_window);
-    stretch_.first = law_.step[tokens_] + law_.sequences[work.size()] + attention;
-    stretch_.growth = full * lines + windowed * within_window;
+    const i64 full = decoding() ? law_.full.decode[lines] : law_.full.mixed[lines];
+    const i64 windowed = decoding() ? law_.windowed.decode[lines] : law_.windowed.mixed[lines];
+    if (!decoding()) attention += (full + windowed) * (law_.tile_keys * lines);
+    stretch_.growth = full * lines;
+    stretch_.first = law_.step[tokens_] + law_.sequences[step.size()] + attention + full * seen;
+    if (law_.window > 0) price_windows(step, windowed);
+  }
+
+  // What layers with windows add for the sequences that decode.
+  void price_windows(const Step& step, i64 each) {
+    scheduler_.each_part(step, [&](const Work& part) {
+      const i64 context = part.before + 1;
+      if (part.tokens > 1 || context <= scheduler_.seat(part.seat).prompt) return;
+      stretch_.first += each * min_of(context, law_.window);
+      if (context >= law_.window) return;
+      stretch_.growth += each;
+      room_in_window_ = min_of(room_in_window_, law_.window - context + 1);
+    });
   }
 
   bool decoding() const { return chunks_.empty(); }
@@ -229,9 +245,16 @@ class BasicReplica {
 
   // Shares the time of decode steps among their requests. Consecutive ones that decode the same are shared as one.
   void share_decode(i64 duration_ns) {
-    if (!same_sharers()) settle();
-    if (sharers_.empty()) {
-      for (const Work& part : scheduler_.oldest()) sharers_.push_back(scheduler_.seat(part.seat).row);
+    const Step& step = scheduler_.oldest();
+    if (!same_sharers(step)) {
+      settle();
+      if (step.parts.empty()) {
+        shared_lines_ = step.version;
+        shared_count_ = step.lines;
+        shared_first_ = scheduler_.seat(scheduler_.first_of(step)).row;
+      } else {
+        scheduler_.each_part(step, [&](const Work& part) { sharers_.push_back(scheduler_.seat(part.seat).row); });
+      }
     }
     shared_ns_ += duration_ns;
   }
@@ -239,37 +262,47 @@ class BasicReplica {
   // Shares the time of a step by tokens.
   void share_prefill(i64 duration_ns) {
     settle();
-    const std::vector<Work>& work = scheduler_.oldest();
+    const Step& step = scheduler_.oldest();
     const i64 token_ns = duration_ns / tokens_;
-    i64 rest_ns = duration_ns;
-    for (const Work& part : work) {
+    i64 rest_ns = duration_ns - token_ns * step.lines;
+    if (step.lines > 0) scheduler_.share(token_ns);
+    for (const Work& part : step.parts) {
       const i64 share_ns = part.tokens == 1 ? token_ns : duration_ns * part.tokens / tokens_;
       scheduler_.seat(part.seat).gpu_ns += share_ns;
       rest_ns -= share_ns;
     }
-    scheduler_.seat(work.front().seat).gpu_ns += rest_ns;
+    scheduler_.seat(scheduler_.first_of(step)).gpu_ns += rest_ns;
   }
 
-  bool same_sharers() const {
-    const std::vector<Work>& work = scheduler_.oldest();
-    return std::equal(sharers_.begin(), sharers_.end(), work.begin(), work.end(),
-                      [&](i64 row, const Work& part) { return scheduler_.seat(part.seat).row == row; });
+  bool same_sharers(const Step& step) const {
+    if (shared_lines_ >= 0) return step.parts.empty() && step.version == shared_lines_;
+    if (sharers_.empty() || step.size() != static_cast<i64>(sharers_.size())) return false;
+    std::size_t place = 0;
+    bool same = true;
+    scheduler_.each_part(step, [&](const Work& part) { same &= scheduler_.seat(part.seat).row == sharers_[place++]; });
+    return same;
   }
 
   void settle() {
-    if (sharers_.empty()) return;
-    const i64 count = static_cast<i64>(sharers_.size());
+    const i64 count = shared_lines_ >= 0 ? shared_count_ : static_cast<i64>(sharers_.size());
+    if (count == 0) return;
     const i64 each_ns = shared_ns_ / count;
-    for (const i64 row : sharers_) served_.gpu_ns[row] += each_ns;
-    served_.gpu_ns[sharers_.front()] += shared_ns_ - each_ns * count;
+    if (shared_lines_ >= 0) {
+      scheduler_.share(each_ns);
+    } else {
+      for (const i64 row : sharers_) served_.gpu_ns[row] += each_ns;
+      shared_first_ = sharers_.front();
+    }
+    served_.gpu_ns[shared_first_] += shared_ns_ - each_ns * count;
     sharers_.clear();
+    shared_lines_ = kNoLines;
     shared_ns_ = 0;
   }
 
   // Of the step that starts now, as long as its requests have their seats.
   void note_prefill() {
     share_prefill(clock_.after(stretch_.units(1)) - clock_.ns());
-    const i64 in_step = static_cast<i64>(scheduler_.oldest().size());
+    const i64 in_step = scheduler_.oldest().size();
     for (const Work& part : chunks_) {
       auto& request = scheduler_.seat(part.seat);
       if (request.generated > 0) continue;
@@ -309,7 +342,13 @@ class BasicReplica {
   i64 tokens_ = 0;
   i64 room_in_window_ = 0;
   std::vector<Work> chunks_;  // of the step: those parts that prefill
-  std::vector<i64> sharers_;  // rows of the decode stretch under way
+
+  // Decode steps whose time is still to be shared: among lines of that version, or else those rows.
+  static constexpr i64 kNoLines = -1;
+  i64 shared_lines_ = kNoLines;
+  i64 shared_count_ = 0;
+  i64 shared_first_ = 0;  // row that has the remainder
+  std::vector<i64> sharers_;
   i64 shared_ns_ = 0;
   ReplicaTotals totals_;
 };

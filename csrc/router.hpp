@@ -36,7 +36,7 @@ class Router {
   i64 load(Replica& replica, i64 row, i64 now_ns) const {
     if (routing_ != kPrefixAware) return replica.scheduler().unfinished();
     replica.catch_up(now_ns);
-    return replica.scheduler().missing_blocks(row) + replica.scheduler().prompt_blocks();
+    return replica.missing_blocks(row) + replica.scheduler().prompt_blocks();
   }
 
   i64 routing_;

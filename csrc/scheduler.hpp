@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "block_pool.hpp"
+#include "decoders.hpp"
 #include "plan.hpp"
 #include "pool.hpp"
 
@@ -34,6 +35,7 @@ struct BasicRequest {
   // The rest.
   i64 priority = 0;
   i64 arrival = 0;    // running number
+  i64 admission = 0;  // running number of the last one
   i64 cached = -1;    // tokens hit at the first admission
   i64 loaded = 0;     // of these, tokens from the host tier
   i64 ready_ns = -1;  // when its blocks are loaded, -1: nothing is
@@ -59,6 +61,24 @@ struct Work {
   Work(i32 seat, i64 before, i64 tokens) : seat(seat), before(before), tokens(tokens) {}
 };
 
+// What a step computes: a token for each of the lines, which come first, and the parts of other requests.
+struct Step {
+  i64 lines = 0;     // of the requests in Decoders
+  i64 computed = 0;  // tokens that these had before the step
+  i64 round = 0;
+  i64 version = 0;          // of the lines
+  std::vector<i32> joined;  // seats of those of them that are new
+  std::vector<Work> parts;
+
+  i64 size() const { return lines + static_cast<i64>(parts.size()); }
+  bool empty() const { return size() == 0; }
+  void clear() {
+    lines = computed = 0;
+    joined.clear();
+    parts.clear();
+  }
+};
+
 // P: Pool or BlockPool.
 template <class P>
 class BasicScheduler {
@@ -72,7 +92,10 @@ class BasicScheduler {
         chains_(chains),
         host_(plan.host == kNoHost ? nullptr : new HostTier(chains, plan.host_blocks)),
         pool_(chains, settings, plan.next_use_ns != nullptr, plan.host == kOnEviction ? host_.get() : nullptr),
-        seats_(settings.max_num_seqs) {
+        seats_(settings.max_num_seqs),
+        decoders_(settings.block_size, settings.max_num_seqs),
+        running_on_(chains.shapes.size()),
+        line_on_(chains.shapes.size(), kNone) {
     for (i64 seat = settings.max_num_seqs - 1; seat >= 0; --seat) empty_seats_.push_back(static_cast<i32>(seat));
   }
   BasicScheduler(const BasicScheduler&) = delete;  // the pool points to seats
@@ -100,6 +123,7 @@ class BasicScheduler {
     work_ = &steps_[oldest_ ^ in_flight_];
     work_->clear();
     preempted_.clear();
+    dispersed_.clear();
     admitted_ = 0;
     loading_ = 0;
     while (!pauses_.empty() && pauses_.begin()->first.until_ns <= now_ns) let_go_first();
@@ -108,6 +132,8 @@ class BasicScheduler {
     const i64 longest = settings_.long_prefill_token_threshold > 0 && !alone  // vLLM lets a lone request have it all
                             ? settings_.long_prefill_token_threshold
                             : budget;
+    schedule_lines(budget, longest);
+    token_since_ = 0;
     schedule_running(budget, longest);
     if (preempted_.empty()) admit(budget, longest);
     if (!work_->empty()) ++in_flight_;
@@ -120,12 +146,15 @@ class BasicScheduler {
   void update(i64 now_ns, OnToken&& on_token, OnFinish&& on_finish) {
     if (in_flight_ == 0) return;
     now_ns_ = now_ns;
-    const std::vector<Work>& ended = steps_[oldest_];
+    const Step& ended = steps_[oldest_];
     const bool async = settings_.async_scheduling;
     oldest_ ^= 1;
     --in_flight_;
+    token_since_ = 1;
+    if (ended.lines > 0) decoders_.end();
+    while (decoders_.any_ends()) end_line(on_finish);
     bool any = false;
-    for (const Work& work : ended) {
+    for (const Work& work : ended.parts) {
       Request& request = seats_[work.seat];
       const i64 computed = work.before + work.tokens;
       request.settled = computed;
@@ -138,9 +167,7 @@ class BasicScheduler {
       on_token(request);
       if (async && computed > request.quiet) give_keys(request, computed);
       if (request.generated < request.output) continue;
-      prompt_blocks_ -= blocks_for(request.prompt);
-      pause(request);
-      on_finish(request);
+      finish(request, on_finish);
       any = true;
     }
     if (any) leave();
@@ -150,19 +177,19 @@ class BasicScheduler {
   // and so are those scheduled until the last of them ends. What may end this, arrivals where admits_arrivals() and
   // next_event_ns(), is the caller's to watch.
   i64 steady_steps() const {
-    if (!preempted_.empty() || work_->size() + loading_ != running_.size() || admitted_ > 0) return 1;
+    const Step& oldest = steps_[oldest_];
+    if (!preempted_.empty() || admitted_ > 0) return 1;
+    if (work_->size() + loading_ != static_cast<i64>(running_.size())) return 1;
     if (head_may_run_soon() || head_may_load_less()) return 1;
-    const std::vector<Work>& oldest = steps_[oldest_];
-    if (in_flight_ == 2 && !same_seats(oldest, *work_)) return 1;
-    i64 steps = INT64_MAX;
-    for (const Work& work : oldest) {
+    if (in_flight_ == 2 && !same_requests(oldest, *work_)) return 1;
+    i64 steps = oldest.lines > 0 ? decoders_.rounds_to_end() : INT64_MAX;
+    for (const Work& work : oldest.parts) {
       const Request& request = seats_[work.seat];
       if (work.before < request.prompt || work.before + 1 != request.tokens()) return 1;
       steps = min_of(steps, request.output - request.generated);
     }
     steps -= in_flight_ - 1;  // who ends with the step after is not scheduled beside it
-    const i64 lines = static_cast<i64>(oldest.size());
-    if ((steps / settings_.block_size + 1) * lines * pool_.groups() <= pool_.free_blocks()) return steps;
+    if ((steps / settings_.block_size + 1) * oldest.size() * pool_.groups() <= pool_.free_blocks()) return steps;
     while (steps > 1 && blocks_for_more(steps - 1) > pool_.free_blocks()) steps = 1 + (steps - 1) / 2;
     return steps;
   }
@@ -174,7 +201,7 @@ class BasicScheduler {
     if constexpr (P::kStepwise) {
       for (i64 step = 1; step <= more; ++step) {
         const i64 free_blocks = pool_.free_blocks();
-        for (Work& work : *work_) {
+        for (Work& work : work_->parts) {
           Request& request = seats_[work.seat];
           const i64 held = request.holding.in_use();
           move(work, request, 1);
@@ -185,7 +212,8 @@ class BasicScheduler {
         least_free_ = min_of(least_free_, pool_.free_blocks());
       }
     } else {
-      for (Work& work : *work_) {
+      if (work_->lines > 0) advance_lines(more, end_of, on_blocks);
+      for (Work& work : work_->parts) {
         Request& request = seats_[work.seat];
         const i64 held = request.holding.blocks() * settings_.block_size;
         for (i64 step = held - request.computed + 1; step <= more; step += settings_.block_size) {
@@ -198,15 +226,16 @@ class BasicScheduler {
       least_free_ = pool_.free_blocks();
     }
     if (in_flight_ < 2) return;
-    for (Work& work : steps_[oldest_]) work.before += more;
+    for (Work& work : steps_[oldest_].parts) work.before += more;
   }
 
   // When blocks are loaded or held no longer, as of the last schedule(); -1: nothing is to come by itself.
   i64 next_event_ns() const {
     i64 next_ns = pauses_.empty() ? kForever : min_of(pauses_.begin()->first.until_ns, kForever);
     if (host_ != nullptr) {
-      for (const i32 seat : running_) {
-        if (seats_[seat].ready_ns >= 0) next_ns = min_of(next_ns, seats_[seat].ready_ns);
+      for (std::size_t place = decoders_.size(); place < running_.size(); ++place) {
+        const i64 ready_ns = seats_[running_[place]].ready_ns;
+        if (ready_ns >= 0) next_ns = min_of(next_ns, ready_ns);
       }
     }
     return next_ns == kForever ? -1 : next_ns;
@@ -218,9 +247,33 @@ class BasicScheduler {
     return waiting_.empty() && static_cast<i64>(running_.size()) < settings_.max_num_seqs;
   }
 
-  const std::vector<Work>& work() const { return *work_; }             // of the step scheduled last
-  const std::vector<Work>& oldest() const { return steps_[oldest_]; }  // of the one that ends next
+  const Step& work() const { return *work_; }             // of the step scheduled last
+  const Step& oldest() const { return steps_[oldest_]; }  // of the one that ends next
   i64 steps_in_flight() const { return in_flight_; }
+  // All that the step computes, in order of service: `on_part(work)`.
+  template <class OnPart>
+  void each_part(const Step& step, OnPart&& on_part) const {
+    if (step.lines > 0) each_line(step.round, [&](i32 seat, i64 before) { on_part(Work(seat, before, 1)); });
+    for (const Work& part : step.parts) on_part(part);
+  }
+  // Who comes first in it.
+  i32 first_of(const Step& step) const {
+    if (step.lines == 0) return step.parts.front().seat;
+    std::size_t place = 0;
+    while (!decoders_.takes_part(running_[place], step.round)) ++place;
+    return running_[place];
+  }
+
+  // Who keeps time shares that of the lines by what each of them has, from the step on in which it joined.
+  void share(i64 each_ns) { decoders_.share(each_ns); }
+  void begin_sharing(const Step& step) {
+    for (const i32 seat : step.joined) decoders_.begin_sharing(seat);
+  }
+  // Whether the end of the oldest step is the end of a line.
+  bool ends_lines() const { return steps_[oldest_].lines > 0 && decoders_.rounds_to_end() == 1; }
+  // Who was a line in the step that ended last and is none any more since the last schedule(): rows.
+  const std::vector<i64>& dispersed() const { return dispersed_; }
+
   const std::vector<i64>& preempted() const { return preempted_; }
   Request& seat(i32 seat) { return seats_[seat]; }
   const Request& seat(i32 seat) const { return seats_[seat]; }
@@ -234,10 +287,10 @@ class BasicScheduler {
   // For routers: how many requests are unfinished, the blocks of their prompts, and what a turn would have to compute.
   i64 unfinished() const { return waiting() + static_cast<i64>(running_.size()); }
   i64 prompt_blocks() const { return prompt_blocks_; }
-  i64 missing_blocks(i64 row) const {
+  i64 missing_blocks(i64 row) {
     const i64 prompt = contexts_.prompt[row];
     auto holding = pool_.holding_for(chains_.of_row[row], prompt);
-    return blocks_for(prompt) - pool_.hits(holding, (prompt - 1) / settings_.block_size);
+    return blocks_for(prompt) - hits(holding, (prompt - 1) / settings_.block_size);
   }
 
  private:
@@ -251,6 +304,11 @@ class BasicScheduler {
   }
 
   void give_keys(Request& request, i64 tokens) {
+    if (!decoders_.empty()) tell_keys_before(request.holding, tokens / settings_.block_size);
+    give_own_keys(request, tokens);
+  }
+
+  void give_own_keys(Request& request, i64 tokens) {
     typename P::Holding& holding = request.holding;
     if (tokens >= (holding.keyed + 1) * settings_.block_size) pool_.give_keys(holding, tokens / settings_.block_size);
     if constexpr (P::kStepwise) return;  // windows may pass a block at any step
@@ -282,13 +340,165 @@ class BasicScheduler {
     grow(request, request.computed);
   }
 
-  static bool same_seats(const std::vector<Work>& some, const std::vector<Work>& others) {
-    return std::equal(some.begin(), some.end(), others.begin(), others.end(),
-                      [](const Work& one, const Work& other) { return one.seat == other.seat; });
+  static bool same_requests(const Step& one, const Step& other) {
+    return one.lines == other.lines && (one.lines == 0 || one.version == other.version) &&
+           std::equal(one.parts.begin(), one.parts.end(), other.parts.begin(), other.parts.end(),
+                      [](const Work& a, const Work& b) { return a.seat == b.seat; });
   }
 
+  // ---- Lines: the requests in Decoders, which are the first of the running ones ----
+
+  // A token for each of them, if there is room for all.
+  void schedule_lines(i64& budget, i64 longest) {
+    if constexpr (!P::kStepwise) {
+      while (decoders_.any_leaves()) {
+        tell(decoders_.next_to_leave());
+        decoders_.leave();
+      }
+      join_lines();
+      if (decoders_.empty()) return;
+      const i64 lines = decoders_.lines();
+      if (lines > budget || may_lack_blocks(longest)) {
+        disperse();
+        return;
+      }
+      if (lines == 0) return;
+      work_->lines = lines;
+      work_->computed = decoders_.computed();
+      work_->round = decoders_.scheduled();
+      work_->version = decoders_.version();
+      pool_.take(decoders_.takes());
+      decoders_.schedule(now_ns_);
+      budget -= lines;
+    }
+  }
+
+  void join_lines() {
+    for (std::size_t place = decoders_.size(); place < running_.size(); ++place) {
+      const i32 seat = running_[place];
+      const i64 rounds = rounds_of(seats_[seat]);
+      const i32 chain = seats_[seat].holding.chain;
+      if (rounds == 0 || line_on_[chain] != kNone) return;
+      decoders_.join(seat, seats_[seat].admission, seats_[seat].computed, rounds);
+      line_on_[chain] = seat;
+      work_->joined.push_back(seat);
+    }
+  }
+
+  // The tokens that a request is still to decode, one in each step from now on; 0: it does something else now.
+  static i64 rounds_of(const Request& request) {
+    const i64 missing = request.tokens() - request.computed;
+    if (missing > 1 || request.computed < request.prompt || request.ready_ns >= 0) return 0;
+    return request.output - request.generated - (missing == 0 ? 1 : 0);  // 0: the step in flight brings one
+  }
+
+  // Whether running requests could find too few blocks free, so that lines are not just taken along.
+  bool may_lack_blocks(i64 longest) const {
+    i64 blocks = decoders_.takes();
+    for (std::size_t place = decoders_.size(); settings_.priority && place < running_.size(); ++place) {
+      const Request& request = seats_[running_[place]];
+      const i64 count = min_of(max_of(request.tokens() - request.computed, 1), longest);
+      blocks += pool_.takes(request.holding, blocks_for(request.computed + count));
+    }
+    return blocks > pool_.free_blocks();
+  }
+
+  // `on_line(seat, computed tokens before)` for those who take part in a round.
+  template <class OnLine>
+  void each_line(i64 round, OnLine&& on_line) const {
+    for (std::size_t place = 0; place < static_cast<std::size_t>(decoders_.size()); ++place) {
+      const i32 seat = running_[place];
+      if (decoders_.takes_part(seat, round)) on_line(seat, decoders_.computed_before(seat, round));
+    }
+  }
+
+  // A line's request as it is now.
+  void tell(i32 seat) {
+    Request& request = seats_[seat];
+    const Decoders::Progress progress = decoders_.tell(seat);
+    request.computed += progress.scheduled;
+    request.generated += progress.ended;
+    request.settled += progress.ended;
+    if constexpr (!P::kStepwise) request.holding.plain += static_cast<i32>(progress.blocks);
+    request.held_block_ns -= static_cast<i64>(progress.taken_ns - static_cast<std::uint64_t>(progress.blocks) *
+                                                                      static_cast<std::uint64_t>(request.release_ns));
+  }
+
+  // Its keys, too, as of when it was scheduled last: for tokens known by then.
+  void tell_keys(i32 seat) {
+    tell(seat);
+    const Request& request = seats_[seat];
+    const i64 since = decoders_.has_left(seat) ? 1 : token_since_;
+    give_own_keys(seats_[seat], min_of(request.computed, request.tokens() - since));
+  }
+
+  template <class OnFinish>
+  void end_line(OnFinish& on_finish) {
+    const i32 seat = decoders_.next_to_end();
+    tell(seat);
+    if (!decoders_.first_has_left()) decoders_.leave();
+    Request& request = seats_[seat];
+    give_own_keys(request, request.computed);
+    line_on_[request.holding.chain] = kNone;
+    request.gpu_ns += decoders_.shares(seat);
+    decoders_.remove();
+    finish(request, on_finish);
+    running_.erase(std::find(running_.begin(), running_.end(), seat));
+    empty_seats_.push_back(seat);
+  }
+
+  // The lines become requests like others; steps in flight, too.
+  void disperse() {
+    const i64 last_ended = decoders_.ended() - 1;
+    for (i64 number = 0; number < in_flight_; ++number) {
+      Step& step = steps_[oldest_ ^ number];
+      if (step.lines == 0) continue;
+      std::vector<Work> parts;
+      each_part(step, [&](const Work& part) { parts.push_back(part); });
+      step.parts = std::move(parts);
+      step.lines = 0;
+    }
+    for (std::size_t place = 0; place < static_cast<std::size_t>(decoders_.size()); ++place) {
+      const i32 seat = running_[place];
+      if (decoders_.takes_part(seat, last_ended)) dispersed_.push_back(seats_[seat].row);
+      tell_keys(seat);
+      line_on_[seats_[seat].holding.chain] = kNone;
+      seats_[seat].gpu_ns += decoders_.shares(seat);
+    }
+    decoders_.disperse();
+    work_->joined.clear();
+  }
+
+  template <class EndOf, class OnBlocks>
+  void advance_lines(i64 more, EndOf& end_of, OnBlocks& on_blocks) {
+    pool_.take(decoders_.takes(more));
+    decoders_.advance(more, end_of, on_blocks);
+    for (i64 number = 0; number < in_flight_; ++number) {
+      Step& step = steps_[oldest_ ^ number];
+      step.round += more;
+      step.computed += more * step.lines;
+    }
+  }
+
+  // How many of a context's first `most` blocks are known.
+  i64 hits(typename P::Holding& holding, i64 most) {
+    if (!decoders_.empty()) tell_keys_before(holding, most);
+    return pool_.hits(holding, most);
+  }
+
+  // Lines that write what a context has among its first `most` blocks get their keys before others get or use them.
+  void tell_keys_before(const typename P::Holding& holding, i64 most) {
+    for (i32 chain = holding.chain; chain != kNone && holding.keyed < most; chain = chains_.shapes[chain].above) {
+      const i32 line = line_on_[chain];
+      if (line != kNone && seats_[line].holding.keyed < most) tell_keys(line);
+      most = min_of(most, chains_.shapes[chain].start);
+    }
+  }
+
+  // ---- The others ----
+
   void schedule_running(i64& budget, i64 longest) {
-    for (std::size_t place = 0; place < running_.size() && budget > 0; ++place) {
+    for (std::size_t place = decoders_.size(); place < running_.size() && budget > 0; ++place) {
       const i32 seat = running_[place];
       Request& request = seats_[seat];
       if (host_ != nullptr && still_loads(request)) continue;
@@ -319,7 +529,7 @@ class BasicScheduler {
         note_blocks(request, pool_.takes(request.holding, blocks));
         pool_.allocate(request.holding, blocks);
       }
-      work_->emplace_back(seat, request.computed, count);
+      work_->parts.emplace_back(seat, request.computed, count);
       request.computed = slots;
       if (!quiet) give_keys(request, min_of(slots, known));
       budget -= count;
@@ -331,7 +541,7 @@ class BasicScheduler {
       Request& head = waiting_.front();
       const i64 total = head.tokens();
       const i64 most = (total - 1) / settings_.block_size;
-      const i64 found = pool_.hits(head.holding, most);
+      const i64 found = hits(head.holding, most);
       const i64 stored = stored_hits(head, found);
       const i64 cached = (found + stored) * settings_.block_size;
       i64 count = stored == 0 ? min_of(total - cached, longest) : 0;  // loading comes first
@@ -354,6 +564,8 @@ class BasicScheduler {
       Request& request = seats_[seat] = head;
       dequeue();
       running_.push_back(seat);
+      ++running_on_[request.holding.chain];
+      request.admission = admissions_++;
       ++admitted_;
       pool_.touch(request.holding, found);
       if (!pauses_.empty()) let_go(contexts_.above[request.row]);
@@ -371,7 +583,7 @@ class BasicScheduler {
       }
       grow(request, slots);
       note_blocks(request, request.holding.in_use());
-      work_->emplace_back(seat, cached, count);
+      work_->parts.emplace_back(seat, cached, count);
       budget -= count;
     }
   }
@@ -413,6 +625,7 @@ class BasicScheduler {
     const i32 seat = running_[victim];
     Request& request = seats_[seat];
     running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(victim));
+    --running_on_[request.holding.chain];
     if (plan_.host == kWriteThrough) host_->store_context(request.holding.chain, 0, request.holding.keyed);
     note_held(request);
     pool_.release(request.holding);
@@ -448,7 +661,11 @@ class BasicScheduler {
     const i64 own = request.holding.blocks();
     i64 running = own;
     for (const i32 seat : running_) {
-      if (seats_[seat].generated < seats_[seat].output) running += seats_[seat].holding.blocks();
+      if (decoders_.has(seat)) {
+        running += blocks_for(decoders_.computed(seat));
+      } else if (seats_[seat].generated < seats_[seat].output) {
+        running += seats_[seat].holding.blocks();
+      }
     }
     const bool swaps = plan_.host == kSwap;
     const i64 preserve = plan_.pause_us[request.row] * own;
@@ -508,13 +725,12 @@ class BasicScheduler {
   // Takes a victim out of the step under way; returns its tokens to the budget.
   i64 unschedule(i32 seat) {
     if (!settings_.priority) return 0;  // the last of running comes after all that are scheduled
-    for (std::size_t place = 0; place < work_->size(); ++place) {
-      if ((*work_)[place].seat != seat) continue;
-      const i64 tokens = (*work_)[place].tokens;
-      work_->erase(work_->begin() + static_cast<std::ptrdiff_t>(place));
-      return tokens;
-    }
-    return 0;
+    std::vector<Work>& parts = work_->parts;
+    const auto part = std::find_if(parts.begin(), parts.end(), [&](const Work& other) { return other.seat == seat; });
+    if (part == parts.end()) return 0;
+    const i64 tokens = part->tokens;
+    parts.erase(part);
+    return tokens;
   }
 
   static bool heap_order(const Request& a, const Request& b) { return a.served_after(b); }
@@ -553,10 +769,19 @@ class BasicScheduler {
     if (settings_.priority) std::make_heap(waiting_.begin(), waiting_.end(), heap_order);
   }
 
+  template <class OnFinish>
+  void finish(Request& request, OnFinish& on_finish) {
+    prompt_blocks_ -= blocks_for(request.prompt);
+    --running_on_[request.holding.chain];
+    pause(request);
+    on_finish(request);
+  }
+
   // The finished leave running.
   void leave() {
-    std::size_t kept = 0;
-    for (const i32 seat : running_) {
+    std::size_t kept = decoders_.size();
+    for (std::size_t place = kept; place < running_.size(); ++place) {
+      const i32 seat = running_[place];
       if (seats_[seat].generated < seats_[seat].output) {
         running_[kept++] = seat;
       } else {
@@ -568,8 +793,8 @@ class BasicScheduler {
 
   // New blocks that `more` steps beyond the scheduled one take.
   i64 blocks_for_more(i64 more) const {
-    i64 blocks = 0;
-    for (const Work& work : *work_) {
+    i64 blocks = work_->lines > 0 ? decoders_.takes(more) : 0;
+    for (const Work& work : work_->parts) {
       const Request& request = seats_[work.seat];
       blocks += pool_.takes(request.holding, blocks_for(request.computed + more));
     }
@@ -582,9 +807,7 @@ class BasicScheduler {
     if (waiting_.empty() || static_cast<i64>(running_.size()) >= settings_.max_num_seqs) return false;
     if (P::kStepwise) return true;
     for (i32 chain = waiting_.front().holding.chain; chain != kNone; chain = chains_.shapes[chain].above) {
-      for (const i32 seat : running_) {
-        if (seats_[seat].holding.chain == chain) return true;
-      }
+      if (running_on_[chain] > 0) return true;
     }
     return false;
   }
@@ -603,19 +826,25 @@ class BasicScheduler {
   P pool_;
   std::vector<Request> seats_;  // of the running; never resized, since the pool points into them
   std::vector<i32> empty_seats_;
-  std::vector<i32> running_;                // seats in order of admission
-  std::deque<Request> waiting_;             // in order of service, or a heap of it under the priority policy
-  std::array<std::vector<Work>, 2> steps_;  // those in flight: the oldest, then the one after it
+  std::vector<i32> running_;     // seats in order of admission
+  Decoders decoders_;            // the first of them
+  std::vector<i32> running_on_;  // by chain: running requests whose context ends in it
+  std::vector<i32> line_on_;     // of these, the seat of one that is a line
+  std::deque<Request> waiting_;  // in order of service, or a heap of it under the priority policy
+  std::array<Step, 2> steps_;    // those in flight: the oldest, then the one after it
   i64 oldest_ = 0;
   i64 in_flight_ = 0;
-  std::vector<Work>* work_ = &steps_[0];  // the step scheduled last
+  Step* work_ = &steps_[0];  // the step scheduled last
+  i64 token_since_ = 0;      // 1: tokens have come since
   std::vector<i64> preempted_;
+  std::vector<i64> dispersed_;
   Pauses pauses_;
   std::unordered_map<i64, typename Pauses::iterator> pause_of_;  // by row
   i64 link_free_ns_ = 0;
-  std::size_t loading_ = 0;
+  i64 loading_ = 0;
   i64 paused_ = 0;
   i64 admitted_ = 0;
+  i64 admissions_ = 0;
   i64 arrived_ = 0;
   i64 prompt_blocks_ = 0;
   i64 now_ns_ = 0;

@@ -32,12 +32,6 @@ struct StepLaw {
     return units;
   }
 
-  // Attention of `lines` sequences that decode over so much context, beside a chunk.
-  i64 beside_chunk(i64 lines, i64 seen, i64 seen_in_window) const {
-    const i64 more = tile_keys * lines;
-    return full.mixed[lines] * (seen + more) + windowed.mixed[lines] * (seen_in_window + more);
-  }
-
   // How much shorter a step would be without the part of a chunk that was in the cache once.
   i64 recompute(i64 before, i64 count, i64 hittable, i64 tokens, i64 in_step) const {
     const i64 again = min_of(before + count, hittable) - before;

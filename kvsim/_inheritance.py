@@ -71,19 +71,14 @@ def nearest_measured(card: Gpu) -> Gpu:
 
     def distance(other: Gpu) -> tuple[bool, float, bool, float]:
         return (
-            card.compute_capability != other.compute_capability and is_processor(card),
+            card.compute_capability != other.compute_capability and card.is_processor,
             abs(_generation(card) - _generation(other)),
             not shipped_calibration(other.id).residuals["prefill"].n,
             abs(log(card.memory_bandwidth_byte_per_s / other.memory_bandwidth_byte_per_s)),
         )
 
     measured = (gpu(name) for name in gpus() if shipped_calibration(name).kind == "measured")
-    return min((other for other in measured if is_processor(other) == is_processor(card)), key=distance)
-
-
-def is_processor(card: Gpu) -> bool:
-    """Whether the profile is that of a CPU."""
-    return card.architecture.endswith("CPU")
+    return min((other for other in measured if other.is_processor == card.is_processor), key=distance)
 
 
 def _generation(card: Gpu) -> float:
@@ -94,7 +89,7 @@ def _generation(card: Gpu) -> float:
 
 def _inherited(card: Gpu, relative: Gpu, note: str) -> Calibration:
     source, typical = shipped_calibration(relative.id), shipped_calibration(_NEVER_MEASURED)
-    overheads = source.overheads if relative.id == card.id or is_processor(relative) else typical.overheads
+    overheads = source.overheads if relative.id == card.id or relative.is_processor else typical.overheads
     return replace(
         source,
         gpu=card.id,

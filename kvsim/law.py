@@ -97,6 +97,7 @@ def device_of(gpu: Gpu) -> Device:
         peak={name: value for name, value in peak.items() if value},
         bandwidth=gpu.memory_bandwidth_byte_per_s,
         multiprocessors=gpu.sm_count,
+        overlaps=not gpu.is_processor,
     )
 
 

@@ -9,12 +9,12 @@ import csv
 import gzip
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ._profiles import profiles
 from .errors import InputError
 
 Floats = npt.NDArray[np.float64]
@@ -74,7 +74,7 @@ class Line:
 
 def shipped_points() -> list[Point]:
     """The points that ship with kvsim."""
-    packed = resources.files("kvsim.profiles").joinpath("validation.csv.gz").read_bytes()
+    packed = profiles().joinpath("validation.csv.gz").read_bytes()
     return [
         {name: float(value) if name in NUMBERS else value for name, value in row.items()}
         for row in csv.DictReader(gzip.decompress(packed).decode().splitlines())

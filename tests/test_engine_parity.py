@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
-from engine_cases import Case, any_case, cases
+from engine_cases import Case, any_case, cases, draw_case
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -53,6 +54,19 @@ def assert_same(case: Case, backend: str) -> tuple[Served, dict[str, Any]]:
 @pytest.mark.parametrize("name", CASES)
 def test_backends_agree_on_the_cases(name, backend):
     assert_same(CASES[name], backend)
+
+
+@pytest.mark.parametrize(
+    ("seed", "what"),
+    [
+        (61, "one request ends while another has its last token in flight"),
+        (4498, "a child computes blocks that its running parent has just generated"),
+        (8159, "a fork looks for a key that the step in flight will give"),
+        (13170, "a request is preempted while its last token is in flight"),
+    ],
+)
+def test_backends_agree_where_requests_meet(seed, what):
+    assert_same(draw_case(Random(seed)), "native")
 
 
 @given(any_case)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import kvsim
-from kvsim._inheritance import calibration_of, is_processor, nearest_measured
+from kvsim._inheritance import calibration_of, nearest_measured
 from kvsim.architecture import Architecture
 from kvsim.calibration import shipped_calibration
 from kvsim.commands.demo import MODEL, example
@@ -53,8 +53,8 @@ def test_a_card_of_a_new_id_inherits_from_the_nearest_measured_one(like, relativ
 @pytest.mark.parametrize("name", gpus())
 def test_processors_and_gpus_do_not_inherit_from_each_other(name):
     relative = nearest_measured(replace(gpu(name), id="mine"))
-    assert is_processor(relative) == is_processor(gpu(name))
-    assert is_processor(relative) == ("core" in name)
+    assert relative.is_processor == gpu(name).is_processor
+    assert relative.is_processor == ("core" in name)
 
 
 def test_it_is_priced_like_a_card_that_ships_unmeasured():

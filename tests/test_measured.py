@@ -31,7 +31,7 @@ HEADER = Header(model=MODEL, gpu=GPU, engine_version="vllm 0.40", date="2026-01-
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(solve, "RESAMPLES", 4)
+    monkeypatch.setattr(solve, "RESAMPLES", 2)
 
 
 def truth(**factors: float) -> Calibration:
@@ -172,8 +172,8 @@ def test_serving_points_are_matched_with_their_queues() -> None:
     real = truth(gemm_bf16_compute=0.7, sequence_s=2.0)
     deployment, rows = Deployment.of(MODEL, gpu(GPU)), []
     values = {**real.values(), "request_s": 0.003, "client_token_s": 1e-7}
-    for concurrency in (1, 8, 64, 256):
-        for prompt, output in ((512, 128), (4096, 256)):
+    for concurrency in (1, 8, 64):
+        for prompt, output in ((512, 128), (4096, 64)):
             point = Point("x", prompt, output, concurrency=concurrency, ttft_s=1.0, tpot_s=1.0)
             evidence = point_evidence(point, deployment)
             evidence.settle(values)
@@ -190,7 +190,7 @@ def test_serving_points_are_matched_with_their_queues() -> None:
                 )
             )
     queued = max(row.ttft_s or 0.0 for row in rows)
-    assert queued > 20 * min(row.ttft_s or 0.0 for row in rows)  # most of it is waiting
+    assert queued > 10 * min(row.ttft_s or 0.0 for row in rows)  # most of it is waiting
     found = fit_observations([observed(rows)])
     (part,) = found.parts
     assert part.fitted.mape < 0.03

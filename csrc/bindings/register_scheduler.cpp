@@ -39,10 +39,9 @@ class Stepped final : public SteppedScheduler {
     const i64 evicted = scheduler_.pool().evicted();
     scheduler_.schedule(now_ns);
     py::list work, preempted;
-    for (const Work& part : scheduler_.work()) {
-      const auto& request = scheduler_.seat(part.seat);
-      work.append(py::make_tuple(request.row, part.before, part.tokens));
-    }
+    scheduler_.each_part(scheduler_.work(), [&](const Work& part) {
+      work.append(py::make_tuple(scheduler_.seat(part.seat).row, part.before, part.tokens));
+    });
     for (const i32 seat : scheduler_.running()) {
       const auto& request = scheduler_.seat(seat);
       hits_[request.row] = {request.cached, request.loaded};

@@ -332,24 +332,20 @@ def _mixed(gpu: Gpu, table: Table, found: Findings) -> None:
 
 def _latent(gpu: Gpu, table: Table, found: Findings) -> None:
     """Arithmetic of latent attention, from the growth of its time with context where all heads are on one
-    rank (the tables time a whole module, whose products do not grow with context), less what reading takes."""
-    memory = found.coefficients.get("decode_bf16_memory")
-    if memory is None:
-        return
-    reading = CACHE_BYTES["bf16"] * LATENT_DIMS[0] / (memory.value * gpu.memory_bandwidth_byte_per_s)
-    rates = []
+    rank (the tables time a whole module, whose products do not grow with context)."""
+    slopes = []
     for _, rows in table.where((table["heads"] == 128) & (table["sequences"] >= 16)).split("sequences"):
         order = np.argsort(rows["context"], kind="stable")
         context, seconds = rows["context"][order], rows["us"][order] / 1e6
         long = context >= 4096
         if long.sum() >= 2:
-            slopes = np.diff(seconds[long]) / np.diff(context[long]) / rows["sequences"][0]
-            slopes = slopes[slopes > reading]
-            rates += (2 * 128 * sum(LATENT_DIMS) / np.sqrt(slopes**2 - reading**2) / gpu.half_flop_per_s).tolist()
-    if rates:
+            slopes.extend(np.diff(seconds[long]) / np.diff(context[long]) / rows["sequences"][0])
+    slopes = [slope for slope in slopes if slope > 0]
+    if slopes:
+        rates = 2 * 128 * sum(LATENT_DIMS) / np.array(slopes) / gpu.half_flop_per_s
         value = float(np.median(rates))
         found.coefficients["decode_latent_compute"] = coefficient(
-            "decode_latent_compute", value, interval(value, rates), sources(table), len(rates)
+            "decode_latent_compute", value, interval(value, rates.tolist()), sources(table), len(rates)
         )
 
 

@@ -140,6 +140,29 @@ def fit(
     return Fit(best, intervals, errors(best, train), held_out, apart)
 
 
+ALIKE = 0.15
+"""How far (log) models are taken to differ where points are of one model."""
+
+
+def next_model(errors: Mapping[str, Array]) -> tuple[float, float, float]:
+    """Where log errors of a model not yet seen lie in 90 %, from those of other models, and their middle.
+
+    Each model has an error of its own, which is common to its points, and its points scatter about it. Both spreads
+    add; with few models Student's t says how little is known of the first.
+    """
+    from scipy.stats import t
+
+    counts = np.array([len(part) for part in errors.values()])
+    means = np.array([part.mean() for part in errors.values()])
+    number = len(means)
+    middle = float(np.average(means, weights=np.sqrt(counts)))
+    between = float(means.std(ddof=1)) if number > 1 else ALIKE
+    within = [part.var() for part in errors.values() if len(part) > 1]
+    spread = float(np.sqrt(between**2 * (1 + 1 / number) + (np.mean(within) if within else 0.0)))
+    reach = float(t.ppf(0.95, max(number - 1, 2))) * spread
+    return middle - reach, middle, middle + reach
+
+
 def interval(value: float, samples: Sequence[float]) -> tuple[float, float]:
     """The 5 % and 95 % quantile of resampled values, stretched to contain the value itself."""
     if not len(samples):

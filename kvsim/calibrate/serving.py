@@ -61,7 +61,7 @@ class Prior(NamedTuple):
 
 PRIORS: Mapping[str, Prior] = {
     # Deployments of few models with settings of their own; one software, hosts of one kind.
-    "vllm-1": Prior(relative=0.1, reading=0.1, independent=6),
+    "vllm-1": Prior(relative=0.2, reading=0.1, independent=6),
 }
 UNTIED = Prior(relative=LEASH, reading=0.01, independent=float("inf"))
 """Of the first engine: grids of static batches of dense models, each machine's own."""
@@ -265,7 +265,8 @@ def fit_overheads(
     def model(fitted: Mapping[str, float], rows: npt.NDArray[np.intp]) -> Array:
         if linear is not None:
             kernels, each = linear
-            return (kernels[rows] + each[rows] @ np.array([fitted[name] for name in parameters])) * factors[rows]
+            overheads = each[rows] @ np.array([fitted[name] for name in parameters])
+            return np.asarray((kernels[rows] + overheads) * factors[rows])
         wanted = np.zeros(len(models), dtype=bool)
         wanted[rows] = True
         everything = _expected(parts, Rates(with_scales(values, fitted), device), wanted)

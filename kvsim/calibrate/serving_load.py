@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import isinf
 
 import numpy as np
+import numpy.typing as npt
 
 from ..backends.engine_kernels import Served
 from ..backends.kernels import OK
@@ -19,8 +20,12 @@ from .evidence import Loaded
 from .robust import Array
 from .work import Content, Work, decode, prefill
 
-ROUNDS_OF_A_POINT = 5
-"""A point without a number of requests is simulated with so many for each that runs at once."""
+ROUNDS_OF_A_POINT = 10
+"""A point without a number of requests is simulated with so many for each that runs at once, as benchmarks have it."""
+
+LENGTH_SPREAD = 0.1
+"""Lengths are drawn evenly from so far around their mean: simulated requests of equal lengths would keep step with each
+other and meet at every prefill, which the jitter of a real server and of real lengths prevents."""
 
 FEWEST_REQUESTS, MOST_REQUESTS = 64, 4000
 
@@ -30,7 +35,7 @@ LONGEST_QUEUE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Requests of equal lengths, ``concurrency`` at once or ``request_rate`` a second (infinite: all at the start),
+    """Requests of such mean lengths, ``concurrency`` at once or ``request_rate`` a second (infinite: all at the start),
     and the means that were measured. ``cached_tokens`` are a prefix that all share."""
 
     place: str
@@ -55,7 +60,7 @@ def point_evidence(point: Point, deployment: Deployment) -> Loaded:
             field="max_model_len",
         )
     count, starts, at_once = _starts(point)
-    batch = _requests(count, point)
+    batch = _requests(count, point, longest)
     means = [(name, getattr(point, name)) for name in ("ttft_s", "tpot_s", "e2e_s")]
     means = [(name, value) for name, value in means if value is not None]
     if len(means) == 3:
@@ -64,7 +69,8 @@ def point_evidence(point: Point, deployment: Deployment) -> Loaded:
     def seen(served: Served) -> Array:
         ttft = float(np.mean(served.first_token_ns - served.release_ns)) / 1e9
         e2e = float(np.mean(served.finish_ns - served.release_ns)) / 1e9
-        found = {"ttft_s": ttft, "e2e_s": e2e, "tpot_s": (e2e - ttft) / max(point.output_tokens - 1, 1)}
+        gaps = (served.finish_ns - served.first_token_ns) / np.maximum(batch.output_tokens - 1, 1)
+        found = {"ttft_s": ttft, "e2e_s": e2e, "tpot_s": float(np.mean(gaps)) / 1e9}
         return np.array([found[name] for name, _ in means])
 
     most = deployment.engine.max_num_batched_tokens
@@ -103,19 +109,24 @@ def _starts(point: Point) -> tuple[int, Starts, int]:
     return count, poisson_starts(count, rate, seed=0), 1
 
 
-def _requests(count: int, point: Point) -> Batch:
-    def constant(value: int) -> list[int]:
-        return [value] * count
+def _requests(count: int, point: Point, longest: int) -> Batch:
+    random = np.random.default_rng(count)
 
+    def lengths(mean: int, least: int) -> npt.NDArray[np.int64]:
+        drawn = np.rint(mean * random.uniform(1 - LENGTH_SPREAD, 1 + LENGTH_SPREAD, count))
+        return np.clip(drawn, least, None).astype(np.int64)
+
+    zero, none = np.zeros(count, np.int64), np.full(count, -1, np.int64)
+    prompt, output = lengths(point.prompt_tokens, point.cached_tokens + 1), lengths(point.output_tokens, 1)
     return Batch.from_columns(
-        parent=constant(-1),
-        kept_tokens=constant(point.cached_tokens),
-        prefix=constant(0 if point.cached_tokens else -1),
-        prompt_tokens=constant(point.prompt_tokens),
-        output_tokens=constant(point.output_tokens),
-        pause_ns=constant(0),
-        arrival_ns=constant(0),
-        trajectory=list(range(count)),
+        parent=none,
+        kept_tokens=zero + point.cached_tokens,
+        prefix=zero if point.cached_tokens else none,
+        prompt_tokens=np.minimum(prompt, longest - 1),
+        output_tokens=np.minimum(output, longest - np.minimum(prompt, longest - 1)),
+        pause_ns=zero,
+        arrival_ns=zero,
+        trajectory=np.arange(count),
     )
 
 

@@ -19,7 +19,7 @@ from ..law import device_of
 from ..validation import COLUMNS
 from .closed_loop import closed_loops
 from .measurements import Table
-from .robust import Array
+from .robust import Array, next_model
 from .serving import engine_of, expectations, fits_in_memory, with_scales
 
 if TYPE_CHECKING:
@@ -133,22 +133,42 @@ def _path(rows: Table, row: int, fits: bool) -> str:
 
 
 def _interval(row: Mapping[str, object], rows: Iterable[Mapping[str, object]]) -> tuple[float, float]:
-    """Where 90 % of the other models' held-out errors would put the measured time; NaN where they are too few."""
-    errors = [
-        np.log(float(other["measured_s"]) / float(other["held_out_s"]))  # type: ignore[arg-type]
+    """Where the other models' held-out errors would put 90 % of measured times; NaN where they are too few."""
+    others = _by_model(
+        other
         for other in rows
-        if other["regime"] == row["regime"] and other["model"] != row["model"] and not other["path"]
-    ]
-    if len(errors) < FEWEST:
+        if (other["regime"], other["generation"]) == (row["regime"], row["generation"])
+        and other["model"] != row["model"]
+    )
+    if sum(map(len, others.values())) < FEWEST:
         return float("nan"), float("nan")
-    low, high = np.exp(np.quantile(errors, [0.05, 0.95]))
-    return float(row["held_out_s"]) * float(low), float(row["held_out_s"]) * float(high)  # type: ignore[arg-type]
+    low, _, high = np.exp(next_model(others))
+    return _number(row["held_out_s"]) * float(low), _number(row["held_out_s"]) * float(high)
 
 
-def held_out_errors(study: Study, name: str, regime: Regime) -> Array:
-    """log(measured / held-out prediction) of a GPU's serving points of a regime on the usual way."""
-    rows = [row for row in study.points(name) if row["regime"] == regime and not row["path"]]
-    return np.array([np.log(float(row["measured_s"]) / float(row["held_out_s"])) for row in rows])  # type: ignore[arg-type]
+def held_out_errors(study: Study, name: str, regime: Regime) -> dict[str, Array]:
+    """log(measured / held-out prediction) of a GPU's serving points of a regime, by model: of the newest engine
+    generation that has enough points."""
+    rows = [row for row in study.points(name) if row["regime"] == regime]
+    for generation in sorted({str(row["generation"]) for row in rows}, reverse=True):
+        errors = _by_model(row for row in rows if row["generation"] == generation)
+        if sum(map(len, errors.values())) >= FEWEST:
+            return errors
+    return {}
+
+
+def _by_model(rows: Iterable[Mapping[str, object]]) -> dict[str, Array]:
+    """log(measured / held-out prediction) of the usual points, by model."""
+    errors: dict[str, list[float]] = {}
+    for row in rows:
+        if not row["path"]:
+            error = float(np.log(_number(row["measured_s"]) / _number(row["held_out_s"])))
+            errors.setdefault(str(row["model"]), []).append(error)
+    return {model: np.array(part) for model, part in errors.items()}
+
+
+def _number(value: object) -> float:
+    return float(value)  # type: ignore[arg-type]
 
 
 def to_csv(rows: Iterable[Mapping[str, object]]) -> bytes:

@@ -19,6 +19,9 @@ def validate(
     closed_loop: Annotated[
         Path | None, typer.Option("--closed-loop", help="Folder with such logs, sweeps among them, and manifest.json.")
     ] = None,
+    correlation: Annotated[
+        bool, typer.Option("--correlation", help="With --closed-loop: what goes with E2E, tokens, PTE or kvsim.")
+    ] = False,
     gpu: Annotated[
         list[str] | None, typer.Option("--gpu", "-g", metavar="NAME", help="Only points of this GPU; repeat for more.")
     ] = None,
@@ -33,7 +36,7 @@ def validate(
         bool, typer.Option("--apart", help="Only the points of deployments that go another way than the law prices.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="HTML", help="Write the scatter plot there (needs kvsim[plot]).")
+        Path | None, typer.Option(metavar="HTML", help="Write the scatter plot there (needs plotly).")
     ] = None,
     csv: Annotated[Path | None, typer.Option(metavar="CSV", help="Write single points there.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
@@ -52,7 +55,8 @@ def validate(
 
     --closed-loop fits step times to the sweeps of each folder alone, simulates the runs beside them from their plans,
     and reports the errors of cached tokens, TTFT and E2E next to the spread of the real engine's repeats. The last
-    line is the number of runs within the bar.
+    line is the number of runs within the bar. With --correlation: how tokens, their price, PTE and kvsim correlate
+    with E2E on these runs, per request, turn index and trajectory, beside repeats of the real engine.
     """
     if vllm_steps is not None and closed_loop is not None:
         raise InputError("give either --vllm-steps or --closed-loop", remedy="Each takes a folder of logs")
@@ -61,10 +65,18 @@ def validate(
 
         raise typer.Exit(report(vllm_steps, sys.stdout, backend=backend))
     if closed_loop is not None:
-        from kvsim.commands._closed_loop import print_report
         from kvsim.validate_closed_loop import predict_runs
 
-        print_report(predict_runs(closed_loop, backend=backend), sys.stdout)
+        found = predict_runs(closed_loop, backend=backend)
+        if correlation:
+            from kvsim.commands._correlation import print_correlations
+            from kvsim.validate_correlation import correlate
+
+            print_correlations(correlate(found), sys.stdout)
+        else:
+            from kvsim.commands._closed_loop import print_report
+
+            print_report(found, sys.stdout)
         return
     from kvsim.commands import _accuracy
     from kvsim.commands._console import results

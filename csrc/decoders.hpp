@@ -1,0 +1,212 @@
+// The running requests that decode one token in every step, kept so that a step costs what changes, not how many
+// there are.
+//
+// A round is the step's token for each of them. Those who take their next block in the same round, modulo the block
+// size, are a class: what a round does is known from classes, and what the rounds have done to one request, since
+// somebody asked last, from differences of sums over its class.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "chains.hpp"
+
+namespace kvsim {
+
+class Decoders {
+ public:
+  Decoders(i64 block_size, i64 seats) : classes_(block_size), members_(seats) {}
+
+  bool has(i32 seat) const { return members_[seat].until > 0; }
+  bool empty() const { return order_.empty(); }
+  i64 size() const { return static_cast<i64>(order_.size()); }
+  // Those who get a token in the next round; who has had the last one scheduled stays a member until it comes.
+  i64 lines() const { return size() - leaving_; }
+  // The tokens that these have computed, all together.
+  i64 computed() const { return computed_; }
+  // Changes with who is among the lines.
+  i64 version() const { return version_; }
+  // Rounds by number: how many have been scheduled, and have ended.
+  i64 scheduled() const { return scheduled_; }
+  i64 ended() const { return ended_; }
+
+  // A request that has computed so many tokens decodes `rounds` more from the next round on. Of those who end in the
+  // same round, the one with the lower number does so first.
+  void join(i32 seat, i64 number, i64 computed, i64 rounds) {
+    Member& member = members_[seat];
+    const i64 size = static_cast<i64>(classes_.size());
+    const i64 phase = (phase_ + (size - computed % size)) % size;
+    Class& alike = classes_[phase];
+    alike.members += 1;
+    member = {scheduled_, scheduled_ + rounds, computed - scheduled_, scheduled_,    scheduled_,
+              phase,      alike.blocks,        alike.taken_ns,        share_of_each_};
+    const Place place{member.until, number, seat};
+    order_.insert(std::upper_bound(order_.begin(), order_.end(), place), place);
+    computed_ += computed;
+    ++version_;
+  }
+
+  // ---- Rounds ----
+
+  // Blocks that the next round takes, or the next `rounds`.
+  i64 takes() const { return classes_[phase_].members; }
+  i64 takes(i64 rounds) const {
+    const i64 size = static_cast<i64>(classes_.size());
+    i64 blocks = rounds / size * lines();
+    i64 phase = phase_;
+    for (i64 left = rounds % size; left > 0; --left, phase = after(phase)) blocks += classes_[phase].members;
+    return blocks;
+  }
+
+  // A round is scheduled.
+  void schedule(i64 now_ns) {
+    take(now_ns);
+    ++scheduled_;
+    computed_ += lines();
+  }
+
+  // The oldest one under way ends.
+  void end() { ++ended_; }
+
+  // So many rounds end, and as many are scheduled, the n-th at `end_of(n)`; `on_blocks(ns, count)` says what they take.
+  template <class EndOf, class OnBlocks>
+  void advance(i64 rounds, EndOf&& end_of, OnBlocks&& on_blocks) {
+    for (i64 round = 1; round <= rounds; ++round) {
+      const i64 blocks = takes();
+      if (blocks == 0) {
+        phase_ = after(phase_);
+        continue;
+      }
+      const i64 at_ns = end_of(round);
+      take(at_ns);
+      on_blocks(at_ns, blocks);
+    }
+    scheduled_ += rounds;
+    ended_ += rounds;
+    computed_ += rounds * lines();
+  }
+
+  // Everybody has a share more of the time of the rounds.
+  void share(i64 each_ns) { share_of_each_ += each_ns; }
+
+  // ---- One request ----
+
+  // The tokens it has computed, or had before the round with that number.
+  i64 computed(i32 seat) const { return computed_before(seat, min_of(scheduled_, members_[seat].until)); }
+  i64 computed_before(i32 seat, i64 round) const { return members_[seat].base + round; }
+  bool takes_part(i32 seat, i64 round) const { return members_[seat].first <= round && round < members_[seat].until; }
+
+  // What the rounds have done since it joined, or since the last time.
+  struct Progress {
+    i64 scheduled;
+    i64 ended;
+    i64 blocks;              // taken
+    std::uint64_t taken_ns;  // the sum of the instants at which they were, modulo 2^64
+  };
+  Progress tell(i32 seat) {
+    Member& member = members_[seat];
+    const i64 scheduled = min_of(scheduled_, member.until), ended = max_of(ended_, member.told_ended);
+    Progress progress{scheduled - member.told_scheduled, ended - member.told_ended, 0, 0};
+    member.told_scheduled = scheduled;
+    member.told_ended = ended;
+    if (member.phase == kNoClass) return progress;
+    const Class& alike = classes_[member.phase];
+    progress.blocks = alike.blocks - member.told_blocks;
+    progress.taken_ns = alike.taken_ns - member.told_taken_ns;
+    member.told_blocks = alike.blocks;
+    member.told_taken_ns = alike.taken_ns;
+    return progress;
+  }
+
+  // Its shares begin now.
+  void begin_sharing(i32 seat) { members_[seat].told_share = share_of_each_; }
+  // All its shares.
+  i64 shares(i32 seat) const { return share_of_each_ - members_[seat].told_share; }
+
+  // ---- Leaving ----
+
+  // Who has the fewest rounds left, of those who have any to schedule; whether that is none.
+  i32 next_to_leave() const { return order_[leaving_].seat; }
+  bool any_leaves() const { return leaving_ < size() && order_[leaving_].until == scheduled_; }
+  // It has been told, and takes no part in rounds any more.
+  void leave() {
+    const Place& place = order_[leaving_++];
+    Member& member = members_[place.seat];
+    computed_ -= member.base + member.until;
+    classes_[member.phase].members -= 1;
+    member.phase = kNoClass;
+    ++version_;
+  }
+
+  bool has_left(i32 seat) const { return members_[seat].phase == kNoClass; }
+
+  // Who ends first; whether that is now, or how many rounds before.
+  i32 next_to_end() const { return order_.front().seat; }
+  i64 rounds_to_end() const { return order_.front().until - ended_; }
+  bool any_ends() const { return !order_.empty() && rounds_to_end() == 0; }
+  bool first_has_left() const { return leaving_ > 0; }
+  void remove() {
+    members_[order_.front().seat].until = 0;
+    order_.erase(order_.begin());
+    --leaving_;
+  }
+
+  // Nobody is a member any more. Rounds under way are none.
+  void disperse() {
+    for (const Place& place : order_) {
+      Member& member = members_[place.seat];
+      if (member.phase != kNoClass) classes_[member.phase].members -= 1;
+      member.until = 0;
+    }
+    order_.clear();
+    leaving_ = computed_ = 0;
+    ended_ = scheduled_;
+    ++version_;
+  }
+
+ private:
+  struct Class {
+    i64 members = 0;
+    i64 blocks = 0;              // that each member would have taken
+    std::uint64_t taken_ns = 0;  // the sum of the instants
+  };
+  static constexpr i64 kNoClass = -1;
+  struct Member {
+    i64 first = 0, until = 0;  // its rounds; until 0: none
+    i64 base = 0;              // computed tokens before round 0
+    i64 told_scheduled = 0, told_ended = 0;
+    i64 phase = kNoClass;
+    i64 told_blocks = 0;
+    std::uint64_t told_taken_ns = 0;
+    i64 told_share = 0;
+  };
+  struct Place {
+    i64 until;
+    i64 number;
+    i32 seat;
+    bool operator<(const Place& other) const {
+      return until != other.until ? until < other.until : number < other.number;
+    }
+  };
+
+  i64 after(i64 phase) const { return phase + 1 == static_cast<i64>(classes_.size()) ? 0 : phase + 1; }
+
+  void take(i64 now_ns) {
+    classes_[phase_].blocks += 1;
+    classes_[phase_].taken_ns += static_cast<std::uint64_t>(now_ns);
+    phase_ = after(phase_);
+  }
+
+  std::vector<Class> classes_;   // by the round in which they take a block, modulo their number
+  std::vector<Member> members_;  // by seat
+  std::vector<Place> order_;     // by the end; the first `leaving_` have had all rounds scheduled
+  i64 leaving_ = 0;
+  i64 phase_ = 0;  // of the next round
+  i64 scheduled_ = 1, ended_ = 1;
+  i64 computed_ = 0;
+  i64 version_ = 0;
+  i64 share_of_each_ = 0;
+};
+
+}  // namespace kvsim
