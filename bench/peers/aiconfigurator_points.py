@@ -43,6 +43,11 @@ BLOCK_SCALED = ("MiniMaxAI/MiniMax-M2.5", "deepseek-ai/")
 """Models whose fp8 checkpoints scale by blocks; their quantisation is their configuration's."""
 
 
+KEY = ("gpu", "source", "model", "quantization", "tensor_parallel", "measure", "prompt_tokens", "output_tokens")
+KEY += ("concurrency", "measured_s")
+"""The columns that tell points apart."""
+
+
 @lru_cache(maxsize=None)
 def handle(model: str, system: str, quantization: str, cache: str, ranks: int) -> EngineHandle:
     own = model.startswith(BLOCK_SCALED) and quantization == "fp8"
@@ -54,9 +59,7 @@ def handle(model: str, system: str, quantization: str, cache: str, ranks: int) -
 
 
 def milliseconds(engine: EngineHandle, point: dict[str, str]) -> float:
-    prompt, output, together = (
-        round(float(point[name])) for name in ("prompt_tokens", "output_tokens", "concurrency")
-    )
+    prompt, output, together = (round(float(point[name])) for name in ("prompt_tokens", "output_tokens", "concurrency"))
     if point["measure"] == "ttft":
         return engine.predict_prefill_latency(1, prompt)
     middle = prompt + output // 2
@@ -72,18 +75,18 @@ def milliseconds(engine: EngineHandle, point: dict[str, str]) -> float:
 def main(points: Path, answers: Path) -> None:
     rows = list(csv.DictReader(gzip.decompress(points.read_bytes()).decode().splitlines()))
     out, left = [], {}
-    for number, row in enumerate(rows):
+    for row in rows:
         if row["path"] or row["regime"] == "queued" or row["gpu"] not in SYSTEMS:
             continue
         ranks = round(float(row["tensor_parallel"]))
         try:
             engine = handle(row["model"], SYSTEMS[row["gpu"]], row["quantization"], row["cache"], ranks)
-            out.append({"row": number, "seconds": f"{milliseconds(engine, row) / 1e3:.5g}"})
+            out.append({name: row[name] for name in KEY} | {"seconds": f"{milliseconds(engine, row) / 1e3:.5g}"})
         except Exception as error:  # whatever it says of what it has no tables for
             key = (row["gpu"], row["model"], row["quantization"], f"{type(error).__name__}: {str(error)[:80]}")
             left[key] = left.get(key, 0) + 1
     with answers.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["row", "seconds"], lineterminator="\n")
+        writer = csv.DictWriter(file, [*KEY, "seconds"], lineterminator="\n")
         writer.writeheader()
         writer.writerows(out)
     for key, count in sorted(left.items()):

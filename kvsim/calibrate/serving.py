@@ -61,7 +61,7 @@ class Prior(NamedTuple):
 
 PRIORS: Mapping[str, Prior] = {
     # Deployments of few models with settings of their own; one software, hosts of one kind.
-    "vllm-1": Prior(relative=0.2, reading=0.1, independent=6),
+    "vllm-1": Prior(relative=0.1, reading=0.1, independent=6),
 }
 UNTIED = Prior(relative=LEASH, reading=0.01, independent=float("inf"))
 """Of the first engine: grids of static batches of dense models, each machine's own."""

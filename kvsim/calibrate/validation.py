@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -120,8 +121,7 @@ def points(study: Study, name: str) -> list[dict[str, object]]:
                         "held_out_s": part.held_out.ttft_s[row] + part.request_apart_s[model],
                     }
                 )
-    for point in out:
-        point["low_s"], point["high_s"] = _interval(point, out)
+    with_intervals(out)
     return out
 
 
@@ -132,18 +132,23 @@ def _path(rows: Table, row: int, fits: bool) -> str:
     return ", ".join(part for part in (str(rows["path"][row]), spread, in_turns) if part)
 
 
-def _interval(row: Mapping[str, object], rows: Iterable[Mapping[str, object]]) -> tuple[float, float]:
-    """Where the other models' held-out errors would put 90 % of measured times; NaN where they are too few."""
-    others = _by_model(
-        other
-        for other in rows
-        if (other["regime"], other["generation"]) == (row["regime"], row["generation"])
-        and other["model"] != row["model"]
-    )
-    if sum(map(len, others.values())) < FEWEST:
-        return float("nan"), float("nan")
-    low, _, high = np.exp(next_model(others))
-    return _number(row["held_out_s"]) * float(low), _number(row["held_out_s"]) * float(high)
+def with_intervals(points: Sequence[dict[str, object]]) -> None:
+    """Give each point the ends of where the other models' held-out errors would put 90 % of measured times; NaN where
+    they are too few. Points of one GPU."""
+    kinds: dict[tuple[str, str], list[dict[str, object]]] = {}
+    for point in points:
+        kinds.setdefault((str(point["regime"]), str(point["generation"])), []).append(point)
+    for its in kinds.values():
+        errors = _by_model(its)
+        ends = {}
+        for model in {str(point["model"]) for point in its}:
+            others = {name: part for name, part in errors.items() if name != model}
+            enough = sum(map(len, others.values())) >= FEWEST
+            ends[model] = next_model(others) if enough else (float("nan"),) * 3
+        for point in its:
+            low, _, high = ends[str(point["model"])]
+            point["low_s"] = _number(point["held_out_s"]) * math.exp(low)
+            point["high_s"] = _number(point["held_out_s"]) * math.exp(high)
 
 
 def held_out_errors(study: Study, name: str, regime: Regime) -> dict[str, Array]:

@@ -78,6 +78,8 @@ def validate(
 
             print_report(found, sys.stdout)
         return
+    if correlation:
+        raise InputError("correlation of what?", field="correlation", remedy="Give --closed-loop FOLDER")
     from kvsim.commands import _accuracy
     from kvsim.commands._console import results
     from kvsim.commands._json import write
