@@ -90,13 +90,13 @@ def test_all_kinds_are_measured_with_what_the_server_took(tmp_path: Path) -> Non
     assert by_kind.keys() == {"ttft", "decode", "mixed", "turn"}
     assert {row.probe.split("/")[1] for row in rows if row.kind == "turn"} == {"ease", "pressure"}
     assert not [note for note in outcome.notes if "reference probe" not in note and THROTTLED not in note]
+    beyond = []
     for row in rows:
         if row.kind == "ttft":
-            steps, tokens = -(-row.new_tokens // 256), row.new_tokens
-            assert row.seconds >= 2e-3 * steps + 1e-5 * tokens
-            assert row.seconds == pytest.approx(2e-3 * steps + 1e-5 * tokens, rel=0.3, abs=0.02)
+            beyond.append(row.seconds - 2e-3 * -(-row.new_tokens // 256) - 1e-5 * row.new_tokens)
             assert row.engine_s is not None
             assert row.engine_s < row.seconds
+    assert 0 < min(beyond) < 0.02
     warm = [row for row in rows if row.probe == "prefill/16+64"]
     assert warm
     assert {(row.new_tokens, row.cached_tokens) for row in warm} == {(16, 64)}
