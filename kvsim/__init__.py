@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kvsim.load import Load
     from kvsim.logs import read
     from kvsim.metrics.pte import pte
+    from kvsim.reward import CostTerm
     from kvsim.simulation import Simulation, simulate
     from kvsim.step import step_time
     from kvsim.trajectory import Batch
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Batch": "trajectory",
+    "CostTerm": "reward",
     "EngineConfig": "engine",
     "Estimate": "estimation",
     "InputError": "errors",
@@ -44,6 +46,7 @@ _HOME = {
 
 __all__ = [
     "Batch",
+    "CostTerm",
     "EngineConfig",
     "Estimate",
     "InputError",

@@ -9,3 +9,6 @@ def estimate(rates: Any, step: Any, turns: Any, columns: Any | None) -> tuple[An
 def simulate(
     settings: Any, law: Any, contexts: Any, workload: Any, plan: Any, fleet: Any, timeline: Any
 ) -> tuple[tuple[Any, ...], list[tuple[int, ...]]]: ...
+def without(
+    turns: Any, offsets: Any, entries: Any, rollouts: Any, positions: Any, base: int, left: tuple[Any, ...]
+) -> int: ...

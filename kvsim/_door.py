@@ -56,6 +56,11 @@ def checked(batch: Batch, origin: Origin) -> Batch:
     """The batch with its order, after every check; columns are made read-only."""
     _check_values(batch, origin)
     object.__setattr__(batch, "order", _order(batch, origin))
+    return sealed(batch)
+
+
+def sealed(batch: Batch) -> Batch:
+    """The batch with its columns read-only."""
     for column in batch.columns.values():
         column.flags.writeable = False
     return batch
@@ -86,7 +91,7 @@ def _check_values(batch: Batch, origin: Origin) -> None:
             _refuse(batch, origin, row, name, problem)
 
     within("trajectory", batch.trajectory, 0, max(rows - 1, 0))
-    if rows and len(np.unique(batch.trajectory)) != len(batch.ids):
+    if rows and np.count_nonzero(np.bincount(batch.trajectory)) != len(batch.ids):
         missing = np.setdiff1d(np.arange(len(batch.ids)), batch.trajectory)
         what = f"trajectory {missing[0]} has no turn" if missing.size else "more trajectories than ids"
         raise InputError(what, field="trajectory", remedy=REMEDIES["trajectory"])

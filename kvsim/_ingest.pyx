@@ -1,8 +1,8 @@
 # distutils: language = c++
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""The fast step from log objects to integers: shared prefixes, token masks, and JSON split without being parsed."""
+"""The fast step from log objects to integers: shared prefixes, token masks, messages, JSON split but not parsed."""
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int8_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 from libcpp.string cimport string
@@ -137,61 +137,102 @@ cdef vector[int64_t] _vector(list sequence) except *:
 # ------------------------------------------------------------------------------------- rollouts as tokens and masks
 
 
-def from_masks(list ids not None, list masks not None):
-    """Turns of rollouts given as token ids with masks; returns (rollout, prompt, output, kept, prompt_group).
+def mask_turns(ids not None, masks not None, bint empty):
+    """Turns of rollouts given as masks; returns (turns of each rollout, prompt, output, begin, length, faulty).
 
-    ``ids[i]`` and ``masks[i]`` are contiguous arrays of one length: integers, and int8 with 1 = written by the model,
-    0 = read by it, -1 = padding. Every stretch of 1s is a turn; its prompt is everything before it, of which all but
-    what was read since the previous stretch is kept. ``prompt_group`` numbers distinct first prompts (by rollout
-    number), -1 where a rollout has no turn. Tokens read after the last stretch belong to no turn.
+    ``masks`` is a list of contiguous int8 or bool arrays, or one such array of two dimensions: 1 = written by the
+    model, 0 = read by it, -1 = padding at either end. Every stretch of 1s is a turn; its prompt is everything before
+    it. Tokens read after the last stretch belong to no turn. With ``empty`` a rollout without a stretch has one turn,
+    which reads all and writes nothing. ``begin`` and ``length`` (rollouts,) say where the first prompt stands.
+    ``faulty`` is the first rollout whose mask is not as long as its ids, no such array, holds other values or padding
+    between tokens, -1 where there is none; the rest is then void.
     """
-    cdef Py_ssize_t count = len(masks), i, j, length, first, start
-    cdef int64_t prompt, run, previous
-    cdef vector[int64_t] rollouts, prompts, outputs, kept
-    cdef Py_buffer mask, tokens
-    cdef const int8_t* m
+    cdef Py_ssize_t count = len(masks), i, faulty = -1, width = 0
+    cdef bint together = type(masks) is not list
+    cdef vector[int64_t] prompts, outputs
+    cdef Py_buffer mask
+    turns_of, begin_of, length_of = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
+    cdef int64_t[::1] turns = turns_of, begin = begin_of, length = length_of
+    if together:
+        PyObject_GetBuffer(masks, &mask, PyBUF_SIMPLE)
+        width = mask.len // count if count else 0
+        for i in range(count):
+            turns[i] = _scan(<const int8_t*> mask.buf + i * width, width, empty, prompts, outputs, &begin[i], &length[i])
+            if turns[i] < 0:
+                faulty = i
+                break
+        PyBuffer_Release(&mask)
+        return turns_of, _array(prompts), _array(outputs), begin_of, length_of, faulty
+    for i in range(count):
+        try:
+            PyObject_GetBuffer(masks[i], &mask, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS)
+        except (TypeError, ValueError, BufferError):
+            return turns_of, None, None, begin_of, length_of, i
+        turns[i] = -1
+        if mask.ndim == 1 and (mask.format[0] == b"b" or mask.format[0] == b"?") and len(ids[i]) == mask.len:
+            turns[i] = _scan(<const int8_t*> mask.buf, mask.len, empty, prompts, outputs, &begin[i], &length[i])
+        PyBuffer_Release(&mask)
+        if turns[i] < 0:
+            faulty = i
+            break
+    return turns_of, _array(prompts), _array(outputs), begin_of, length_of, faulty
+
+
+cdef int64_t _scan(const int8_t* mask, Py_ssize_t length, bint empty, vector[int64_t]& prompts,
+                   vector[int64_t]& outputs, int64_t* begin, int64_t* first_prompt) except? -2:
+    """Append the turns of one mask; returns how many, -1 for a mask that is none."""
+    cdef Py_ssize_t at = 0, run
+    cdef int64_t prompt = 0, turns = 0
+    if length and mask[0] == -1:
+        at = _stretch(mask, 0, length)
+    begin[0] = at
+    first_prompt[0] = -1
+    while at < length:
+        run = at
+        at = _stretch(mask, at, length)
+        if mask[run] == 1:
+            if turns == 0:
+                first_prompt[0] = prompt
+            prompts.push_back(prompt)
+            outputs.push_back(at - run)
+            turns += 1
+        elif mask[run] == -1:
+            if at < length:
+                return -1
+            break
+        elif mask[run] != 0:
+            return -1
+        prompt += at - run
+    if turns == 0:
+        first_prompt[0] = prompt
+        if empty:
+            prompts.push_back(prompt)
+            outputs.push_back(0)
+            turns = 1
+    return turns
+
+
+def prompt_groups(list ids not None, const int64_t[::1] begin, const int64_t[::1] length):
+    """Numbers (by rollout) for distinct first prompts, shape (rollouts,).
+
+    The prompt of rollout i is ``ids[i][begin[i]:begin[i] + length[i]]``; arrays are contiguous, of any integer type.
+    """
+    cdef Py_ssize_t count = len(ids), i, size
+    cdef Py_buffer tokens
     cdef uint64_t h
     cdef dict groups = {}
-    groups_of = np.full(count, -1, np.int64)
+    groups_of = np.empty(count, np.int64)
     cdef int64_t[::1] group = groups_of
-    if len(ids) != count:
-        raise ValueError(f"{len(ids)} arrays of ids for {count} masks")
     for i in range(count):
-        PyObject_GetBuffer(masks[i], &mask, PyBUF_SIMPLE)
-        try:
-            length = mask.len
-            m = <const int8_t*> mask.buf
-            first = _stretch(m, 0, length) if length and m[0] < 0 else 0
-            j = first
-            prompt = previous = 0
-            start = -1
-            while j < length:
-                run = j
-                j = _stretch(m, j, length)
-                if m[run] == 0:
-                    prompt += j - run
-                elif m[run] > 0:
-                    if start < 0:
-                        start = run
-                    rollouts.push_back(i)
-                    prompts.push_back(prompt)
-                    outputs.push_back(j - run)
-                    kept.push_back(previous)
-                    prompt += j - run
-                    previous = prompt
-            if start < 0:
-                continue
-        finally:
-            PyBuffer_Release(&mask)
         PyObject_GetBuffer(ids[i], &tokens, PyBUF_SIMPLE)
-        try:
-            if length == 0 or tokens.len % length:
-                raise ValueError(f"rollout {i}: {tokens.len} bytes of ids for {length} mask values")
-            h = _hash(<const char*> tokens.buf + first * (tokens.len // length), (start - first) * (tokens.len // length))
-        finally:
+        size = tokens.itemsize
+        if (begin[i] + length[i]) * size > tokens.len:
             PyBuffer_Release(&tokens)
-        group[i] = groups.setdefault((h, start - first), i)
-    return _array(rollouts), _array(prompts), _array(outputs), _array(kept), groups_of
+            raise ValueError(f"rollout {i}: {tokens.len} bytes of ids for {begin[i] + length[i]} tokens")
+        h = _hash(<const char*> tokens.buf + begin[i] * size, length[i] * size)
+        PyBuffer_Release(&tokens)
+        group[i] = groups.setdefault((h, length[i], size), i)
+    return groups_of
 
 
 cdef Py_ssize_t _stretch(const int8_t* mask, Py_ssize_t at, Py_ssize_t length) noexcept:
@@ -229,6 +270,105 @@ cdef _array(vector[int64_t]& values):
     if values.size():
         memcpy(&view[0], values.data(), values.size() * sizeof(int64_t))
     return result
+
+
+# -------------------------------------------------------------------------------------- messages of known token counts
+
+
+def message_turns(list conversations not None, list token_counts not None, const int64_t[::1] before, int64_t head):
+    """Turns of conversations; returns (turns of each, prompt, output, tool offsets, tool numbers, tool tokens, names).
+
+    Every assistant message is a turn; its prompt is all that precedes it: ``before[i]`` tokens, the counts of the
+    messages, and ``head`` for the head of each answer. A conversation without one has one turn that reads all and
+    writes nothing. ``tool offsets`` (turns + 1,) say which tool messages each turn reads first; their numbers index
+    ``names``, -1 where a message does not say. Raises ValueError(conversation, problem).
+    """
+    cdef Py_ssize_t count = len(conversations), i, at, size
+    cdef int64_t context, tokens, number, turns
+    cdef vector[int64_t] prompts, outputs, offsets, tools, tool_tokens
+    cdef list messages
+    cdef dict names = {}
+    cdef object message, role, counts
+    turns_of = np.empty(count, np.int64)
+    cdef int64_t[::1] turn_count = turns_of
+    offsets.push_back(0)
+    for i in range(count):
+        messages = conversations[i] if type(conversations[i]) is list else list(conversations[i])
+        counts = token_counts[i]
+        size = len(messages)
+        if len(counts) != size:
+            raise ValueError(i, f"{len(counts)} token counts for {size} messages")
+        context = before[i]
+        turns = 0
+        for at in range(size):
+            message = messages[at]
+            tokens = counts[at]
+            if tokens < 0:
+                raise ValueError(i, f"message {at} has {tokens} tokens")
+            try:
+                role = message["role"]
+            except (KeyError, TypeError, IndexError):
+                raise ValueError(i, f"message {at} has no role") from None
+            if role == "assistant":
+                context += head
+                prompts.push_back(context)
+                outputs.push_back(tokens)
+                offsets.push_back(tools.size())
+                turns += 1
+            elif role == "tool" or role == "function":
+                number = _tool_number(names, _tool_name(messages, at, message.get("name"), message.get("tool_call_id")))
+                tools.push_back(number)
+                tool_tokens.push_back(tokens)
+            elif type(message.get("content")) is list:
+                _add_results(messages, at, message["content"], tokens, names, tools, tool_tokens)
+            context += tokens
+        if turns == 0:
+            prompts.push_back(context)
+            outputs.push_back(0)
+            offsets.push_back(tools.size())
+            turns = 1
+        else:  # what tools answered after the last turn is read by none
+            while tools.size() > <size_t> offsets.back():
+                tools.pop_back()
+                tool_tokens.pop_back()
+        turn_count[i] = turns
+    return (turns_of, _array(prompts), _array(outputs), _array(offsets), _array(tools), _array(tool_tokens),
+            list(names))
+
+
+cdef int64_t _tool_number(dict names, object name) except? -2:
+    return names.setdefault(name, len(names)) if type(name) is str else -1
+
+
+cdef object _tool_name(list messages, Py_ssize_t at, object name, object call_id):
+    """The tool that a message answers for: its own word for it, else that of the call before it with its id."""
+    cdef Py_ssize_t i
+    if name is not None or call_id is None:
+        return name
+    for i in range(at - 1, -1, -1):
+        for call in _calls(messages[i]):
+            if isinstance(call, dict) and call.get("id") == call_id:
+                function = call.get("function", call)
+                return function.get("name") if isinstance(function, dict) else None
+    return None
+
+
+cdef object _calls(object message):
+    """Whatever in a message may be a tool call: OpenAI's ``tool_calls``, Anthropic's ``tool_use`` parts."""
+    calls, content = message.get("tool_calls"), message.get("content")
+    return [*(calls if isinstance(calls, (list, tuple)) else ()), *(content if type(content) is list else ())]
+
+
+cdef int _add_results(list messages, Py_ssize_t at, list content, int64_t tokens, dict names, vector[int64_t]& tools,
+                      vector[int64_t]& tool_tokens) except -1:
+    """Anthropic's ``tool_result`` parts of a user message, each with an equal part of the message's tokens."""
+    cdef list results = [part for part in content if isinstance(part, dict) and part.get("type") == "tool_result"]
+    cdef Py_ssize_t count = len(results), i
+    for i in range(count):
+        name = _tool_name(messages, at, results[i].get("name"), results[i].get("tool_use_id"))
+        tools.push_back(_tool_number(names, name))
+        tool_tokens.push_back(tokens // count + (i < tokens % count))
+    return 0
 
 
 # ------------------------------------------------------------------------------------------- JSON arrays in pieces

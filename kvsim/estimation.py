@@ -132,7 +132,11 @@ class Estimate(Costed):
     @property
     def gpu_s(self) -> Floats:
         """GPU-seconds: model time x tensor_parallel_size, divided by the load's concurrency."""
-        return self.model_s * self._gpus_per_sequence
+        return self.gpu_s_of(self.model_s)
+
+    def gpu_s_of(self, model_s: Floats) -> Floats:
+        """GPU-seconds of seconds in the model."""
+        return model_s * (self.pricing.engine.tensor_parallel_size / self.pricing.load.concurrent)
 
     @property
     def kv_byte_s(self) -> Floats:
@@ -205,7 +209,7 @@ class Estimate(Costed):
                 "finish_s": lambda: seconds(
                     column.release_ns + column.fresh_ns + column.recompute_ns + column.decode_ns, unknown
                 ),
-                "gpu_s": lambda: e2e() * self._gpus_per_sequence,
+                "gpu_s": lambda: self.gpu_s_of(e2e()),
                 "kv_byte_s": lambda: seconds(column.held_block_ns * self.pricing.kv_bytes_per_block, unknown),
                 "cached_tokens": lambda: column.cached_tokens,
                 "recomputed_tokens": lambda: column.recomputed_tokens,
@@ -213,6 +217,29 @@ class Estimate(Costed):
                 "status": lambda: np.array(STATUSES)[column.status],
             },
         )
+
+    @property
+    def model_ns(self) -> Ints:
+        """Time in the model of every turn in nanoseconds, shape (rows,); 0 where not priced."""
+        return self._columns.fresh_ns + self._columns.recompute_ns + self._columns.decode_ns
+
+    @property
+    def pauses_ns(self) -> Ints:
+        """Nanoseconds from the release of every turn back to the finish it waited for; 0 where it came by itself."""
+        waited = self.batch.after >= 0
+        if self.batch.waits_for is not None:
+            waited = waited | (np.diff(self.batch.waits_for.offsets) > 0)
+        return np.where(waited, self.batch.pause_ns, 0)
+
+    @property
+    def held_block_ns(self) -> Floats:
+        """KV blocks held by every turn times nanoseconds, shape (rows,)."""
+        return self._columns.held_block_ns
+
+    @property
+    def span_ns(self) -> tuple[Ints, Ints]:
+        """When every turn was released and when it finished, in nanoseconds, shapes (rows,)."""
+        return self._columns.release_ns, self._columns.release_ns + self.model_ns
 
     @cached_property
     def status_counts(self) -> dict[str, int]:
@@ -257,10 +284,6 @@ class Estimate(Costed):
 
     def _total(self, name: str) -> Ints:
         return self._totals[:, _COLUMN[name]]
-
-    @property
-    def _gpus_per_sequence(self) -> float:
-        return self.pricing.engine.tensor_parallel_size / self.pricing.load.concurrent
 
 
 def _require_clock(batch: Batch, pricing: Pricing) -> None:

@@ -75,12 +75,20 @@ class Costed:
     @property
     def usd(self) -> npt.NDArray[np.float64]:
         """``gpu_s`` at the price of the GPU, NaN where there is none."""
-        return self.gpu_s * (self.usd_per_hour / 3600)
+        return self.usd_of(self.gpu_s)
 
     @property
     def joules(self) -> npt.NDArray[np.float64]:
         """``gpu_s`` x TDP: an upper bound of the GPU's energy, not a measurement."""
-        return self.gpu_s * self.pricing.gpu.tdp_w
+        return self.joules_of(self.gpu_s)
+
+    def usd_of(self, gpu_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """US dollars of GPU-seconds."""
+        return gpu_s * (self.usd_per_hour / 3600)
+
+    def joules_of(self, gpu_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The upper bound in joules of GPU-seconds."""
+        return gpu_s * self.pricing.gpu.tdp_w
 
 
 def seconds(nanoseconds: Array, unknown: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float64]:

@@ -7,4 +7,5 @@ PYBIND11_MODULE(_core, module) {
   kvsim::bindings::register_estimate(module);
   kvsim::bindings::register_scheduler(module);
   kvsim::bindings::register_simulate(module);
+  kvsim::bindings::register_without(module);
 }

@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvsim.backends import kernels
+from kvsim.backends import kernels, without_kernels
 from kvsim.backends.interface import Ints, Priced, empty_columns
 
 if TYPE_CHECKING:
-    from kvsim.trajectory import Batch
+    from kvsim.backends.without_kernels import Left
+    from kvsim.trajectory import Batch, Ragged
 
 _NONE = np.zeros(0, np.int64)
 
 
 class ArrayBackend:
-    """Runs the functions of a module that holds the text of kernels.py."""
+    """Runs the functions of modules that hold the texts of kernels.py and without_kernels.py."""
 
-    def __init__(self, name: str, module: ModuleType) -> None:
+    def __init__(self, name: str, pricing: ModuleType, leaving_out: ModuleType) -> None:
         self.name = name
-        self._kernels = module
+        self._kernels = pricing
+        self._leaving_out = leaving_out
         self._scratch = threading.local()  # kernels release the GIL
 
     def prepare(self, rates: kernels.Rates, step: Ints) -> Any:
@@ -68,6 +70,16 @@ class ArrayBackend:
         self._kernels.estimate(rates, step, turns, finish_ns, totals, held_block_ns, out)
         return Priced(totals, held_block_ns)
 
+    def without(self, packed: Any, paths: Ragged, rollouts: Ints, positions: Ints, base: int, left: Left) -> int:
+        """See :class:`kvsim.backends.interface.Backend`."""
+        turns, _ = packed
+        own = self._leaving_out
+        given = own.Given(*(getattr(turns, name) for name in own.Given._fields))
+        local = np.zeros(len(turns.parent), np.int64)
+        shifts = np.empty(int(np.diff(paths.offsets).max(initial=0)), np.int64)
+        chosen = rollouts, positions, base, local, shifts, own.Left(*left)
+        return int(own.without(given, paths.offsets, paths.values, *chosen))
+
     def topological_order(self, batch: Batch) -> Ints:
         """See :class:`kvsim.backends.interface.Backend`."""
         rows, waits = batch.turns, batch.waits_for
@@ -80,5 +92,5 @@ class ArrayBackend:
 
 
 def load() -> ArrayBackend:
-    """The reference: kernels.py uncompiled."""
-    return ArrayBackend("reference", kernels)
+    """The reference: the kernels uncompiled."""
+    return ArrayBackend("reference", kernels, without_kernels)

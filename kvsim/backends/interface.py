@@ -11,7 +11,8 @@ import numpy.typing as npt
 from kvsim.backends.kernels import PriceColumns, Rates
 
 if TYPE_CHECKING:
-    from kvsim.trajectory import Batch
+    from kvsim.backends.without_kernels import Left
+    from kvsim.trajectory import Batch, Ragged
 
 Ints = npt.NDArray[np.int64]
 
@@ -57,6 +58,10 @@ class Backend(Protocol):
 
     def estimate(self, prepared: Any, packed: Any, columns: PriceColumns | None) -> Priced:
         """Price every turn of the batch; their own prices are written into ``columns``, where given."""
+        ...
+
+    def without(self, packed: Any, paths: Ragged, rollouts: Ints, positions: Ints, base: int, left: Left) -> int:
+        """Rollouts with one turn left out, written into ``left``; see :mod:`kvsim.backends.without_kernels`."""
         ...
 
     def topological_order(self, batch: Batch) -> Ints:

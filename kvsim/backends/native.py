@@ -9,7 +9,8 @@ from kvsim.backends.kernels import GroupRates, PriceColumns, Rates
 from kvsim.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
-    from kvsim.trajectory import Batch
+    from kvsim.backends.without_kernels import Left
+    from kvsim.trajectory import Batch, Ragged
 
 
 class NativeBackend:
@@ -51,6 +52,11 @@ class NativeBackend:
         """See :class:`kvsim.backends.interface.Backend`."""
         rates, step = prepared
         return Priced(*self._core.estimate(rates, step, packed, columns))
+
+    def without(self, packed: Any, paths: Ragged, rollouts: Ints, positions: Ints, base: int, left: Left) -> int:
+        """See :class:`kvsim.backends.interface.Backend`."""
+        waited: int = self._core.without(packed, paths.offsets, paths.values, rollouts, positions, base, tuple(left))
+        return waited
 
     def topological_order(self, batch: Batch) -> Ints:
         """See :class:`kvsim.backends.interface.Backend`."""

@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from kvsim.backends import kernels
+from kvsim.backends import kernels, without_kernels
 from kvsim.backends.arrays import ArrayBackend
 from kvsim.errors import BackendUnavailableError
 
@@ -36,4 +36,5 @@ def compiled(text: ModuleType, **options: Any) -> ModuleType:
 def load() -> ArrayBackend:
     """The backend for estimates."""
     # These kernels allocate nothing: reference counts, which would cost a third of the time, are left out (_nrt).
-    return ArrayBackend("numba", compiled(kernels, forceinline=True, _nrt=False))
+    options = {"forceinline": True, "_nrt": False}
+    return ArrayBackend("numba", compiled(kernels, **options), compiled(without_kernels, **options))

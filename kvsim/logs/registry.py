@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from kvsim.errors import InputError, UnknownNameError
-from kvsim.logs import claude_code, mooncake, neutral, openai, openhands, tau_bench, weka
+from kvsim.logs import (
+    claude_code,
+    mooncake,
+    neutral,
+    openai,
+    openhands,
+    parquet,
+    skyrl,
+    slime,
+    tau_bench,
+    torch_archive,
+    trl,
+    verl,
+    verl_tool,
+    weka,
+)
 from kvsim.logs.reading import Format
 from kvsim.logs.shape import key_paths
 from kvsim.logs.source import Source
 
 #: By name, the more specific first: the first that matches is taken.
 FORMATS: dict[str, Format] = {
-    module.FORMAT.name: module.FORMAT for module in (neutral, weka, mooncake, claude_code, openhands, tau_bench, openai)
+    module.FORMAT.name: module.FORMAT
+    for module in (
+        *(neutral, weka, mooncake, claude_code, openhands, tau_bench),
+        *(verl, verl_tool, skyrl, slime, trl),  # rollouts of trainers
+        openai,
+    )
 }
 
 #: How much of a file its format is recognised by.
@@ -23,7 +43,7 @@ def choose(name: str, source: Source) -> Format:
         if name not in FORMATS:
             raise UnknownNameError("log format", name, ["auto", *FORMATS])
         return FORMATS[name]
-    paths = key_paths(source.head[:_HEAD_BYTES])
+    paths = _paths(source)
     for format in FORMATS.values():
         if format.matches(paths):
             return format
@@ -34,3 +54,12 @@ def choose(name: str, source: Source) -> Format:
         file=source.name,
         remedy=f"Looked for {looked_for}. If it is one of these, name it with format=",
     )
+
+
+def _paths(source: Source) -> frozenset[str]:
+    """What keys the file has where; of files that are no text, also what they are."""
+    if source.head.startswith(parquet.MAGIC):
+        return parquet.columns(source) | {"parquet"}
+    if source.head.startswith(torch_archive.MAGIC):
+        return frozenset({"torch archive"})
+    return key_paths(source.head[:_HEAD_BYTES])

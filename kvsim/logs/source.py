@@ -16,7 +16,7 @@ from kvsim.errors import InputError
 #: What is read of a file to recognise its format.
 HEAD_BYTES = 1 << 18
 _CHUNK_BYTES = 1 << 18
-_SUFFIXES = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz")
+_SUFFIXES = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz", ".parquet")
 _BOM = b"\xef\xbb\xbf"
 
 Progress = Callable[[int, int], None]
@@ -32,7 +32,8 @@ class Text(NamedTuple):
 
 
 def find(paths: Paths) -> list[str]:
-    """The files that paths, globs and directories (searched recursively for .json, .jsonl, .ndjson, also .gz) name.
+    """The files that paths, globs and directories (searched recursively for .json, .jsonl, .ndjson, also .gz, and
+    .parquet) name.
 
     Each once; the order is that of the arguments, sorted within a glob or directory.
     """
@@ -52,7 +53,7 @@ def _matches(argument: str) -> list[str]:
         if files := sorted(path for path in inside if path.endswith(_SUFFIXES)):
             return files
         raise InputError(
-            f"no log files ({', '.join(_SUFFIXES[:3])}, also with .gz) in the directory",
+            f"no log files ({', '.join(_SUFFIXES[:3])}, also with .gz, .parquet) in the directory",
             file=argument,
             remedy="Name the files if they end differently",
         )

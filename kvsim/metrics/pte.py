@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from kvsim.calibration import Calibration
     from kvsim.engine import EngineConfig
+    from kvsim.estimation import Estimate
     from kvsim.pricing import Pricing
     from kvsim.trajectory import Batch
 
@@ -102,19 +103,32 @@ def pte(
     from kvsim import estimate  # from the package: importing its module by name would shadow the function there
 
     priced = estimate(batch, model=model, gpu=gpu, load=load, engine=engine, backend=backend, calibration=calibration)
-    runs = priced.turns["status"] == "ok"
     if reading == "exact":
-        settled = priced.pricing.engine
-        reads = exact_reads(
-            priced.pricing.architecture,
-            priced.pricing.gpu,
-            kv_cache_dtype=settled.kv_cache_dtype,
-            ranks=settled.tensor_parallel_size,
-        )
-        turns = exact_turns(batch.prompt_tokens, batch.output_tokens, priced.turns["cached_tokens"], reads)
-        return _result(batch, np.where(runs, turns, np.nan), sum(read.gamma for read in reads), "exact")
-    turns = priced.turns["gpu_s"] / prefill_token_gpu_s(priced.pricing)
-    return _result(batch, np.where(runs, turns, np.nan), None, "calibrated")
+        sum_of_gammas = sum(read.gamma for read in _reads(priced.pricing))
+        return _result(batch, turns_of_estimate(priced, reading), sum_of_gammas, "exact")
+    token_gpu_s = prefill_token_gpu_s(priced.pricing)
+    return _result(batch, turns_of_estimate(priced, reading, token_gpu_s), None, "calibrated")
+
+
+def turns_of_estimate(estimate: Estimate, reading: str, token_gpu_s: float = 1.0) -> Floats:
+    """PTE of every turn of an estimate, NaN where it was not priced.
+
+    ``reading`` is ``"exact"`` or ``"calibrated"``; the latter counts in units of ``token_gpu_s`` (see
+    :func:`prefill_token_gpu_s`).
+    """
+    if reading == "exact":
+        batch = estimate.batch
+        cached = estimate.turns["cached_tokens"]
+        turns = exact_turns(batch.prompt_tokens, batch.output_tokens, cached, _reads(estimate.pricing))
+    else:
+        turns = estimate.turns["gpu_s"] / token_gpu_s
+    return np.where(estimate.turns["status"] == "ok", turns, np.nan)
+
+
+def _reads(pricing: Pricing) -> tuple[Read, ...]:
+    engine = pricing.engine
+    ranks = engine.tensor_parallel_size
+    return exact_reads(pricing.architecture, pricing.gpu, kv_cache_dtype=engine.kv_cache_dtype, ranks=ranks)
 
 
 def paper_gamma(model: str | Architecture, gpu: str | Gpu) -> float:
