@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import gzip
 import sys
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from aiconfigurator_core.sdk.engine import EngineHandle
@@ -48,11 +48,11 @@ KEY += ("concurrency", "measured_s")
 """The columns that tell points apart."""
 
 
-@lru_cache(maxsize=None)
-def handle(model: str, system: str, quantization: str, cache: str, ranks: int) -> EngineHandle:
+@cache
+def handle(model: str, system: str, quantization: str, kv_cache: str, ranks: int) -> EngineHandle:
     own = model.startswith(BLOCK_SCALED) and quantization == "fp8"
     formats = {} if own else dict(FORMATS[quantization])
-    if cache == "fp8":
+    if kv_cache == "fp8":
         formats["kvcache_quant_mode"] = "fp8"
     name = MODELS.get(model, model)
     return EngineHandle.compile(name, system, "vllm", tp_size=ranks, moe_tp_size=ranks, moe_ep_size=1, **formats)
