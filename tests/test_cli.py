@@ -152,7 +152,8 @@ def test_json_agrees_with_the_library(ask):
     assert [one["usd"] for one in entry["trajectories"]] == expected.usd.tolist()
     assert [one["e2e_s"] for one in entry["turns"]] == expected.turns.e2e_s.tolist()
     assert entry["totals"]["model_s"] == expected.model_s.sum()
-    assert entry["totals"]["model_s_low"] < entry["totals"]["model_s"] < entry["totals"]["model_s_high"]
+    ends = entry["interval"]["totals"]["model_s"]
+    assert ends["low"] < entry["totals"]["model_s"] < ends["high"]
     assert entry["pricing"]["load"]["kv"] == "ttl:0.5"
     assert document["input"]["turns"] == 105
 

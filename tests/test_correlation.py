@@ -20,6 +20,33 @@ def found(request):
     return correlate(predict_runs(request.path.parent / "data" / "vllm_closed_loop"))
 
 
+@pytest.fixture(scope="module")
+def repeated(request):
+    """Five repeats of each of four settings, and sweeps with their engine's arguments."""
+    return predict_runs(request.path.parent / "data" / "vllm_repeats")
+
+
+def test_repeats_of_the_engine_go_with_each_other_no_better(repeated):
+    correlated = correlate(repeated)
+    assert len(correlated.repeats) == 4
+    for setting, pairs in correlated.repeats.items():
+        assert len(pairs) == 10
+        runs = [one for one in correlated.runs if one.run.setting == setting]
+        r = {name: np.median([one.correlation(name, "request")[0] for one in runs]) for name in correlated.names}
+        assert r.pop(KVSIM) >= correlated.ceiling(setting)[0] - 0.05
+        assert max(r.values()) < correlated.ceiling(setting)[0] - 0.15
+
+
+def test_repeats_are_predicted_as_well_as_they_predict_each_other(repeated):
+    assert sum(map(repeated.inside, repeated.runs)) >= 0.8 * len(repeated.runs)
+    assert max(abs(run.error) for run in repeated.runs) < 0.11
+    turns = np.median([run.turn_accuracy.median for run in repeated.runs])
+    assert turns < np.median([repeats.turn_median for repeats in repeated.repeats.values()])
+    calm = [run for run in repeated.runs if not run.evicted]
+    assert len(calm) == 5
+    assert all(run.same_cached == len(run.measured.e2e_s) for run in calm)
+
+
 def test_pearson_and_spearman():
     x = np.array([1.0, 2.0, 3.0, 4.0])
     pearson, spearman = correlations(x, x**3)

@@ -26,6 +26,11 @@ def test_an_excerpt_with_eviction_and_preemption(excerpt, backend):
     assert checked.summary == "1 runs, 797 steps, 544 evictions, 9 preemptions: 0 steps differ"
 
 
+def test_repeats_of_a_run_each_take_their_own_decisions(excerpt):
+    checked = validate_steps(excerpt.parent / "vllm_repeats")
+    assert checked.summary == "20 runs, 9,231 steps, 8,305 evictions, 45 preemptions: 0 steps differ"
+
+
 @pytest.mark.parametrize("backend", sorted(STEPPERS))
 def test_every_logged_run(shared, backend):
     out = io.StringIO()

@@ -193,7 +193,8 @@ def test_serving_points_are_matched_with_their_queues() -> None:
     assert queued > 10 * min(row.ttft_s or 0.0 for row in rows)  # most of it is waiting
     found = fit_observations([observed(rows)])
     (part,) = found.parts
-    assert part.fitted.mape < 0.03
+    assert part.fitted.median < 0.03
+    assert part.fitted.mape < 0.06
     for one in found.evidence:  # what is compared is a simulation at the fitted values
         assert one.settle({**found.calibration.values(), "client_token_s": found.client_s[1]}) < 0.02
 

@@ -49,10 +49,10 @@ KEY += ("concurrency", "measured_s")
 
 
 @cache
-def handle(model: str, system: str, quantization: str, cache: str, ranks: int) -> EngineHandle:
+def handle(model: str, system: str, quantization: str, kv_cache: str, ranks: int) -> EngineHandle:
     own = model.startswith(BLOCK_SCALED) and quantization == "fp8"
     formats = {} if own else dict(FORMATS[quantization])
-    if cache == "fp8":
+    if kv_cache == "fp8":
         formats["kvcache_quant_mode"] = "fp8"
     name = MODELS.get(model, model)
     return EngineHandle.compile(name, system, "vllm", tp_size=ranks, moe_tp_size=ranks, moe_ep_size=1, **formats)
