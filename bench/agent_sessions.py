@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,9 @@ class Sessions:
             }
 
 
-def simulate(batch: Batch, concurrency: int, backend: str = "native") -> kvsim.Simulation:
+def simulate(
+    batch: Batch, concurrency: int, backend: str = "native", async_scheduling: bool = False
+) -> kvsim.Simulation:
     """The sessions on one engine, so many at a time."""
-    return kvsim.simulate(batch, model=MODEL, gpu=GPU, engine=ENGINE, arrivals=f"closed:{concurrency}", backend=backend)
+    engine = replace(ENGINE, async_scheduling=async_scheduling)
+    return kvsim.simulate(batch, model=MODEL, gpu=GPU, engine=engine, arrivals=f"closed:{concurrency}", backend=backend)

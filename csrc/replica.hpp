@@ -193,9 +193,12 @@ class BasicReplica {
         chunks_.push_back(part);
       }
     }
-    stretch_.growth = law_.full.decode[lines] * lines;
-    stretch_.first = law_.step[tokens_] + law_.sequences[step.size()] + attention + law_.full.decode[lines] * seen;
-    if (law_.window > 0) price_windows(step, law_.windowed.decode[lines]);
+    const i64 full = decoding() ? law_.full.decode[lines] : law_.full.mixed[lines];
+    const i64 windowed = decoding() ? law_.windowed.decode[lines] : law_.windowed.mixed[lines];
+    if (!decoding()) attention += (full + windowed) * (law_.tile_keys * lines);
+    stretch_.growth = full * lines;
+    stretch_.first = law_.step[tokens_] + law_.sequences[step.size()] + attention + full * seen;
+    if (law_.window > 0) price_windows(step, windowed);
   }
 
   // What layers with windows add for the sequences that decode.

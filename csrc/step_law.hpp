@@ -10,6 +10,7 @@ struct GroupLaw {
   i64 pair = 0;
   i64 context = 0;
   const i64* decode = nullptr;  // by sequences decoding
+  const i64* mixed = nullptr;   // in place of decode in steps that also have a chunk
 };
 
 struct StepLaw {
@@ -17,6 +18,7 @@ struct StepLaw {
   const i64* step = nullptr;       // by tokens
   const i64* sequences = nullptr;  // by sequences
   i64 window = 0;                  // 0: no windowed group
+  i64 tile_keys = 0;               // context that each sequence decoding beside a chunk seems to read on top
   GroupLaw full;
   GroupLaw windowed;
 

@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 
 
 @cache
+def profiles() -> Traversable:
+    """The folder of what ships with kvsim."""
+    try:
+        return files("kvsim.profiles")
+    except ModuleNotFoundError:  # a checkout that is run as it stands, as the fit is
+        return Path(__file__).parents[1] / "profiles"
+
+
 def shipped(kind: str) -> Mapping[str, str]:
     """Texts of the shipped profiles of a kind ("gpus", "models", "calibrations") by bare file name."""
-    try:
-        root: Traversable = files("kvsim.profiles")
-    except ModuleNotFoundError:  # a checkout that is run as it stands, as the fit is
-        root = Path(__file__).parents[1] / "profiles"
-    folder = root.joinpath(kind)
+    folder = profiles().joinpath(kind)
     return {
         entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8")
         for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)

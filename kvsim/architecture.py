@@ -100,6 +100,11 @@ class Architecture:
             return _from_json(Path(name).expanduser())
         return _shipped(_names().resolve(name))
 
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any], name: str, *, file: str = "config") -> Architecture:
+        """The architecture of a decoded ``config.json``; ``file`` stands in errors, which are those of :meth:`load`."""
+        return _build(name, dict(config), file=file, source=file, kind="local")
+
     @property
     def num_layers(self) -> int:
         """Decoder layers."""

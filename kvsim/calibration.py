@@ -80,6 +80,12 @@ def _quantities() -> dict[str, Quantity]:
         efficiency,
         "arithmetic of decode attention where all heads share one latent key",
     )
+    out["mixed_tile_rows"] = Quantity(
+        "query rows", (0.0, 256.0), "rows computed for each decoding head in a step that also has a chunk"
+    )
+    out["mixed_tile_keys"] = Quantity(
+        "context tokens", (0.0, 1024.0), "context that a decoding sequence's tile takes on top there to start and end"
+    )
     for tp in TENSOR_PARALLEL:
         out[f"all_reduce_{tp}_latency_s"] = Quantity("s", time, f"a small all-reduce among {tp} GPUs")
         out[f"all_reduce_{tp}_bytes_per_s"] = Quantity(
@@ -96,12 +102,24 @@ def _quantities() -> dict[str, Quantity]:
 
 QUANTITIES: Mapping[str, Quantity] = _quantities()
 
+LATER: Mapping[str, float] = {
+    "mixed_tile_rows": 0.0,
+    "mixed_tile_keys": 0.0,
+    "quantised_s": 0.0,
+    "reading": 1.0,
+    "request_s": 0.0,
+}
+"""Coefficients that files of earlier versions lack, with the values that price as those did."""
+
 OVERHEADS: Mapping[str, Quantity] = {
     "step_s": Quantity("s/step", (0.0, 2e-2), "scheduling, input preparation, output of a step"),
     "layer_s": Quantity("s/layer", (0.0, 2e-4), "start and end of a layer's kernels, gaps between them"),
     "experts_s": Quantity("s/layer", (0.0, 2e-4), "routing and sorting of tokens in a layer with routed experts"),
+    "quantised_s": Quantity("s/layer", (0.0, 2e-4), "rounding the activations of a layer's products to 8 or 4 bits"),
     "ranks_s": Quantity("s/step", (0.0, 5e-3), "keeping ranks in step, for each doubling of their number"),
     "sequence_s": Quantity("s/sequence", (0.0, 2e-4), "the engine's work for each sequence of a step"),
+    "reading": Quantity("times", (0.3, 3.0), "time to read the cache while decoding over that of the kernels measured"),
+    "request_s": Quantity("s/request", (0.0, 0.5), "a request's way through server and client, outside of steps"),
 }
 
 
@@ -191,6 +209,20 @@ def parse_calibration(text: str, file: str) -> Calibration:
     return _Reader(file).calibration(parse_toml(text, file=file))
 
 
+def _absent(value: float, quantity: Quantity) -> dict[str, Any]:
+    """The table of a coefficient that nothing is known about."""
+    return {
+        "value": value,
+        "unit": quantity.unit,
+        "low": value,
+        "high": value,
+        "bounds": list(quantity.bounds),
+        "kind": "datasheet",
+        "source": "",
+        "n": 0,
+    }
+
+
 class _Reader:
     """Strict conversion from TOML values; every error names the file and the field."""
 
@@ -266,6 +298,8 @@ class _Reader:
 
     def coefficients(self, value: object, quantities: Mapping[str, Quantity], field: str) -> dict[str, Coefficient]:
         data = self.table(value, field)
+        for name in LATER.keys() & quantities.keys() - data.keys():
+            data[name] = _absent(LATER[name], quantities[name])
         self.names(data, quantities, field)
         return {name: self.coefficient(data[name], quantities[name], f"{field}.{name}") for name in quantities}
 

@@ -6,6 +6,7 @@ measurements.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import log2
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from ._weights import WeightFormat
 from .architecture import Architecture, AttentionGroup, kv_element_bytes
-from .terms import ACTIVATION_BYTES, LOGIT_BYTES, Array, Product, Rates
+from .terms import ACTIVATION_BYTES, LOGIT_BYTES, Array, AttentionRates, Product, Rates
 
 GROUPS = ("full", "window")
 """Attention that reads the whole context, and attention that reads at most a window of it."""
@@ -67,6 +68,7 @@ class Costs:
         routed = self.architecture.experts(self.tensor_parallel)
         overhead = values["step_s"] + layers * values["layer_s"]
         overhead += routed.layers * values["experts_s"] if routed else 0.0
+        overhead += layers * values["quantised_s"] if self._rounds_activations() else 0.0
         overhead += log2(self.tensor_parallel) * values["ranks_s"]
         return {
             "linear": self._linear_s(tokens),
@@ -125,18 +127,30 @@ class Costs:
 
     def decode_s(self, group: str, sequences: Array) -> Array:
         """Seconds of each context token read while ``sequences`` (>= 1) decode, over a group's layers."""
-        rates = self.rates.attention(self.storage.cache_format)
-        total = np.zeros_like(sequences)
-        for part in self._groups(group):
-            dims = part.qk_dim + part.v_dim
-            total += part.layers * rates.decode_s(
-                sequences, part.query_heads, part.kv_heads, dims, self._token_bytes(part)
-            )
-        return total
+        return self._reading_s(group, sequences, AttentionRates.decode_s)
+
+    def mixed_s(self, group: str, sequences: Array) -> Array:
+        """:meth:`decode_s` in a step that also has a chunk."""
+        return self._reading_s(group, sequences, AttentionRates.mixed_s)
+
+    def tile_keys(self) -> int:
+        """Context tokens whose time a decoding sequence's tile takes to start and end beside a chunk."""
+        return round(self.rates.values["mixed_tile_keys"])
 
     def window(self) -> int:
         """Tokens of the windowed group's window; 0 without one."""
         return max((part.window for part in self._groups("window")), default=0)
+
+    def _reading_s(self, group: str, sequences: Array, token_s: Callable[..., Array]) -> Array:
+        """A method of the rates that prices a context token, summed over a group's layers."""
+        rates = self.rates.attention(self.storage.cache_format)
+        total = np.zeros_like(sequences)
+        for part in self._groups(group):
+            dims = part.qk_dim + part.v_dim
+            total += part.layers * token_s(
+                rates, sequences, part.query_heads, part.kv_heads, dims, self._token_bytes(part)
+            )
+        return total
 
     def _groups(self, kind: str | None = None) -> tuple[AttentionGroup, ...]:
         groups = self.architecture.attention_groups(self.tensor_parallel)
@@ -153,6 +167,10 @@ class Costs:
             storage = Storage()
         fmt = self.rates.weight_format(kernel, storage.weights, storage.compute)
         return fmt, self.rates.product(kernel, fmt, storage.weight_bytes)
+
+    def _rounds_activations(self) -> bool:
+        """Whether dense products multiply numbers of 8 or 4 bits."""
+        return self.product("gemm")[0] in ("fp8", "fp4")
 
     def _linear_s(self, tokens: Array) -> Array:
         total = np.zeros_like(tokens)

@@ -86,6 +86,17 @@ class DoesNotFitError(KvsimError):
     exit_code = 2
 
 
+class ExtrapolationError(KvsimError, ValueError):
+    """A price that would rest on more than was measured, where that was to be refused."""
+
+    exit_code = 2
+
+    def __init__(self, beyond: Iterable[str]) -> None:
+        self.beyond = tuple(beyond)
+        said = " ".join(self.beyond)
+        super().__init__(f"beyond the evidence: {said} Give a calibration that covers it, or leave out strict")
+
+
 class BackendUnavailableError(KvsimError):
     """A backend asked for by name that this installation or machine cannot run."""
 

@@ -17,6 +17,7 @@ from kvsim.errors import InputError
 from kvsim.load import Load
 from kvsim.pricing import Pricing, require_price, resolve_pricing
 from kvsim.result import STATUSES, Costed, Table, seconds
+from kvsim.uncertainty import Interval, Uncertainty, largest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,8 @@ def estimate(
     backend: ``"auto"``, ``"native"``, ``"numba"`` or ``"reference"``; all give the same bits.
     calibration: a file or object in place of the one that ships for the GPU.
     usd_per_hour: price of one GPU in place of the marketplace price.
-    strict: turns beyond the model's maximum or the card's capacity are an error instead of a status.
+    strict: turns beyond the model's maximum or the card's capacity are an error instead of a status, and so is what
+        lies beyond the calibration's evidence.
     reuse: an earlier estimate of as many turns, no longer needed, whose buffers for columns of turns are taken over.
 
     A turn's prompt tokens that nothing cached are prefilled in chunks, each chunk in a step with one decoding token
@@ -67,6 +69,7 @@ def estimate(
     result = Estimate(batch, pricing, chosen, usd_per_hour, reuse)
     if strict:
         result.require_priced()
+        result.uncertainty.refuse_extrapolation()
     return result
 
 
@@ -154,6 +157,26 @@ class Estimate(Costed):
     def recomputed_tokens(self) -> Ints:
         """Prompt tokens that had been in the cache and were evicted."""
         return self._total("recomputed_tokens").copy()
+
+    @cached_property
+    def uncertainty(self) -> Uncertainty:
+        """How far its times may be off, and what of the batch lies beyond the evidence."""
+        batch, priced = self.batch, self._columns.status == OK
+        return self.pricing.uncertainty(
+            prefilled_tokens=largest((batch.prompt_tokens - self._columns.cached_tokens)[priced]),
+            sequences=self.pricing.load.concurrent,
+            context_tokens=largest((batch.prompt_tokens + batch.output_tokens)[priced]),
+        )
+
+    @cached_property
+    def interval(self) -> Interval[Estimate]:
+        """The 90 % interval of every value: the batch priced again with shorter and with longer steps."""
+        sure = self.uncertainty
+
+        def end(prefill: float, decode: float) -> Estimate:
+            return Estimate(self.batch, self.pricing.scaled(prefill, decode), get(self.backend), self._usd_per_hour)
+
+        return Interval(end(sure.prefill.low, sure.decode.low), end(sure.prefill.high, sure.decode.high), self, sure)
 
     @cached_property
     def turns(self) -> Table:

@@ -33,11 +33,13 @@ Table = npt.NDArray[np.int64]
 @dataclass(frozen=True, slots=True)
 class AttentionTable:
     """One attention group's coefficients: per pair, per context token of a chunk, and per context token of a
-    decoding sequence by the number of sequences that decode (``decode[0]`` is 0)."""
+    decoding sequence by the number of sequences that decode, alone (``decode``) and in a step that also has a chunk
+    (``mixed``); entry 0 of both is 0."""
 
     pair: int
     context: int
     decode: Table
+    mixed: Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +48,15 @@ class Law:
 
     ``step`` is indexed by the tokens of a step (0 to max_num_batched_tokens), ``sequences`` and the groups'
     ``decode`` by sequences (0 to max_num_seqs); entry 0 of each is 0. ``window`` is the most tokens that the
-    windowed group reads, 0 if the model has none (its coefficients are then 0).
+    windowed group reads, 0 if the model has none (its coefficients are then 0). ``tile_keys`` is how much context
+    each sequence that decodes beside a chunk seems to read on top of its own.
     """
 
     fraction_bits: int
     step: Table
     sequences: Table
     window: int
+    tile_keys: int
     full: AttentionTable
     windowed: AttentionTable
 
@@ -111,6 +115,14 @@ class StepCosts(Protocol):
         """A context token of a decoding sequence, by how many decode."""
         ...
 
+    def mixed_s(self, group: str, sequences: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The same in a step that also has a chunk."""
+        ...
+
+    def tile_keys(self) -> int:
+        """Context that each sequence decoding beside a chunk seems to read on top of its own."""
+        ...
+
     def pair_s(self, group: str) -> float:
         """A pair of a chunk."""
         ...
@@ -134,6 +146,8 @@ def tabulate(costs: StepCosts, *, tokens: int, sequences: int, max_model_len: in
     step = costs.step_s(np.arange(1, tokens + 1, dtype=np.float64))
     per_step = costs.sequences_s(counts)
     decode = {group: costs.decode_s(group, counts) for group in GROUPS}
+    mixed = {group: costs.mixed_s(group, counts) for group in GROUPS}
+    tile_keys = costs.tile_keys()
     pair = {group: costs.pair_s(group) for group in GROUPS}
     context = {group: costs.context_s(group) for group in GROUPS}
 
@@ -141,9 +155,9 @@ def tabulate(costs: StepCosts, *, tokens: int, sequences: int, max_model_len: in
         step=float(step.max() + per_step.max()),
         pair=sum(pair.values()),
         context=sum(context.values()),
-        decode=float(sum(table.max() for table in decode.values())),
+        decode=float(sum(np.maximum(decode[name], mixed[name]).max() for name in GROUPS)),
         max_model_len=max_model_len,
-        held_tokens=held_tokens,
+        held_tokens=held_tokens + tile_keys * sequences,
     )
     bits = int(np.floor(np.log2(HORIZON / (1e9 * worst)))) - 1  # one bit for what rounding adds
     if bits < 0:
@@ -159,9 +173,11 @@ def tabulate(costs: StepCosts, *, tokens: int, sequences: int, max_model_len: in
         return np.concatenate(([0], np.rint(seconds * unit))).astype(np.int64)
 
     def group(name: str) -> AttentionTable:
-        return AttentionTable(round(pair[name] * unit), round(context[name] * unit), table(decode[name]))
+        return AttentionTable(
+            round(pair[name] * unit), round(context[name] * unit), table(decode[name]), table(mixed[name])
+        )
 
-    return Law(bits, table(step), table(per_step), costs.window(), group("full"), group("window"))
+    return Law(bits, table(step), table(per_step), costs.window(), tile_keys, group("full"), group("window"))
 
 
 def check_horizon(law: Law, *, max_model_len: int, held_tokens: int) -> None:
@@ -176,9 +192,9 @@ def check_horizon(law: Law, *, max_model_len: int, held_tokens: int) -> None:
         step=int(law.step.max()) + int(law.sequences.max()),
         pair=sum(group.pair for group in groups),
         context=sum(group.context for group in groups),
-        decode=sum(int(group.decode.max()) for group in groups),
+        decode=sum(int(max(group.decode.max(), group.mixed.max())) for group in groups),
         max_model_len=max_model_len,
-        held_tokens=held_tokens,
+        held_tokens=held_tokens + law.tile_keys * (len(law.sequences) - 1),
     )
     if worst >= HORIZON:
         raise InputError(

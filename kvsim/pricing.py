@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from kvsim.errors import InputError
 from kvsim.hardware import Gpu, gpu
 from kvsim.law import Law, build_law
 from kvsim.load import Load
+from kvsim.uncertainty import Reach, Uncertainty, scaled_law, uncertainty_of
 
 if TYPE_CHECKING:
     from kvsim.backends.interface import Backend
@@ -41,6 +42,25 @@ class Pricing:
         if backend.name not in self._handles:
             self._handles[backend.name] = backend.prepare(*rates(self.law, self.engine, self.load))
         return self._handles[backend.name]
+
+    def uncertainty(self, *, prefilled_tokens: int, sequences: int, context_tokens: int) -> Uncertainty:
+        """How sure its times are for turns that prefill so much, and steps and contexts so large, at most."""
+        step_tokens = min(prefilled_tokens + max(sequences - 1, 0), self.engine.max_num_batched_tokens)
+        reach = Reach(step_tokens, sequences, context_tokens)
+        return uncertainty_of(self.architecture, self.engine, self.gpu, self.calibration, reach)
+
+    def scaled(self, prefill: float, decode: float) -> Pricing:
+        """The pricing of a machine whose chunks take ``prefill`` times as long, and other steps ``decode`` times."""
+        law = scaled_law(
+            self.architecture,
+            self.engine,
+            self.gpu,
+            self.calibration,
+            prefill=prefill,
+            decode=decode,
+            held_tokens=_held_tokens(self.engine, self.load),
+        )
+        return replace(self, law=law, _handles={})
 
     @property
     def kv_bytes_per_block(self) -> int:

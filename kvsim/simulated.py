@@ -9,15 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from kvsim._timeline import timeline_table
-from kvsim.backends.engine_kernels import REPLICA_TOTALS, Served, Timeline
+from kvsim.backends.engine_kernels import REPLICA_TOTALS, Fleet, Served, Timeline
 from kvsim.backends.kernels import OK
 from kvsim.errors import InputError
 from kvsim.kv_groups import cached_blocks
 from kvsim.result import STATUSES, Costed, Table, seconds
+from kvsim.uncertainty import Interval, Uncertainty, largest
 
 if TYPE_CHECKING:
     from kvsim.backends.interface import Ints
     from kvsim.pricing import Pricing
+    from kvsim.retention import Policy
     from kvsim.trajectory import Batch
 
 Floats = npt.NDArray[np.float64]
@@ -50,6 +52,19 @@ class ReplicaRun(NamedTuple):
         )
 
 
+class How(NamedTuple):
+    """What a simulation was asked for beside batch and pricing, as :func:`kvsim.simulate` has it."""
+
+    arrivals: str
+    retention: Policy
+    fleet: Fleet
+    speedup: float
+    stagger_s: float
+    seed: int
+    backend: str
+    usd_per_hour: float | None
+
+
 class Simulation(Costed):
     """What became of a batch on an engine: one value a trajectory here, one a turn in :attr:`turns`.
 
@@ -60,22 +75,22 @@ class Simulation(Costed):
         self,
         batch: Batch,
         pricing: Pricing,
-        backend: str,
+        how: How,
         status: npt.NDArray[np.int8],
         served: Served,
         totals: Ints,
         timeline: Timeline,
-        usd_per_hour: float | None = None,
     ) -> None:
         self.batch = batch
         self.pricing = pricing
-        self.backend = backend
+        self.backend = how.backend
+        self._how = how
         self.served = served
         """Whole nanoseconds and tokens, one value a turn."""
         self._status = status
         self._totals = totals
         self._timeline = timeline
-        self._usd_per_hour = usd_per_hour
+        self._usd_per_hour = how.usd_per_hour
 
     @property
     def served_whole(self) -> npt.NDArray[np.bool_]:
@@ -181,6 +196,44 @@ class Simulation(Costed):
                 "status": lambda: np.array(STATUSES)[self._status],
             },
         )
+
+    @cached_property
+    def uncertainty(self) -> Uncertainty:
+        """How far its times may be off, and what of the run lies beyond the evidence."""
+        return self.pricing.uncertainty(**self.extremes)
+
+    @cached_property
+    def extremes(self) -> dict[str, int]:
+        """The largest prefill, the most sequences in a step and the longest context that were served; 0 for none."""
+        batch, served = self.batch, self._status == OK
+        return {
+            "prefilled_tokens": largest((batch.prompt_tokens - self.served.cached_tokens)[served]),
+            "sequences": min(self.peak_sequences, self.pricing.engine.max_num_seqs),
+            "context_tokens": largest((batch.prompt_tokens + batch.output_tokens)[served]),
+        }
+
+    @cached_property
+    def interval(self) -> Interval[Simulation]:
+        """The 90 % interval of every value: the run simulated again with shorter and with longer steps."""
+        from kvsim.simulation import run
+
+        sure = self.uncertainty
+        low, high = (
+            run(self.batch, self.pricing.scaled(*factors), self._how)
+            for factors in ((sure.prefill.low, sure.decode.low), (sure.prefill.high, sure.decode.high))
+        )
+        return Interval(low, high, self, sure)
+
+    @cached_property
+    def peak_sequences(self) -> int:
+        """The most turns that a replica had at once between their first step and their end."""
+        most = 0
+        for replica in range(len(self.replicas)):
+            its = self.turns.replica == replica  # -1 where not served
+            begun, ended = (np.sort(column[its]) for column in (self.served.scheduled_ns, self.served.finish_ns))
+            at_once = np.arange(1, len(begun) + 1) - np.searchsorted(ended, begun, "right")
+            most = max(most, int(at_once.max(initial=0)))
+        return most
 
     @cached_property
     def replicas(self) -> list[ReplicaRun]:

@@ -19,7 +19,7 @@ from kvsim.kv_groups import most_blocks, obstacle
 from kvsim.pricing import require_price, resolve_pricing
 from kvsim.retention import Policy, policy
 from kvsim.retention.checks import checked
-from kvsim.simulated import ReplicaRun, Simulation
+from kvsim.simulated import How, ReplicaRun, Simulation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,8 +96,7 @@ def simulate(
     fleet = _fleet(replicas, router)
     if not (math.isfinite(speedup) and speedup > 0):
         raise InputError(f"a speed-up of {speedup!r}", field="speedup", remedy="Use a number above 0")
-    chosen = policy(retention)
-    run = serve(backend)
+    how = How(arrivals, policy(retention), fleet, speedup, stagger_s, seed, backend, usd_per_hour)
     pricing = resolve_pricing(model, gpu, engine, None, calibration)
     _require_kv_groups(pricing)
     settled = pricing.engine
@@ -108,14 +107,24 @@ def simulate(
             field="max_num_batched_tokens",
             remedy="Raise it, lower max_model_len, or enable chunked prefill",
         )
+    result = run(batch, pricing, how, timeline_s=timeline_s)
+    if strict:
+        result.require_served()
+        result.uncertainty.refuse_extrapolation()
+    return result
+
+
+def run(batch: Batch, pricing: Pricing, how: How, *, timeline_s: float | None = None) -> Simulation:
+    """The simulation of a batch for a pricing that the engine can be simulated with."""
+    serve_on, fleet, settled = serve(how.backend), how.fleet, pricing.engine
     status = _status(batch, settled)
     contexts = contexts_of(batch, settled.block_size)
-    starts = starts_of(batch, arrivals, seed, stagger_s)
-    workload = workload_of(batch, starts, (status != OK).astype(np.int64), speedup)
-    plan = checked(chosen.plan(batch, pricing), batch, pricing)
+    starts = starts_of(batch, how.arrivals, how.seed, how.stagger_s)
+    workload = workload_of(batch, starts, (status != OK).astype(np.int64), how.speedup)
+    plan = checked(how.retention.plan(batch, pricing), batch, pricing)
     inputs = (settings_of(settled, DROP if plan.drop else LRU), step_law(pricing.law), contexts, workload, plan, fleet)
     timeline = timeline_of(fleet.replicas)
-    served, totals = run(*inputs, timeline)
+    served, totals = serve_on(*inputs, timeline)
     unserved = int(np.count_nonzero(served.finish_ns == END))
     if unserved:
         raise KvsimError(
@@ -125,11 +134,8 @@ def simulate(
     if timeline_s is not None:
         end_ns = int(served.finish_ns.max(initial=0))
         timeline = timeline_of(fleet.replicas, _bin_ns(timeline_s, end_ns, fleet.replicas), end_ns)
-        run(*inputs, timeline)
-    result = Simulation(batch, pricing, backend, status, served, totals, timeline, usd_per_hour)
-    if strict:
-        result.require_served()
-    return result
+        serve_on(*inputs, timeline)
+    return Simulation(batch, pricing, how, status, served, totals, timeline)
 
 
 def _fleet(replicas: int, router: str) -> Fleet:

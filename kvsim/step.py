@@ -6,17 +6,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import exp
 
 from ._inheritance import calibration_of, own
 from .architecture import Architecture
-from .calibration import Calibration, Evidence
-from .costs import Costs
+from .calibration import Calibration
 from .engine import Engine, EngineConfig, resolve
 from .errors import InputError
 from .hardware import Gpu
 from .hardware import gpu as find_gpu
-from .law import AttentionTable, Law, build_law, costs_of
+from .law import AttentionTable, Law, build_law
+from .uncertainty import Reach, uncertainty_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ def step_time(
     in the KV cache and decodes one token for each ``decode_context`` (tokens in the cache, the new one
     included).
 
-    The interval spans the 5 % to 95 % quantile of measured over predicted on held-out points. Raises
+    The interval is that of :mod:`kvsim.uncertainty`: of prefill and of decoding by their shares of the step. Raises
     InputError for an empty step, lists that do not match, counts out of range or a step beyond the engine's
     limits.
     """
@@ -63,88 +62,20 @@ def step_time(
     units = _units(law, new, cached, contexts)
     total = sum(units.values())
     prefill_share = 1 - sum(decode_only.values()) / total
-    prefill, decode = fitted.residuals["prefill"], fitted.residuals["decode"]
+    reach = Reach(
+        step_tokens=sum(new) + len(contexts),
+        sequences=len(new) + len(contexts),
+        context_tokens=max([*map(sum, zip(new, cached, strict=True)), *contexts]),
+    )
+    sure = uncertainty_of(architecture, settled, card, fitted, reach)
     seconds = law.seconds(total)
     return StepTime(
         seconds=seconds,
-        low=seconds * exp(prefill_share * prefill.q05 + (1 - prefill_share) * decode.q05),
-        high=seconds * exp(prefill_share * prefill.q95 + (1 - prefill_share) * decode.q95),
+        low=seconds * (prefill_share * sure.prefill.low + (1 - prefill_share) * sure.decode.low),
+        high=seconds * (prefill_share * sure.prefill.high + (1 - prefill_share) * sure.decode.high),
         terms={name: law.seconds(part) for name, part in units.items()},
-        extrapolated=extrapolated(
-            architecture,
-            settled,
-            card,
-            fitted,
-            step_tokens=sum(new) + len(contexts),
-            sequences=len(new) + len(contexts),
-            context_tokens=max([*map(sum, zip(new, cached, strict=True)), *contexts]),
-        ),
+        extrapolated=sure.sentences,
     )
-
-
-def extrapolated(
-    architecture: Architecture,
-    engine: Engine,
-    gpu: Gpu,
-    calibration: Calibration,
-    *,
-    step_tokens: int,
-    sequences: int,
-    context_tokens: int,
-) -> tuple[str, ...]:
-    """One sentence for each way in which a step or a deployment lies outside a calibration's evidence."""
-    evidence, found = calibration.evidence, []
-    for what, value, (_, most) in (
-        ("tokens in a step", step_tokens, evidence.step_tokens),
-        ("sequences in a step", sequences, evidence.sequences),
-        ("tokens of context", context_tokens, evidence.context_tokens),
-    ):
-        if value > most:
-            found.append(f"{value:,} {what}: measured up to {most:,}.")
-    if engine.tensor_parallel_size not in evidence.tensor_parallel:
-        known = ", ".join(map(str, evidence.tensor_parallel))
-        found.append(f"tensor_parallel_size {engine.tensor_parallel_size}: measured with {known}.")
-    found += _formats(costs_of(architecture, engine, gpu, calibration), calibration)
-    found += _families(architecture, evidence)
-    return tuple(found)
-
-
-def _formats(costs: Costs, calibration: Calibration) -> list[str]:
-    """What of the deployment's kernels was never measured, or not on this GPU."""
-    evidence, cache = calibration.evidence, costs.storage.cache_format
-    used = {"dense products": ("gemm", costs.product("gemm")[0])}
-    if costs.architecture.experts():
-        used["routed experts"] = ("experts", costs.product("experts")[0])
-    found = [
-        f"{name} with {fmt} weights were not measured."
-        for name, (_, fmt) in used.items()
-        if fmt not in evidence.weight_formats
-    ]
-    if cache not in evidence.cache_formats:
-        found.append(f"a {cache} KV cache was not measured.")
-    parts = {name: f"{kernel}_{fmt}_compute" for name, (kernel, fmt) in used.items()}
-    parts |= {"prefill attention": f"prefill_{cache}_compute", "decode attention": f"decode_{cache}_memory"}
-    strange = {name: calibration.coefficients[key] for name, key in parts.items()}
-    found += [
-        f"{name} not measured on {calibration.gpu}: rates from {part.source}."
-        for name, part in strange.items()
-        if part.kind == "inherited"
-    ]
-    if calibration.overheads[calibration.engine]["step_s"].kind == "inherited":
-        found.append(f"engine overheads not measured on {calibration.gpu}.")
-    return found
-
-
-def _families(architecture: Architecture, evidence: Evidence) -> list[str]:
-    found = []
-    if architecture.experts() and "experts" not in evidence.families:
-        found.append("routed experts were not measured.")
-    latent = any(group.expand_flops_per_token for group in architecture.attention_groups())
-    if latent and "latent" not in evidence.families:
-        found.append("latent attention was not measured.")
-    if architecture.recurrent_state_bytes():
-        found.append("linear attention was not measured: its states are priced as memory traffic.")
-    return found
 
 
 @lru_cache(maxsize=16)
@@ -196,7 +127,10 @@ def _units(law: Law, new: list[int], cached: list[int], contexts: list[int]) -> 
     for group, window in ((law.full, 0), (law.windowed, law.window)):
         prefill += sum(_chunk(group, window, n, c) for n, c in zip(new, cached, strict=True))
         seen = sum(min(context, window) if window else context for context in contexts)
-        decode += int(group.decode[len(contexts)]) * seen
+        if new:
+            decode += int(group.mixed[len(contexts)]) * (seen + law.tile_keys * len(contexts))
+        else:
+            decode += int(group.decode[len(contexts)]) * seen
     return {
         "layers": int(law.step[sum(new) + len(contexts)]),
         "sequences": int(law.sequences[len(new) + len(contexts)]),

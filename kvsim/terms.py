@@ -60,12 +60,14 @@ class Product:
         per_token: float | Array,
         hidden: float | Array,
         intermediate: float | Array,
+        touched: Array | None = None,
     ) -> Array:
         """Seconds of one layer's fused routed experts (gate, up, down).
 
-        Experts touched: expected under even routing. Each touched expert computes ``tile`` rows in vain.
+        ``touched``: how many experts have a token; by default as many as expected under even routing. Each of them
+        computes ``tile`` rows in vain.
         """
-        touched = experts_touched(tokens, count, per_token)
+        touched = experts_touched(tokens, count, per_token) if touched is None else touched
         weights = 3 * hidden * intermediate
         rows = tokens * per_token
         traffic = touched * weights * self.weight_bytes
@@ -91,6 +93,7 @@ class AttentionRates:
     decode_memory: float
     decode_compute: float
     spread: float
+    mixed_rows: float = 0.0
 
     def pair_s(self, heads: float | Array, dims: float | Array) -> Array:
         """Seconds of a (query, key) pair of a chunk; ``dims`` = key plus value dimensions of a head."""
@@ -113,6 +116,20 @@ class AttentionRates:
         the work, or its arithmetic."""
         reading = token_bytes / self.decode_memory * (1 + self.spread / (sequences * kv_heads))
         return np.asarray(np.maximum(reading, 2 * heads * dims / self.decode_compute))
+
+    def mixed_s(
+        self,
+        sequences: Array,
+        heads: float | Array,
+        kv_heads: float | Array,
+        dims: float | Array,
+        token_bytes: float | Array,
+    ) -> Array:
+        """:meth:`decode_s` in a step that also has a chunk: kernels that serve both alike give each head of a
+        decoding sequence a tile of ``mixed_rows`` query rows of which one is needed, so that arithmetic outlasts
+        reading. 0 rows: decoding keeps a kernel of its own."""
+        tiles = self.mixed_rows * self.pair_s(heads, dims)
+        return np.asarray(np.hypot(self.decode_s(sequences, heads, kv_heads, dims, token_bytes), tiles))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +168,16 @@ class Rates:
     def attention(self, fmt: str) -> AttentionRates:
         """Rates of attention over a "bf16" or "fp8" cache."""
         values, peak = self.values, self.device.peak["bf16"]
+        reading = values["reading"]
         return AttentionRates(
             prefill_compute=values[f"prefill_{fmt}_compute"] * peak,
             softmax_dims=values["prefill_softmax_dims"],
             tile_rows=values["prefill_tile_rows"],
             multiprocessors=self.device.multiprocessors,
-            decode_memory=values[f"decode_{fmt}_memory"] * self.device.bandwidth,
-            decode_compute=values["decode_latent_compute"] * peak,
+            decode_memory=values[f"decode_{fmt}_memory"] * self.device.bandwidth / reading,
+            decode_compute=values["decode_latent_compute"] * peak / reading,
             spread=values[f"decode_{fmt}_spread"],
+            mixed_rows=values["mixed_tile_rows"],
         )
 
     def all_reduce_s(self, size_bytes: Array, tensor_parallel: int) -> Array:

@@ -8,11 +8,11 @@ goes on is simulated. ``manifest.json`` says which logs of the folder are sweeps
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -50,6 +50,9 @@ from kvsim.step_logs import (
 BAR = 0.05
 """Error of a run's mean E2E that passes whatever the spread of its repeats."""
 
+ALONE_S = 1e5
+"""Between the starts of sessions that are to be alone."""
+
 SWEEPS = {"prefill", "decode"}
 """Jobs of the manifest whose logs a law is fitted to."""
 
@@ -65,6 +68,7 @@ class _Engine(msgspec.Struct):
 
 class _Manifest(msgspec.Struct):
     engines: dict[str, _Engine]
+    models: dict[str, dict[str, Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ class RunPrediction:
     measured: Turns
     own_speed: Turns
     """Predicted again, with the law as much faster or slower as the machine was in this run."""
+    alone: Turns
+    """Predicted again, each session by itself and with everything kept."""
     steps: Steps
     evicted: int
     waited_share: float
@@ -163,6 +169,8 @@ class ClosedLoop:
     fits: list[SweepFit]
     runs: list[RunPrediction]
     not_predicted: dict[str, str]
+    models: dict[str, dict[str, Any]]
+    """Their configurations, as far as the manifests have them."""
 
     @cached_property
     def repeats(self) -> dict[tuple[str, ...], Repeats]:
@@ -199,11 +207,13 @@ def predict_runs(directory: str | Path, *, backend: str = "auto") -> ClosedLoop:
     fits: list[SweepFit] = []
     runs: list[RunPrediction] = []
     not_predicted: dict[str, str] = {}
+    models: dict[str, dict[str, Any]] = {}
     by_folder = defaultdict(list)
     for path in find_logs(directory):
         by_folder[path.parent].append(path)
     for folder, paths in by_folder.items():
         manifest = read_json(folder / "manifest.json", _Manifest)
+        models |= manifest.models
         sweeps, others = _split(paths, manifest)
         readable = []
         for path in others:
@@ -227,7 +237,7 @@ def predict_runs(directory: str | Path, *, backend: str = "auto") -> ClosedLoop:
             file=str(directory),
             remedy="A folder needs step logs of sweeps and of runs, with turns, plans, runs.jsonl and manifest.json",
         )
-    return ClosedLoop(fits, runs, not_predicted)
+    return ClosedLoop(fits, runs, not_predicted, models)
 
 
 def _split(paths: Sequence[Path], manifest: _Manifest) -> tuple[dict[str, list[StepLog]], list[Path]]:
@@ -263,8 +273,8 @@ def _predict(run: Run, log: StepLog, law: SweepFit, backend: str) -> RunPredicti
         raise InputError(f"no timed step of run {run.name}", file=str(log.path), field="t3")
     speed = float(steps.seconds.sum() / law.cost.of(steps).sum())
 
-    def simulated(cost: StepCost) -> Turns:
-        return _simulated(run, settings, cost, law.client, backend)
+    def simulated(cost: StepCost, **changed: bool) -> Turns:
+        return _simulated(run, settings, cost, law.client, backend, **changed)
 
     return RunPrediction(
         name=f"{law.folder}/{run.name}",
@@ -274,6 +284,7 @@ def _predict(run: Run, log: StepLog, law: SweepFit, backend: str) -> RunPredicti
         predicted=simulated(law.cost),
         measured=measured,
         own_speed=simulated(law.cost.scaled(speed)),
+        alone=simulated(law.cost, alone=True),
         steps=steps,
         evicted=sum(step.evicted for step in run.steps),
         waited_share=_waited(run.steps),
@@ -282,7 +293,7 @@ def _predict(run: Run, log: StepLog, law: SweepFit, backend: str) -> RunPredicti
 
 def _measured(run: Run, log: StepLog) -> Turns:
     """What the clients saw. Raises :class:`InputError` where turns are missing or are not those of the plan."""
-    planned = list(_planned(run.plan))
+    planned = planned_turns(run.plan)
     logged = [(turn.session, turn.turn, turn.prompt_tokens, turn.output_tokens) for turn in run.turns]
     file = str(log.path.with_name(f"turns_{log.name}.jsonl"))
     if logged != planned:
@@ -293,30 +304,40 @@ def _measured(run: Run, log: StepLog) -> Turns:
     return Turns(*np.array(times, np.float64).T)
 
 
-class _PlannedTurn(NamedTuple):
+class PlannedTurn(NamedTuple):
+    """One turn of a plan."""
+
     session: int
     turn: int
     prompt_tokens: int
     output_tokens: int
 
 
-def _planned(plan: Plan) -> Iterator[_PlannedTurn]:
-    """The lengths of all turns: each prompt holds everything before it."""
+def planned_turns(plan: Plan) -> list[PlannedTurn]:
+    """The lengths of all turns, session by session: each prompt holds everything before it."""
+    turns = []
     for number, session in enumerate(plan.sessions):
         context = session.shared_system
         for turn, planned in enumerate(session.turns):
             context += planned.append
-            yield _PlannedTurn(number, turn, context, planned.output)
+            turns.append(PlannedTurn(number, turn, context, planned.output))
             context += planned.output
+    return turns
 
 
-def _simulated(run: Run, settings: Settings, cost: StepCost, client: Client, backend: str) -> Turns:
+def _simulated(
+    run: Run, settings: Settings, cost: StepCost, client: Client, backend: str, alone: bool = False
+) -> Turns:
     """The run as its clients would see it: their own way to the engine and back is part of every turn."""
-    turns = list(_planned(run.plan))
+    turns = planned_turns(run.plan)
     pauses_s = [
         run.plan.sessions[turn.session].turns[turn.turn - 1].pause + sum(client) if turn.turn else 0.0 for turn in turns
     ]
     starts_s = [run.plan.sessions[turn.session].start + client.to_engine_s for turn in turns]
+    if alone:
+        starts_s = [turn.session * ALONE_S for turn in turns]
+        blocks = sum(turn.prompt_tokens + turn.output_tokens for turn in turns) // settings.block_size + len(turns)
+        settings = settings._replace(num_gpu_blocks=max(settings.num_gpu_blocks, blocks + 1))
     batch = batch_of(turns, run.plan, *([round(1e9 * time) for time in times] for times in (pauses_s, starts_s)))
     law = cost.law(
         tokens=settings.max_num_batched_tokens,

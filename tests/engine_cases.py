@@ -91,8 +91,9 @@ def simple_law(settings: Settings, *, window: int = 0) -> StepLaw:
     step = np.where(tokens > 0, 4000 + 40 * tokens, 0)
     sequences = 12 * np.arange(settings.max_num_seqs + 1)
     decode = np.where(np.arange(settings.max_num_seqs + 1) > 0, 4, 0)
-    full = GroupLaw(1, 2, decode)
-    return StepLaw(2, step, sequences, window, full, full if window else GroupLaw(0, 0, 0 * decode))
+    full = GroupLaw(1, 2, decode, decode)
+    windowed = full if window else GroupLaw(0, 0, 0 * decode, 0 * decode)
+    return StepLaw(2, step, sequences, window, 0, full, windowed)
 
 
 def case(
@@ -300,12 +301,16 @@ def draw_law(random: Random, settings: Settings) -> StepLaw:
 
     def group(on: int) -> GroupLaw:
         return GroupLaw(
-            on * random.randrange(3 * unit), on * random.randrange(9 * unit), on * table(settings.max_num_seqs, 30)
+            on * random.randrange(3 * unit),
+            on * random.randrange(9 * unit),
+            on * table(settings.max_num_seqs, 30),
+            on * table(settings.max_num_seqs, 50),
         )
 
     window = random.choice([0, 0, 7, 33, 100])
     step = table(settings.max_num_batched_tokens, 3000)
-    return StepLaw(unit.bit_length() - 1, step, table(settings.max_num_seqs, 50), window, group(1), group(window > 0))
+    sequences, tile_keys = table(settings.max_num_seqs, 50), random.choice([0, 1, 190])
+    return StepLaw(unit.bit_length() - 1, step, sequences, window, tile_keys, group(1), group(window > 0))
 
 
 def draw_plan(random: Random, rows: int) -> Plan:

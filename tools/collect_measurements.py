@@ -362,6 +362,21 @@ ASSUMED_INPUT = {"chat": 250, "code": 180, "lm-arena-chat": 150, "gpqa": 250, "s
 """Mean prompt tokens of the ML.ENERGY workloads, which its files do not state: ours, after the datasets."""
 
 
+HOPPER, B200 = ("h100-sxm", "h200-sxm"), ("b200-sxm",)
+
+RECIPES = {
+    ("meta-llama/Llama-3.1-70B-Instruct", "fp8"): ((*HOPPER, *B200), "fp8", ""),
+    ("meta-llama/Llama-3.1-70B-Instruct", "nvfp4"): (B200, "fp8", ""),
+    ("openai/gpt-oss-120b", "mxfp4"): (B200, "fp8", "experts with 8-bit activations"),
+}
+"""What the launch scripts of the InferenceX benchmark (github.com/SemiAnalysisAI/InferenceX, benchmarks/) say of
+aiconfigurator_silicon's points and the points do not: the GPUs they are for, the KV cache's format, and what makes the
+engine take another path: experts that multiply 8-bit activations (an environment variable; by default, and in the
+kernel tables, they have 16)."""
+
+SPREAD_EXPERTS = ("b200-sxm", "MiniMaxAI/MiniMax-M2.5", "fp8")
+"""There the script turns expert parallelism on whatever the number of expert ranks."""
+
 UNSTEADY = 1.3
 """Where the 90 % quantile of the time between tokens exceeds so many medians, the engine waits for its
 host: on ML.ENERGY's single B200s an 8B model takes longer than a 32B one, while the H100 rows have ratios
@@ -384,6 +399,7 @@ def serving(folder: Path, known: set[str], out: Tables) -> None:
         "backprop_3090": loaded,
         "philschmid_a10g": loaded,
     }
+    seen: set[tuple[object, ...]] = set()
     for name, reader in readers.items():
         for row in rows(folder / f"{name}.csv"):
             model = MODELS.get(row["model"], row["model"])
@@ -403,9 +419,20 @@ def serving(folder: Path, known: set[str], out: Tables) -> None:
                 dropped[f"{name}: {reason}"] += 1
                 continue
             point = reader(row)
+            recipe = name == "aiconfigurator_silicon" and RECIPES.get((model, quantization))
+            cache, path = recipe[1:] if recipe and gpu in recipe[0] else ("bf16", "")
+            if name == "aiconfigurator_silicon" and (gpu, model, quantization) == SPREAD_EXPERTS:
+                point = point | {"expert_parallel": point["tensor_parallel"]} if isinstance(point, dict) else point
+            if name == "mlenergy_v3" and gpu == "b200-sxm" and float(row["num_gpus"] or 1) == 1:
+                path = "host sets the pace"
             if isinstance(point, str):
                 dropped[f"{name}: {point}"] += 1
                 continue
+            row_of = (gpu, name, model, quantization, row["engine_version"], row["ttft_ms"], *sorted(point.items()))
+            if row["ttft_ms"] and row_of in seen:
+                dropped[f"{name}: the same figures again"] += 1
+                continue
+            seen.add(row_of)
             out.add(
                 "serving",
                 gpu=gpu,
@@ -413,7 +440,10 @@ def serving(folder: Path, known: set[str], out: Tables) -> None:
                 engine=row["engine_version"] or "not stated",
                 model=model,
                 quantization=quantization,
+                cache=cache,
+                path=path,
                 **point,
+                ttft_s=short(float(row["ttft_ms"]) / 1e3) if row["ttft_ms"] and reader is loaded else "nan",
             )
     for reason, count in sorted(dropped.items()):
         print(f"left out {count:5d}  {reason}")

@@ -1,21 +1,23 @@
 """Write into README.md what it quotes, as it is now: ``python tools/refresh_readme.py``.
 
 Between ``<!-- demo:start -->`` and its end, and likewise for the other names in :data:`COMMANDS`, what the command
-prints; between ``<!-- accuracy:start -->`` and its end the held-out errors of the shipped calibrations.
+prints; between ``<!-- accuracy:start -->`` and its end the errors of the shipped calibrations by GPU and regime, and between
+``<!-- peer:start -->`` and its end those next to AIConfigurator's on the same points, as
+bench/peers/aiconfigurator_points.py left them.
 """
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shlex
 import subprocess
 import sys
-from math import exp
 from pathlib import Path
 
-from kvsim.calibration import Residual, shipped_calibration
-from kvsim.hardware import gpus
+from kvsim.commands._accuracy import markdown
+from kvsim.validation import Point, accuracy, shipped_points, summary
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -38,26 +40,53 @@ def shown(arguments: list[str]) -> str:
     return f"```console\n$ {shlex.join(['kvsim', *arguments])}\n{lines}```\n"
 
 
-def accuracy() -> str:
-    """A row for each GPU with held-out points, as a Markdown table."""
-    rows = []
-    for name in gpus():
-        residuals = shipped_calibration(name).residuals
-        if any(residual.n for residual in residuals.values()):
-            rows.append(f"| {name} | {_cell(residuals['prefill'])} | {_cell(residuals['decode'])} |\n")
-    return "| GPU | prefill | decode |\n|---|---|---|\n" + "".join(rows)
+def usual_points() -> list[Point]:
+    """The points of deployments that go the way the law prices."""
+    return [point for point in shipped_points() if not point["path"]]
 
 
-def _cell(residual: Residual) -> str:
-    if not residual.n:
-        return "nothing held out"
-    low, middle, high = (f"{round(100 * (exp(value) - 1)):+d}" for value in (residual.q05, residual.q50, residual.q95))
-    return f"{low} to {high} %, median {middle} % (n = {residual.n:,})"
+def accuracy_table() -> str:
+    """A row for each GPU and regime, as a Markdown table."""
+    by = ("gpu", "regime")
+    return markdown(by, summary(usual_points(), by))
+
+
+def peer_table() -> str:
+    """A row for each GPU and regime that AIConfigurator can answer points of: its error and ours, held out."""
+    with (README.parent / "bench" / "peers" / "aiconfigurator.csv").open(newline="") as file:
+        answers = list(csv.DictReader(file))
+    key = [name for name in answers[0] if name != "seconds"]
+    peer = {tuple(_plain(row[name]) for name in key): float(row["seconds"]) for row in answers}
+    groups: dict[tuple[str, str], list[Point]] = {}
+    for point in usual_points():
+        seconds = peer.get(tuple(_plain(point[name]) for name in key))
+        if seconds is not None:
+            groups.setdefault((str(point["gpu"]), str(point["regime"])), []).append(point | {"peer_s": seconds})
+    rows = ["| gpu | regime | n | kvsim, held out: median | MAPE | bias | AIConfigurator 0.12: median | MAPE | bias |"]
+    rows.append("|---|---|---|---|---|---|---|---|---|")
+    for (gpu, regime), points in sorted(groups.items()):
+        cells = [
+            f"{100 * figure:{sign}.1f} %"
+            for column in ("held_out_s", "peer_s")
+            for figure, sign in zip(accuracy(points, column)[1:4], ("", "", "+"), strict=True)
+        ]
+        rows.append(f"| {gpu} | {regime} | {len(points)} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _plain(value: str | float) -> str:
+    try:
+        return f"{float(value):.5g}"
+    except ValueError:
+        return str(value)
 
 
 def refreshed(text: str) -> str:
     """The README's text with all parts renewed."""
-    parts = {name: shown(arguments) for name, arguments in COMMANDS.items()} | {"accuracy": accuracy()}
+    parts = {name: shown(arguments) for name, arguments in COMMANDS.items()} | {
+        "accuracy": accuracy_table(),
+        "peer": peer_table(),
+    }
     for name, part in parts.items():
         start, end = f"<!-- {name}:start -->\n", f"<!-- {name}:end -->"
         text = re.sub(f"{start}.*?{end}", lambda _, new=start + part + end: new, text, flags=re.DOTALL)

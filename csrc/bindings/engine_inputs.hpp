@@ -89,6 +89,7 @@ struct HeldLaw {
       : own(given), full(given.attr("full")), windowed(given.attr("windowed")) {
     law.fraction_bits = given.attr("fraction_bits").cast<i64>();
     law.window = given.attr("window").cast<i64>();
+    law.tile_keys = given.attr("tile_keys").cast<i64>();
     law.step = own.take("step", settings.max_num_batched_tokens + 1);
     law.sequences = own.take("sequences", settings.max_num_seqs + 1);
     law.full = group(given.attr("full"), full, settings);
@@ -98,7 +99,7 @@ struct HeldLaw {
  private:
   static GroupLaw group(const py::handle& given, HeldArrays& arrays, const Settings& settings) {
     return {given.attr("pair").cast<i64>(), given.attr("context").cast<i64>(),
-            arrays.take("decode", settings.max_num_seqs + 1)};
+            arrays.take("decode", settings.max_num_seqs + 1), arrays.take("mixed", settings.max_num_seqs + 1)};
   }
 };
 

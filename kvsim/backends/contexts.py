@@ -37,9 +37,10 @@ def step_law(law: Law) -> StepLaw:
     """The law's tables as the kernels take them."""
 
     def group(table: AttentionTable) -> GroupLaw:
-        return GroupLaw(table.pair, table.context, table.decode)
+        return GroupLaw(table.pair, table.context, table.decode, table.mixed)
 
-    return StepLaw(law.fraction_bits, law.step, law.sequences, law.window, group(law.full), group(law.windowed))
+    full, windowed = group(law.full), group(law.windowed)
+    return StepLaw(law.fraction_bits, law.step, law.sequences, law.window, law.tile_keys, full, windowed)
 
 
 def contexts_of(batch: Batch, block_size: int) -> Contexts:

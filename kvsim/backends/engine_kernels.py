@@ -58,6 +58,7 @@ class GroupLaw(NamedTuple):
     pair: int
     context: int
     decode: Ints
+    mixed: Ints  # in place of decode in steps that also have a chunk
 
 
 class StepLaw(NamedTuple):
@@ -67,6 +68,7 @@ class StepLaw(NamedTuple):
     step: Ints
     sequences: Ints
     window: int
+    tile_keys: int  # context that each sequence decoding beside a chunk seems to read on top
     full: GroupLaw
     windowed: GroupLaw
 
@@ -1090,7 +1092,11 @@ def step_units(law: StepLaw, contexts: Contexts, engine: Engine) -> tuple[int, i
         else:
             units += chunk_units(law, before, new)
     units += law.step[tokens] + law.sequences[count]
-    units += law.full.decode[decoding] * seen + law.windowed.decode[decoding] * seen_in_window
+    if decoding == count:
+        units += law.full.decode[decoding] * seen + law.windowed.decode[decoding] * seen_in_window
+    else:
+        units += law.full.mixed[decoding] * (seen + law.tile_keys * decoding)
+        units += law.windowed.mixed[decoding] * (seen_in_window + law.tile_keys * decoding)
     return units, tokens, decoding
 
 

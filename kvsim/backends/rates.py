@@ -42,7 +42,7 @@ def rates(law: Law, engine: Engine, load: Load) -> tuple[kernels.Rates, Ints]:
 
     def group(table: AttentionTable) -> kernels.GroupRates:
         decode = int(table.decode[everyone]) if len(table.decode) else 0
-        beside = int(table.decode[others]) * others if others else 0
+        beside = int(table.mixed[others]) * others if others else 0
         return kernels.GroupRates(pair=table.pair, context=table.context, decode=decode, beside=beside)
 
     churn_ns = max(1, round(1e9 / load.churn_blocks_per_s)) if load.churn_blocks_per_s >= 1e-6 else 0
@@ -50,15 +50,17 @@ def rates(law: Law, engine: Engine, load: Load) -> tuple[kernels.Rates, Ints]:
     if survival == kernels.LRU and churn_ns == 0:
         survival = kernels.NEVER
     size = engine.block_size
+    full, windowed = group(law.full), group(law.windowed)
     sequences = int(law.sequences[everyone])
+    beside_chunk = sequences + law.tile_keys * (full.beside + windowed.beside)
     made = kernels.Rates(
         fraction_bits=law.fraction_bits,
         chunk=chunk,
-        chunk_step=int(law.step[chunk + others]) + sequences,
-        prefill_step=sequences,
+        chunk_step=int(law.step[chunk + others]) + beside_chunk,
+        prefill_step=beside_chunk,
         decode_step=int(law.step[everyone]) + sequences,
-        full=group(law.full),
-        windowed=group(law.windowed),
+        full=full,
+        windowed=windowed,
         window=law.window,
         others=others,
         mean_context=-1 if load.mean_context is None else load.mean_context,

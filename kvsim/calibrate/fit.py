@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ..calibration import (
     CACHE_FORMATS,
@@ -29,12 +30,15 @@ from ..calibration import (
 )
 from ..hardware import Gpu, gpu, gpus
 from ..law import device_of
+from ..validation import shipped_points
+from .closed_loop import closed_loops
 from .kernels import Findings, kernel_findings
 from .measurements import Column, Measurements, Table
-from .relatives import TRANSFERS, chain
+from .relatives import TILES_OF_THEIR_OWN, TRANSFERS, chain
 from .render import to_toml
-from .robust import Accuracy, Array
-from .serving import TYPICAL, ServingFit, engine_of, fit_overheads, fits_in_memory
+from .robust import Accuracy, Array, next_model
+from .serving import TYPICAL, ServingFit, engine_of, expectations, fit_overheads, fits_in_memory, with_scales
+from .validation import UNQUEUED, Parts, held_out_errors, parts_of, points, to_csv
 
 PROFILES = Path(__file__).resolve().parents[2] / "profiles"
 
@@ -46,6 +50,9 @@ ENGINE = "vllm-1"
 
 FEWEST_POINTS = 8
 """Serving points below which overheads are inherited."""
+
+FEWEST_OF_MODEL = 3
+"""Points of a model below which they are predicted, not fitted."""
 
 OVERHEAD_DONOR = "h100-sxm"
 """Whose engine overheads stand in where a GPU has too few serving points: they come from the host and the
@@ -62,6 +69,8 @@ class Study:
         self.measurements = measurements
         self._kernels: dict[str, Findings] = {}
         self._overheads: dict[str, dict[str, ServingFit]] = {}
+        self._parts: dict[tuple[str, str], Parts] = {}
+        self._points: dict[str, list[dict[str, object]]] = {}
 
     def kernels(self, name: str) -> Findings:
         """What a GPU's kernel tables say."""
@@ -75,6 +84,9 @@ class Study:
         for source in (name, *(chain(name) if stand_ins is None else stand_ins)):
             for key, value in self.kernels(source).coefficients.items():
                 out.setdefault(key, value if source == name else inherited(value, f"{source}: {value.source}"))
+        if gpu(name).compute_capability.startswith(TILES_OF_THEIR_OWN):
+            for key in ("mixed_tile_rows", "mixed_tile_keys"):
+                out[key] = Coefficient(0.0, 0.0, 0.0, "datasheet", "kernels that decode beside a chunk as alone", 0)
         for part in ("compute", "memory"):  # no table times packed dense products
             plain = out[f"gemm_bf16_{part}"]
             out.setdefault(f"gemm_packed_{part}", inherited(plain, f"as gemm_bf16_{part}; {plain.source}"))
@@ -86,8 +98,8 @@ class Study:
         if not len(table):
             return table
         keep = [
-            experts == 1 and generation in (engine or ENGINE, engine or "vllm-0-offline")
-            for experts, generation in zip(table["expert_parallel"], engines(table), strict=True)
+            experts == 1 and not path and generation in (engine or ENGINE, engine or "vllm-0-offline")
+            for experts, path, generation in zip(table["expert_parallel"], table["path"], engines(table), strict=True)
         ]
         table = table.where(np.array(keep))
         return table.where(fits_in_memory(table, gpu(name).memory_bytes)) if len(table) else table
@@ -95,22 +107,76 @@ class Study:
     def overheads(self, name: str) -> dict[str, ServingFit]:
         """Overheads fitted to a GPU's own serving points, by engine generation."""
         if name not in self._overheads:
-            card, table = gpu(name), self.serving(name)
-            values = {key: part.value for key, part in self.coefficients(name).items()}
-            found = {}
+            table, found = self.serving(name), {}
             for engine in sorted(set(engines(table))) if len(table) else ():
                 part = self.serving(name, engine)
+                part = part.where(_often(part["model"]))
                 if len(part) >= FEWEST_POINTS:
-                    found[engine] = fit_overheads(
-                        part,
-                        values,
-                        device_of(card),
-                        engine,
-                        near=self.near(name, engine),
-                        scaled=not self.kernels(name).coefficients and not same_silicon(card, gpu(chain(name)[0])),
-                    )
+                    rough = self._fit_overheads(name, engine, part, factors=None, final=False)
+                    factors = self.factors(name, engine, part, rough)
+                    found[engine] = self._fit_overheads(name, engine, part, factors=factors, final=True)
             self._overheads[name] = found
         return self._overheads[name]
+
+    def _fit_overheads(self, name: str, engine: str, part: Table, *, factors: Array | None, final: bool) -> ServingFit:
+        card = gpu(name)
+        return fit_overheads(
+            part,
+            self.values(name),
+            device_of(card),
+            engine,
+            near=self.near(name, engine),
+            scaled=not self.kernels(name).coefficients and not same_silicon(card, gpu(chain(name)[0])),
+            factors=factors,
+            final=final,
+        )
+
+    def parts(self, name: str, engine: str) -> Parts:
+        """Predictions of a GPU's serving points of an engine generation that has overheads."""
+        if (name, engine) not in self._parts:
+            self._parts[name, engine] = parts_of(self, name, engine)
+        return self._parts[name, engine]
+
+    def points(self, name: str) -> list[dict[str, object]]:
+        """A GPU's serving points with their predictions."""
+        if name not in self._points:
+            self._points[name] = points(self, name)
+        return self._points[name]
+
+    def values(self, name: str) -> dict[str, float]:
+        """A GPU's kernel coefficients as numbers."""
+        return {key: part.value for key, part in self.coefficients(name).items()}
+
+    def factors(self, name: str, engine: str, part: Table, rough: ServingFit) -> Array:
+        """Time between tokens in the simulated closed loop over what :func:`.serving.seconds` expects; 1 where a
+        point is of another kind. What runs in a step hardly depends on how long steps take, so that a rough fit
+        will do."""
+        loops = closed_loops(part, gpu(name), self.provisional(name, engine, rough.result.values))
+        expected = expectations(part, with_scales(self.values(name), rough.result.values), device_of(gpu(name)))
+        return np.array(
+            [1.0 if loop is None else loop.tpot_s / one for loop, one in zip(loops, expected.tolist(), strict=True)]
+        )
+
+    def provisional(self, name: str, engine: str, fitted: Mapping[str, float]) -> Calibration:
+        """A calibration of fitted values alone."""
+
+        def plain(value: float) -> Coefficient:
+            return Coefficient(value, value, value, "fitted", "", 0)
+
+        values = with_scales(self.values(name), fitted)
+        unknown = Residual(0, 0.0, 0.0, 0.0)
+        return Calibration(
+            gpu=name,
+            kind="measured",
+            relative="",
+            date=DATE,
+            engine=engine,
+            note="",
+            evidence=_evidence(self, name),
+            residuals={"prefill": unknown, "decode": unknown},
+            coefficients={key: plain(values[key]) for key in QUANTITIES},
+            overheads={engine: {key: plain(values[key]) for key in OVERHEADS}},
+        )
 
     def near(self, name: str, engine: str) -> Mapping[str, float]:
         """The overheads that a GPU's fit is held near: the best measured GPU's, whose own are held near
@@ -135,6 +201,12 @@ class Study:
     def widening(self, regime: Regime) -> float:
         """How far (log, 90 %) an inherited rate may be off: what inheriting costs among measured GPUs."""
         return float(np.quantile(np.abs(self.transfer(regime)), 0.9))
+
+
+def _often(models: Column) -> npt.NDArray[np.bool_]:
+    """Rows of models with enough points to tell overheads from what is not known of a deployment."""
+    names = models.tolist()
+    return np.array([names.count(name) >= FEWEST_OF_MODEL for name in names], dtype=bool)
 
 
 def engines(table: Table) -> list[str]:
@@ -197,21 +269,21 @@ def _overheads(study: Study, name: str) -> tuple[dict[str, dict[str, Coefficient
     own = study.overheads(name)
     out: dict[str, dict[str, Coefficient]] = {}
     for engine, fitted in own.items():
-        points = fitted.result
+        found = fitted.result
         sources = ", ".join(sorted(set(study.serving(name, engine)["source"].tolist())))
         out[engine] = {
-            key: _overhead(key, points.values[key], points.intervals[key], sources, fitted.points) for key in OVERHEADS
+            key: _overhead(key, found.values[key], found.intervals[key], sources, fitted.points) for key in TYPICAL
         }
+        apart = study.parts(name, engine)
+        among = [apart.request_s, *apart.request_apart_s.values()]
+        unqueued = int((np.isfinite(apart.rows["ttft_s"]) & (apart.rows["concurrency"] <= UNQUEUED)).sum())
+        out[engine]["request_s"] = _overhead(
+            "request_s", apart.request_s, (min(among), max(among)), sources if unqueued else "", unqueued
+        )
     if ENGINE in out:
         return out, ""
-    donor = study.overheads(OVERHEAD_DONOR)[ENGINE].result
-    out[ENGINE] = {
-        key: inherited(
-            _overhead(key, donor.values[key], donor.intervals[key], "", 0),
-            f"{OVERHEAD_DONOR}: serving points",
-        )
-        for key in OVERHEADS
-    }
+    donor, _ = _overheads(study, OVERHEAD_DONOR)
+    out[ENGINE] = {key: inherited(part, f"{OVERHEAD_DONOR}: serving points") for key, part in donor[ENGINE].items()}
     return out, f"engine overheads of {ENGINE} taken over from {OVERHEAD_DONOR}"
 
 
@@ -238,12 +310,13 @@ def _scaled(coefficients: Mapping[str, Coefficient], fitted: ServingFit) -> dict
 
 
 def _residual(study: Study, name: str, regime: Regime) -> Residual:
-    """Quantiles of log(measured / predicted): of held-out serving points for decoding, of held-out kernels
-    for prefill; without any, those of the measured GPUs, widened by what inheriting costs."""
+    """Quantiles of log(measured / predicted) expected of a model not yet seen: from serving points of models that
+    were held out; without, those of held-out kernels; without any, the measured GPUs', widened by what inheriting
+    costs."""
     own = study.kernels(name).regimes[regime]
-    if regime == "decode":
-        points = [fitted.result.held_out for fitted in study.overheads(name).values()]
-        own = points if sum(map(len, points)) >= FEWEST_POINTS else own
+    unseen = held_out_errors(study, name, regime)
+    if unseen and (regime == "decode" or not own):  # to the first token a server takes time of its own
+        return Residual(sum(map(len, unseen.values())), *(float(f"{value:.4g}") for value in next_model(unseen)))
     errors = np.concatenate(own) if own else np.array([])
     inherited_rates = not study.kernels(name).coefficients and not study.overheads(name)
     if len(errors) < FEWEST_POINTS:
@@ -357,6 +430,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in differences(made, parse_calibration(file.read_text(encoding="utf-8"), str(file))):
             wrong += 1
             print(f"{name}: {line}", file=sys.stderr)
+    if not options.check:
+        rows = [row for name in names for row in study.points(name)]
+        others = [row for row in shipped_points() if row["gpu"] not in names] if options.gpus else []
+        rows += [dict(row) for row in others]
+        (options.output.parent / "validation.csv.gz").write_bytes(to_csv(sorted(rows, key=lambda row: str(row["gpu"]))))
     print(report(study, [name for name in names if study.kernels(name).fitted or study.overheads(name)]))
     return 1 if wrong else 0
 

@@ -7,7 +7,7 @@ GPU gives nothing. The forms are those of ``kvsim.terms``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,9 @@ LATENT_DIMS = 512 + 64, 512
 COLD = 1.0
 """Tables repeat one kernel on the same data. Where its data fit in this many times the L2 cache, they flatter
 memory: in an engine every layer's are different. Such rows are left out unless arithmetic decides them."""
+
+DISTURBED = 1.15
+"""By what factor a row may exceed one with more work before it counts as disturbed."""
 
 STARTS = {"compute": 0.5, "memory": 0.8, "tile": 8.0}
 
@@ -104,29 +107,51 @@ def _gemm(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
     peak, name = _peak(gpu, fmt), f"gemm_{fmt}"
     size = table["n"] * table["k"] * WEIGHT_BYTES[fmt]
     cold = (size >= COLD * gpu.l2_bytes) | (table["tokens"] >= 1024)
-    table = table.where((table["format"] == fmt) & cold).every(MOST_ROWS)
+    table = undisturbed(table.where((table["format"] == fmt) & cold), ("source", "n", "k")).every(MOST_ROWS)
     if not len(table) or peak is None:
         return
     tokens, n, k = (table[column] for column in ("tokens", "n", "k"))
 
+    plain = found.coefficients.get("gemm_bf16_memory")
+    shared = {} if plain is None or fmt == "bf16" else {"memory": plain.value}
+
     def model(values: Mapping[str, float], rows: Rows) -> Array:
-        product = _product(values, peak, gpu, fmt)
+        product = _product({**shared, **values}, peak, gpu, fmt)
         return values["floor_s"] + product.dense_s(tokens[rows], n[rows], k[rows])
 
-    parameters = {part: parameter(f"{name}_{part}", STARTS[part]) for part in ("compute", "memory")}
+    fitted = ("compute",) if shared else ("compute", "memory")
+    parameters = {part: parameter(f"{name}_{part}", STARTS[part]) for part in fitted}
     parameters["floor_s"] = FLOOR
     groups = _groups(table, ("n", "k"), "tokens")
     result = fit(model, table["us"] / 1e6, groups, parameters)
     found.add(f"{name}_", result, sources(table), name)
+    if shared and plain is not None:
+        # Weights stream from memory at one rate; tables of narrow formats hardly tell it from starting a kernel.
+        found.coefficients[f"{name}_memory"] = replace(plain, source=f"as gemm_bf16_memory; {plain.source}")
     if fmt == "bf16":
         _by_regime(found, result, tokens >= 512, groups)
+
+
+def undisturbed(table: Table, shape: tuple[str, ...]) -> Table:
+    """The rows that take no longer than one of the same shape with more tokens: more work is never faster, so the
+    others waited for something else. (Of B200's fp8 products half do, for up to twice the time.)"""
+    if not len(table):
+        return table
+    keys, keep = table.keys(*shape), np.ones(len(table), dtype=bool)
+    for key in set(keys.tolist()):
+        rows = np.flatnonzero(keys == key)
+        rows = rows[np.argsort(-table["tokens"][rows], kind="stable")]
+        keep[rows] = table["us"][rows] <= DISTURBED * np.minimum.accumulate(table["us"][rows])
+    return table.where(keep)
 
 
 def _experts(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
     peak, name = _peak(gpu, fmt), f"experts_{fmt}"
     size = table["count"] * table["hidden"] * table["intermediate"] * 3 * WEIGHT_BYTES[fmt]
-    cold = size >= COLD * gpu.l2_bytes
-    table = table.where((table["format"] == fmt) & cold).every(MOST_ROWS)
+    # How many experts another routing touches is not said; evenly dealt tokens touch as many as they can.
+    dealt = table["routing"] == "balanced"
+    cold = (size >= COLD * gpu.l2_bytes) & (table["format"] == fmt)
+    table = undisturbed(table.where(cold & dealt), ("count", "per_token", "hidden", "intermediate")).every(MOST_ROWS)
     if not len(table) or peak is None:
         return
     shape = [table[column] for column in ("tokens", "count", "per_token", "hidden", "intermediate")]
@@ -134,7 +159,8 @@ def _experts(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
     def model(values: Mapping[str, float], rows: Rows) -> Array:
         tokens, count, per_token, hidden, intermediate = (column[rows] for column in shape)
         product = _product(values, peak, gpu, fmt)
-        return values["floor_s"] + product.experts_s(tokens, count, per_token, hidden, intermediate)
+        touched = np.minimum(count, tokens * per_token)
+        return values["floor_s"] + product.experts_s(tokens, count, per_token, hidden, intermediate, touched)
 
     parameters = {part: parameter(f"{name}_{part}", STARTS[part]) for part in STARTS}
     parameters["floor_s"] = FLOOR
@@ -268,8 +294,8 @@ def _prefill(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
 
 
 def _mixed(gpu: Gpu, table: Table, found: Findings) -> None:
-    """Attention of steps that prefill a chunk over a cached prefix and decode beside it: never fitted, all
-    held out."""
+    """Attention of steps that prefill a chunk over a cached prefix and decode beside it."""
+    table = table.every(MOST_ROWS)
     if not len(table):
         return
     names = {
@@ -286,10 +312,21 @@ def _mixed(gpu: Gpu, table: Table, found: Findings) -> None:
     pairs = new * cached + new * (new + 1) / 2
     chunk = pairs * rates.pair_s(heads, dims)
     chunk += (new + cached) * (rates.walk_s(dims) + token_bytes / rates.decode_memory)
-    decode = sequences * context * rates.decode_s(sequences, heads, kv_heads, dims, token_bytes)
-    own = found.attention_floor_s + sequences * found.coefficients["decode_sequence_s"].value
-    found.fitted["mixed_attention"] = np.array([])
-    found.held_out["mixed_attention"] = np.log(table["us"] / 1e6 / (own + chunk + decode))
+    own = sequences * found.coefficients["decode_sequence_s"].value
+
+    def model(values: Mapping[str, float], rows: Rows) -> Array:
+        tiled = replace(rates, mixed_rows=values["mixed_tile_rows"])
+        shape = (sequences[rows], heads[rows], kv_heads[rows], dims[rows], token_bytes[rows])
+        read = sequences[rows] * (context[rows] + values["mixed_tile_keys"])
+        return np.asarray(values["floor_s"] + own[rows] + chunk[rows] + read * tiled.mixed_s(*shape))
+
+    parameters = {
+        "mixed_tile_rows": parameter("mixed_tile_rows", 64.0),
+        "mixed_tile_keys": parameter("mixed_tile_keys", 64.0),
+        "floor_s": FLOOR,
+    }
+    groups = table.keys("heads", "kv_heads", "new", "cached")
+    found.add("", fit(model, table["us"] / 1e6, groups, parameters), sources(table), "mixed_attention")
 
 
 def _latent(gpu: Gpu, table: Table, found: Findings) -> None:

@@ -57,6 +57,12 @@ TRANSFERS = (
 """Pairs of measured GPUs (treated as unmeasured, its stand-in) that show what inheriting costs."""
 
 
+TILES_OF_THEIR_OWN = ("9.", "10.", "gfx")
+"""Compute capabilities whose attention kernels pack the heads that share a key into one tile in every step
+(FlashAttention 3), or give decoding a launch of its own (FlashInfer): there a chunk makes decoding no slower.
+FlashAttention 2, which serves the others, packs them only where all sequences decode."""
+
+
 def chain(gpu: str) -> tuple[str, ...]:
     """Stand-ins for a GPU, nearest first."""
     return tuple(dict.fromkeys((*RELATIVES.get(gpu, ()), *LAST)))

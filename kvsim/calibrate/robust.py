@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
@@ -39,12 +39,16 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Fitted values, their 90 % bootstrap intervals over groups, log(measured / predicted) of both parts."""
+    """Fitted values, their 90 % bootstrap intervals over groups, log(measured / predicted) of both parts.
+
+    ``apart`` has, by group, the values that were found without it, where each was left out in turn.
+    """
 
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     fitted: Array
     held_out: Array
+    apart: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +85,15 @@ def fit(
     *,
     weights: Array | None = None,
     cross_validate: bool = False,
+    leave_one_out: bool = False,
+    resamples: int = RESAMPLES,
 ) -> Fit:
     """Fit ``model(values, rows)`` to ``measured[rows]`` by log error.
 
     Whole groups are held out and resampled, so that neither the held-out error nor an interval profits from
     near copies of a row. Every fifth group is held out; or, to ``cross_validate`` few points, each fifth of
-    the groups in turn, and the values come from all. ``weights`` count a row's squared error.
+    the groups in turn, and the values come from all; or, to ``leave_one_out``, each group. ``weights`` count a row's
+    squared error. Intervals come from ``resamples`` draws of groups; without any they are the values.
     """
     everything = np.arange(len(measured))
     weights = np.ones(len(measured)) if weights is None else weights
@@ -94,15 +101,26 @@ def fit(
     def errors(values: Mapping[str, float], rows: npt.NDArray[np.intp]) -> Array:
         return np.asarray(np.log(measured[rows] / model(values, rows)))
 
-    if cross_validate:
+    apart: dict[str, dict[str, float]] = {}
+    if leave_one_out:
+        train = everything
+        best = _minimise(errors, train, weights, parameters)
+        names = sorted(set(groups.tolist()))
+        held_out = np.full(len(measured), np.nan)
+        for name in names if len(names) > 1 else ():
+            held = groups == name
+            apart[name] = _minimise(errors, everything[~held], weights, parameters, best)
+            held_out[held] = errors(apart[name], everything[held])
+        held_out = held_out[~np.isnan(held_out)]
+    elif cross_validate:
         train = everything
         best = _minimise(errors, train, weights, parameters)
         unseen = []
         for turn in range(HELD_OUT):
             held = held_out_groups(groups, turn)
             if held.any() and not held.all():
-                apart = _minimise(errors, everything[~held], weights, parameters, best)
-                unseen.append(errors(apart, everything[held]))
+                others = _minimise(errors, everything[~held], weights, parameters, best)
+                unseen.append(errors(others, everything[held]))
         held_out = np.concatenate(unseen) if unseen else np.array([])
     else:
         held = held_out_groups(groups)
@@ -114,12 +132,35 @@ def fit(
     members = {name: train[groups[train] == name] for name in names}
     samples: dict[str, list[float]] = {name: [] for name in parameters}
     random = np.random.default_rng(len(measured))
-    for _ in range(RESAMPLES):
+    for _ in range(resamples):
         drawn = np.concatenate([members[names[i]] for i in random.integers(len(names), size=len(names))])
         for name, value in _minimise(errors, drawn, weights, parameters, best).items():
             samples[name].append(value)
     intervals = {name: interval(best[name], values) for name, values in samples.items()}
-    return Fit(best, intervals, errors(best, train), held_out)
+    return Fit(best, intervals, errors(best, train), held_out, apart)
+
+
+ALIKE = 0.15
+"""How far (log) models are taken to differ where points are of one model."""
+
+
+def next_model(errors: Mapping[str, Array]) -> tuple[float, float, float]:
+    """Where log errors of a model not yet seen lie in 90 %, from those of other models, and their middle.
+
+    Each model has an error of its own, which is common to its points, and its points scatter about it. Both spreads
+    add; with few models Student's t says how little is known of the first.
+    """
+    from scipy.stats import t
+
+    counts = np.array([len(part) for part in errors.values()])
+    means = np.array([part.mean() for part in errors.values()])
+    number = len(means)
+    middle = float(np.average(means, weights=np.sqrt(counts)))
+    between = float(means.std(ddof=1)) if number > 1 else ALIKE
+    within = [part.var() for part in errors.values() if len(part) > 1]
+    spread = float(np.sqrt(between**2 * (1 + 1 / number) + (np.mean(within) if within else 0.0)))
+    reach = float(t.ppf(0.95, max(number - 1, 2))) * spread
+    return middle - reach, middle, middle + reach
 
 
 def interval(value: float, samples: Sequence[float]) -> tuple[float, float]:

@@ -93,6 +93,12 @@ class _Tables:
         each = self._cost.decode_context_s + self._cost.decode_mean_context_s / sequences
         return each if group == "full" else np.zeros(len(sequences))
 
+    def mixed_s(self, group: str, sequences: Array) -> Array:
+        return self.decode_s(group, sequences)
+
+    def tile_keys(self) -> int:
+        return 0
+
     def pair_s(self, group: str) -> float:
         return self._cost.pair_s if group == "full" else 0.0
 

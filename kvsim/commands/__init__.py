@@ -50,7 +50,7 @@ app.command("demo")(demo.demo)
 app.command("convert", no_args_is_help=True)(convert.convert)
 app.add_typer(profiles.app, name="profiles")
 app.command("backends")(backends.backends)
-app.command("validate", no_args_is_help=True)(validate.validate)
+app.command("validate")(validate.validate)
 
 
 def main() -> None:

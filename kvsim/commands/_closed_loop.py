@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TextIO
 
@@ -11,6 +11,7 @@ import numpy as np
 from kvsim.calibrate.robust import Accuracy
 from kvsim.calibrate.step_logs import joined
 from kvsim.commands._format import plain
+from kvsim.commands._tables import print_table
 from kvsim.validate_closed_loop import BAR, ClosedLoop, SweepFit
 
 KINDS = ("prefill", "mixed", "decode")
@@ -21,15 +22,15 @@ def print_report(found: ClosedLoop, out: TextIO) -> None:
     for name, reason in found.not_predicted.items():
         print(f"{name}: not predicted, {reason}", file=out)
     print("\nFitted: step times of the sweeps", file=out)
-    _print_table(_fit_rows(found.fits), out)
+    print_table(_fit_rows(found.fits), out)
     print("\nCoefficients of the steps' times, microseconds", file=out)
-    _print_table(_coefficient_rows(found.fits), out)
+    print_table(_coefficient_rows(found.fits), out)
     print("\nHeld out: step times of the runs, what each step did as logged", file=out)
-    _print_table(_step_rows(found), out)
+    print_table(_step_rows(found), out)
     print("\nHeld out: runs in closed loop, their plans and engine limits given, all else simulated", file=out)
-    _print_table(_run_rows(found), out)
+    print_table(_run_rows(found), out)
     print("\nThe same runs turn by turn, beside repeats of the real engine", file=out)
-    _print_table(_turn_rows(found), out)
+    print_table(_turn_rows(found), out)
     print(file=out)
     for line in _summary(found):
         print(line, file=out)
@@ -156,12 +157,3 @@ def _turn_rows(found: ClosedLoop) -> list[list[str]]:
             ]
         )
     return rows
-
-
-def _print_table(rows: Sequence[Sequence[str]], out: TextIO) -> None:
-    """As Markdown, in columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    lines.insert(1, " | ".join("-" * max(width, 3) for width in widths))
-    for line in lines:
-        print(f"| {line} |", file=out)

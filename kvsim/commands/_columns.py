@@ -42,6 +42,22 @@ def trajectory_columns(result: Estimate | Simulation) -> Columns:
     return columns | {name: getattr(result, name) for name in _COSTS}
 
 
+def trajectory_ends(result: Estimate | Simulation) -> Columns:
+    """The ends of the 90 % intervals of each trajectory's latency and time in the model."""
+    ends: Columns = {}
+    for name in ("latency_s", "model_s"):
+        ends[f"{name}_low"], ends[f"{name}_high"] = result.interval.of(name)
+    return ends
+
+
+def turn_ends(result: Estimate | Simulation) -> Columns:
+    """The same of each turn's time to first token and end to end."""
+    ends: Columns = {}
+    for name in ("ttft_s", "e2e_s"):
+        ends[f"{name}_low"], ends[f"{name}_high"] = result.interval.of(name, turns=True)
+    return ends
+
+
 def turn_columns(result: Estimate | Simulation) -> Columns:
     """One value a turn, rows as in the batch."""
     batch = result.batch

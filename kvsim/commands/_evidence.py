@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from math import exp
 from typing import TYPE_CHECKING, Any
 
 from kvsim.commands._format import count
+from kvsim.uncertainty import COVERAGE
 
 if TYPE_CHECKING:
     from kvsim.calibration import Calibration, Residual
-    from kvsim.estimation import Estimate
-    from kvsim.pricing import Pricing
+    from kvsim.uncertainty import Uncertainty
 
 
 def basis(calibration: Calibration) -> str:
@@ -64,31 +65,11 @@ def calibration_object(calibration: Calibration) -> dict[str, Any]:
     }
 
 
-def beyond_evidence(estimate: Estimate) -> tuple[str, ...]:
-    """One sentence for each way in which the priced turns lie outside what the calibration rests on."""
-    batch, pricing, turns = estimate.batch, estimate.pricing, estimate.turns
-    priced = turns.status == "ok"
-    if not priced.any():
-        return ()
-    prefilled = int((batch.prompt_tokens - turns.cached_tokens)[priced].max())
-    return beyond(
-        pricing,
-        prefilled_tokens=prefilled,
-        sequences=pricing.load.concurrent,
-        context_tokens=int((batch.prompt_tokens + batch.output_tokens)[priced].max()),
-    )
-
-
-def beyond(pricing: Pricing, *, prefilled_tokens: int, sequences: int, context_tokens: int) -> tuple[str, ...]:
-    """The same for the largest prefill, the most sequences in a step, and the longest context of any turns."""
-    from kvsim.step import extrapolated
-
-    return extrapolated(
-        pricing.architecture,
-        pricing.engine,
-        pricing.gpu,
-        pricing.calibration,
-        step_tokens=min(prefilled_tokens + sequences - 1, pricing.engine.max_num_batched_tokens),
-        sequences=sequences,
-        context_tokens=context_tokens,
-    )
+def uncertainty_object(uncertainty: Uncertainty) -> dict[str, Any]:
+    """How far times may be off as JSON; ratios of measured to priced times."""
+    return {
+        "coverage": COVERAGE,
+        "prefill": asdict(uncertainty.prefill),
+        "decode": asdict(uncertainty.decode),
+        "beyond_evidence": uncertainty.sentences,
+    }

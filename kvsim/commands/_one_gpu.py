@@ -16,7 +16,7 @@ from kvsim.commands._pricing_facts import load_fact, priced_facts
 from kvsim.commands._ranking import Column, highest, print_ranking
 from kvsim.commands._reading_facts import read_facts
 from kvsim.commands._time_bars import time_bars
-from kvsim.commands._totals import totals
+from kvsim.commands._totals import interval_totals, totals
 from kvsim.estimation import Estimate
 
 GIB_HOURS = 2**30 * 3600
@@ -58,14 +58,19 @@ def total_lines(estimate: Estimate, sums: dict[str, float]) -> list[str]:
     among = f"{count(sums['trajectories'], 'trajectory', 'trajectories')}, {count(sums['turns'], 'turn')}"
     if missing := len(estimate.batch) - int(sums["trajectories"]):
         among += f" (without {count(missing)} that could not be priced)"
-    low, high = duration(sums["model_s_low"]), duration(sums["model_s_high"])
+    ends = interval_totals(estimate)
     held = f"{plain(sums['kv_byte_s'] / GIB_HOURS)} GiB·h of KV"
     cost = ", ".join([f"{plain(sums['gpu_s'])} GPU-seconds", *_priced(sums["usd"]), held])
     return [
-        f"{among}: {duration(sums['latency_s'])} end to end",
-        f"{duration(sums['model_s'])} in the model ({low} to {high} at the held-out errors above)",
+        f"{among}: {duration(sums['latency_s'])} end to end ({between(ends['latency_s'])})",
+        f"{duration(sums['model_s'])} in the model ({between(ends['model_s'])})",
         cost,
     ]
+
+
+def between(ends: dict[str, float]) -> str:
+    """The ends of a 90 % interval in words."""
+    return f"{duration(ends['low'])} to {duration(ends['high'])} in 90 %"
 
 
 def eviction_lines(outlook: Outlook) -> list[str]:

@@ -30,7 +30,12 @@ Tokenizer = Annotated[
 Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME|FILE", help="Hub name, or path of a config.json.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout (docs/json.md), nothing else.")]
 
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at turns beyond the longest context or the KV cache.")]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Stop at turns beyond the longest context or the KV cache, and at prices beyond the evidence."
+    ),
+]
 UsdPerHour = Annotated[float | None, typer.Option(min=0, metavar="X", help="Your price of one GPU, in US dollars.")]
 Calibration = Annotated[
     str | None, typer.Option(metavar="FILE", help="Coefficients in place of those that ship for the GPU.")

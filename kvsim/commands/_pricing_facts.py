@@ -7,7 +7,7 @@ from dataclasses import asdict
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from kvsim.commands._evidence import beyond_evidence, calibration_object
+from kvsim.commands._evidence import calibration_object
 from kvsim.commands._format import count
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def price_warnings(estimate: Estimate) -> list[str]:
             f"{gpu}: kv=logged, but no turn of the log says how many tokens were cached: priced as if nothing was "
             "evicted; say what survives a pause with --load kv=lru, ttl:SECONDS or always"
         )
-    return warnings + [f"{gpu}: beyond the evidence: {sentence}" for sentence in beyond_evidence(estimate)]
+    return warnings + [f"{gpu}: beyond the evidence: {sentence}" for sentence in estimate.uncertainty.sentences]
 
 
 def status_warnings(pricing: Pricing, counts: Mapping[str, int], done: str) -> list[str]:

@@ -5,12 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kvsim import __version__
-from kvsim.commands._columns import records, trajectory_columns
+from kvsim.commands._columns import records, trajectory_columns, trajectory_ends
+from kvsim.commands._evidence import uncertainty_object
 from kvsim.commands._json import write
 from kvsim.commands._pricing_facts import pricing_object
 from kvsim.commands._reading_facts import input_object
-from kvsim.commands._run_totals import distributions, engine_totals, replica_totals, run_totals
-from kvsim.commands._run_warnings import beyond_evidence_of
+from kvsim.commands._run_totals import (
+    distributions,
+    engine_totals,
+    interval_distributions,
+    interval_totals,
+    replica_totals,
+    run_totals,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,13 +36,18 @@ def write_json(run: Simulation, traffic: Traffic, warnings: Sequence[str], *, ti
         "input": input_object(run.batch),
         "pricing": pricing_object(run),
         "traffic": traffic.arguments,
-        "beyond_evidence": beyond_evidence_of(run),
+        "beyond_evidence": run.uncertainty.sentences,
         "engine": engine_totals(run),
         "replicas": replica_totals(run),
         "totals": run_totals(run),
         "distributions": distributions(run),
+        "interval": {
+            **uncertainty_object(run.uncertainty),
+            "totals": interval_totals(run),
+            "distributions": interval_distributions(run),
+        },
         "status_counts": run.status_counts,
-        "trajectories": records(trajectory_columns(run)),
+        "trajectories": records(trajectory_columns(run) | trajectory_ends(run)),
     }
     if timeline:
         document["timeline"] = records(dict(run.timeline))

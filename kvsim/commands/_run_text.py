@@ -16,7 +16,14 @@ from kvsim.commands._format import count, duration, money, narrow, percent, plai
 from kvsim.commands._pricing_facts import priced_facts
 from kvsim.commands._ranking import Column, highest, print_ranking
 from kvsim.commands._reading_facts import read_facts
-from kvsim.commands._run_totals import QUANTILES, distributions, engine_totals, replica_totals, run_totals
+from kvsim.commands._run_totals import (
+    QUANTILES,
+    distributions,
+    engine_totals,
+    interval_distributions,
+    replica_totals,
+    run_totals,
+)
 from kvsim.commands._time_bars import time_bars
 
 if TYPE_CHECKING:
@@ -62,7 +69,7 @@ def show(console: Console, run: Simulation, traffic: Traffic, *, top: int, timel
         console.print("\nNone of the trajectories could be served whole.")
         return
     console.print()
-    console.print(times_table(distributions(run)))
+    console.print(times_table(distributions(run), interval_distributions(run)))
     console.print("\nWhere the time went", style="bold")
     console.print(indented(time_bars(sums)))
     if top:
@@ -97,14 +104,16 @@ def cache_lines(totals: dict[str, float], sums: dict[str, float]) -> list[str]:
     return [*lines, f"{blocks}; {most}, by {count(totals['peak_sequences'], 'turn')} at once"]
 
 
-def times_table(found: dict[str, dict[str, float]]) -> Table:
-    """A line a time: its mean and quantiles."""
+def times_table(found: dict[str, dict[str, float]], ends: dict[str, dict[str, dict[str, float]]]) -> Table:
+    """A line a time: its mean with the 90 % interval, and its quantiles."""
     shown = table()
     shown.add_column("", no_wrap=True)
-    for heading in ("mean", *QUANTILES):
+    for heading in ("mean", "90 % interval", *QUANTILES):
         shown.add_column(heading, justify="right", no_wrap=True)
     for name, label in _TIMES.items():
-        shown.add_row(label, *map(duration, found[name].values()))
+        mean, *quantiles = map(duration, found[name].values())
+        around = " to ".join(duration(end) for end in ends[name]["mean"].values())
+        shown.add_row(label, mean, around, *quantiles)
     return shown
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvsim.commands._columns import trajectory_columns
-from kvsim.commands._totals import sums
+from kvsim.commands._totals import BOUNDED, sums
 
 if TYPE_CHECKING:
     from kvsim.simulation import Simulation
@@ -46,13 +46,35 @@ def engine_totals(run: Simulation) -> dict[str, float]:
         "preemptions": engine.preemptions,
         "peak_blocks": engine.peak_blocks,
         "usable_blocks": engine.usable_blocks,
-        "peak_sequences": peak_sequences(run),
+        "peak_sequences": run.peak_sequences,
     }
 
 
 def run_totals(run: Simulation) -> dict[str, float]:
     """Sums over the trajectories that were served whole."""
     return sums(trajectory_columns(run), run.served_whole)
+
+
+def interval_totals(run: Simulation) -> dict[str, dict[str, float]]:
+    """The ends of the sums and of the makespan's parts, by name."""
+    among, ends = run.served_whole, run.interval
+    parts = [sums(trajectory_columns(part), among) for part in (ends.low, run, ends.high)]
+    return {name: {"low": min(v[name] for v in parts), "high": max(v[name] for v in parts)} for name in BOUNDED}
+
+
+def interval_distributions(run: Simulation) -> dict[str, dict[str, dict[str, float]]]:
+    """The ends of means and quantiles."""
+    parts = [distributions(part) for part in (run.interval.low, run, run.interval.high)]
+    return {
+        name: {
+            statistic: {
+                "low": min(part[name][statistic] for part in parts),
+                "high": max(part[name][statistic] for part in parts),
+            }
+            for statistic in values
+        }
+        for name, values in parts[0].items()
+    }
 
 
 def distributions(run: Simulation) -> dict[str, dict[str, float]]:
@@ -69,17 +91,6 @@ def distribution(values: Floats) -> dict[str, float]:
         return dict.fromkeys(("mean", *QUANTILES), float("nan"))
     quantiles = np.quantile(values, list(QUANTILES.values())).tolist()
     return {"mean": float(values.mean()), **dict(zip(QUANTILES, quantiles, strict=True))}
-
-
-def peak_sequences(run: Simulation) -> int:
-    """The most turns that a replica had at once between their first step and their end."""
-    most = 0
-    for replica in range(len(run.replicas)):
-        its = run.turns.replica == replica  # -1 where not served
-        begun, ended = (np.sort(column[its]) for column in (run.served.scheduled_ns, run.served.finish_ns))
-        at_once = np.arange(1, len(begun) + 1) - np.searchsorted(ended, begun, "right")
-        most = max(most, int(at_once.max(initial=0)))
-    return most
 
 
 def replica_totals(run: Simulation) -> list[dict[str, float]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +11,6 @@ import numpy.typing as npt
 from kvsim.commands._columns import Columns, trajectory_columns
 
 if TYPE_CHECKING:
-    from kvsim.calibration import Calibration
     from kvsim.estimation import Estimate
 
 Mask = npt.NDArray[np.bool_]
@@ -37,6 +35,9 @@ SUMMED = (
     "joules",
 )
 
+BOUNDED = ("latency_s", "model_s", "fresh_prefill_s", "recompute_s", "decode_s", "gpu_s", "kv_byte_s", "usd")
+"""The sums whose intervals are told."""
+
 
 def sums(columns: Columns, among: Mask) -> dict[str, float]:
     """How many trajectories those are, and the sums of their columns: of :data:`SUMMED` those that there are."""
@@ -45,20 +46,14 @@ def sums(columns: Columns, among: Mask) -> dict[str, float]:
 
 
 def totals(estimate: Estimate, among: Mask | None = None) -> dict[str, float]:
-    """Sums over the trajectories that could be priced, or those of ``among``; and the interval of ``model_s``."""
-    chosen = estimate.priced if among is None else among
-    columns = trajectory_columns(estimate)
-    result = sums(columns, chosen)
-    for bound in ("low", "high"):
-        result[f"model_s_{bound}"] = _bound(estimate.pricing.calibration, result, bound)
-    return result
+    """Sums over the trajectories that could be priced, or those of ``among``."""
+    return sums(trajectory_columns(estimate), estimate.priced if among is None else among)
 
 
-def _bound(calibration: Calibration, sums: dict[str, float], bound: str) -> float:
-    """Model time if every step erred like the 5 % or 95 % quantile of held-out points."""
-    quantile = {"low": "q05", "high": "q95"}[bound]
-    prefill, decode = (exp(getattr(calibration.residuals[regime], quantile)) for regime in ("prefill", "decode"))
-    return float((sums["fresh_prefill_s"] + sums["recompute_s"]) * prefill + sums["decode_s"] * decode)
+def interval_totals(estimate: Estimate, among: Mask | None = None) -> dict[str, dict[str, float]]:
+    """The ends of the 90 % intervals of sums, by name."""
+    low, high = (totals(end, among) for end in (estimate.interval.low, estimate.interval.high))
+    return {name: {"low": low[name], "high": high[name]} for name in BOUNDED}
 
 
 def priced_by_all(estimates: Sequence[Estimate]) -> Mask:

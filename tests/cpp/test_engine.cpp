@@ -102,8 +102,10 @@ void simulations_lose_nothing(Random& random) {
   Column step(settings.max_num_batched_tokens + 1), lines(settings.max_num_seqs + 1), decode(settings.max_num_seqs + 1);
   for (i64 i = 1; i < static_cast<i64>(step.size()); ++i) step[i] = draw(random, 1000, 9000);
   for (i64 i = 1; i < static_cast<i64>(lines.size()); ++i) lines[i] = i * 5, decode[i] = draw(random, 0, 20);
-  const GroupLaw group{2, 1, decode.data()};
-  const StepLaw law{3, step.data(), lines.data(), draw(random, 0, 1) * 50, group, group};
+  Column mixed(decode);
+  for (i64 i = 1; i < static_cast<i64>(mixed.size()); ++i) mixed[i] += draw(random, 0, 20);
+  const GroupLaw group{2, 1, decode.data(), mixed.data()};
+  const StepLaw law{3, step.data(), lines.data(), draw(random, 0, 1) * 50, draw(random, 0, 200), group, group};
 
   Contexts contexts{
       rows,        prompt.data(),   output.data(), priority.data(), above.data(), own_from.data(), prefix_key.data(),

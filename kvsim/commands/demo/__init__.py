@@ -60,14 +60,14 @@ def _print(outlooks: list[Outlook]) -> None:
 
 
 def _sureness(outlook: Outlook) -> list[str]:
-    from kvsim.commands._evidence import beyond_evidence, interval
+    from kvsim.commands._evidence import interval
 
     residuals = outlook.estimate.pricing.calibration.residuals
     off = ", ".join(
         f"{interval(residual)} in {regime}" + ("" if residual.n else " (assumed)")
         for regime, residual in residuals.items()
     )
-    return [off, *(f"beyond the evidence: {sentence}" for sentence in beyond_evidence(outlook.estimate))]
+    return [off, *(f"beyond the evidence: {sentence}" for sentence in outlook.estimate.uncertainty.sentences)]
 
 
 def _eviction(kept: dict[str, float], evicted: dict[str, float]) -> str:

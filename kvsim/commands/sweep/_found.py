@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kvsim.commands._evidence import beyond
 from kvsim.commands._format import count
 from kvsim.commands._reading_facts import read_warnings
 from kvsim.commands.sweep._points import AXES, Point
@@ -58,5 +57,5 @@ def warnings(server: Server, rows: Sequence[Row], priced: Mapping[tuple[str, str
                 "served, their trajectories left out of sums and distributions"
             )
         reach = {name: max(row[name] for row in own) for name in ("prefilled_tokens", "sequences", "context_tokens")}
-        found += [f"{gpu}: beyond the evidence: {sentence}" for sentence in beyond(pricing, **reach)]
+        found += [f"{gpu}: beyond the evidence: {sentence}" for sentence in pricing.uncertainty(**reach).sentences]
     return list(dict.fromkeys(found))

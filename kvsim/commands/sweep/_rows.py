@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from kvsim.commands._run_totals import OF_TURNS, QUANTILES, distributions, engine_totals, run_totals
-from kvsim.commands._run_warnings import extremes
 from kvsim.commands.sweep._points import Point
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ OK = "ok"
 def row_of(point: Point, run: Simulation, mean_pause_s: float) -> Row:
     """The row of a simulation."""
     engine, sums = engine_totals(run), run_totals(run)
-    found: Row = {**asdict(point), **sums, **engine, **extremes(run), "mean_pause_s": mean_pause_s}
+    found: Row = {**asdict(point), **sums, **engine, **run.extremes, "mean_pause_s": mean_pause_s}
     found |= {name: run.status_counts.get(name, 0) for name in ("over_max", "over_capacity")}
     found |= {
         f"{name}_{figure}": value for name, spread in distributions(run).items() for figure, value in spread.items()
