@@ -4,10 +4,10 @@
     PYTHONPATH=. .venv-trainers/bin/python examples/train_with_cost.py --seeds 5
 
 A model of 20,000 random weights and a vocabulary of a dozen words is asked about the weather. Some of its words are
-tool calls; the tool looks the weather up in a database. A rollout is good if its last message names the weather after at
-least one look-up. More look-ups do not make it better: they make it dearer. Every seed is trained twice, from the same
-weights on the same questions: rewarded for being good alone, and less its cost in GPU-seconds, as Qwen3-8B on an H100
-would have them. What is printed are the means over the first and the last steps, seed by seed.
+tool calls; the tool looks the weather up in a database. A rollout is good if its last message names the weather, after
+at least one look-up. More look-ups do not make it better: they make it dearer. Every seed is trained twice, from the
+same weights on the same questions: rewarded for being good alone, and for being good less the GPU-seconds that
+Qwen3-8B would take on an H100. What is printed are the means over the first and the last steps, seed by seed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, PrinterCallback, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_chat_template
 
@@ -37,7 +37,8 @@ from kvsim.trainers.trl import CostReward
 
 WEATHER = {"oslo": "rain", "rome": "sun"}
 CALLS = [
-    f'<tool_call>\n{{"name": "look_up", "arguments": {{"city": "{city}"}}}}\n</tool_call>' for city in (*WEATHER, "bonn")
+    f'<tool_call>\n{{"name": "look_up", "arguments": {{"city": "{city}"}}}}\n</tool_call>'
+    for city in (*WEATHER, "bonn")  # of which the database knows nothing
 ]
 SPECIAL = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": "<unk>"}
 WORDS = ["<|im_start|>", "user", "assistant", "weather", " ", "\n", *WEATHER, *WEATHER.values()]
@@ -109,12 +110,13 @@ def good(completions: list[list[dict[str, Any]]], **columns: Any) -> list[float]
 
 def train(seed: int, *, steps: int, weight: float, folder: str) -> list[dict[str, float]]:
     """What the trainer logged at each step; ``weight``: of the cost, 0 logs it alone."""
+    torch.set_num_threads(1)  # so small a model is slower with more
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
     clock, tool = ToolClock(), make_tool()
     term = kvsim.CostTerm("Qwen/Qwen3-8B", "h100-sxm", unit="gpu_s")
     budget = float(term([[(300, 64)]])[0])  # costs are weighed in answers of 64 tokens
-    cost = CostReward(term, tokenizer, shape=lambda costs: -costs / budget, tools=[tool], clock=clock)
+    cost = CostReward(term, tokenizer, weight=1 / budget, tools=[tool], clock=clock)
     trainer = GRPOTrainer(
         model=make_model(tokenizer),
         processing_class=tokenizer,
@@ -128,10 +130,10 @@ def train(seed: int, *, steps: int, weight: float, folder: str) -> list[dict[str
             seed=seed,
             use_cpu=True,
             max_steps=steps,
-            per_device_train_batch_size=32,
-            num_generations=16,
-            max_completion_length=96,
-            max_tool_calling_iterations=4,
+            per_device_train_batch_size=16,
+            num_generations=8,
+            max_completion_length=48,
+            max_tool_calling_iterations=3,
             learning_rate=1e-2,
             lr_scheduler_type="constant",
             temperature=1.0,
@@ -145,6 +147,7 @@ def train(seed: int, *, steps: int, weight: float, folder: str) -> list[dict[str
             disable_tqdm=True,
         ),
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     return [entry for entry in trainer.state.log_history if "kvsim/gpu_s" in entry]
 
@@ -160,8 +163,8 @@ def main() -> None:
     """Train both ways for every seed and say what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--weight", type=float, default=0.2)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--weight", type=float, default=1.0)
     parser.add_argument("--json", help="also write every step's metrics here")
     given = parser.parse_args()
     everything = []

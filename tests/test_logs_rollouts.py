@@ -43,7 +43,11 @@ def lines(path: Path, *records: Any) -> Path:
         (QWEN, ["I look.\n" + CALL, "Done.<|im_end|>"], [RESPONSE]),
         (QWEN_STRIPPED, ["I look.\n" + CALL, "Done."], [RESPONSE]),
         (LLAMA, ['{"name": "search", "parameters": {}}', "Done.<|eot_id|>"], ["found"]),
-        ("<search>x</search><information>y</information>z", ["<search>x</search>", "z"], ["<information>y</information>"]),
+        (
+            "<search>x</search><information>y</information>z",
+            ["<search>x</search>", "z"],
+            ["<information>y</information>"],
+        ),
         ("no tool at all", ["no tool at all"], []),
         ("", [""], []),
         (CALL, [CALL], []),

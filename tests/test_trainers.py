@@ -34,7 +34,8 @@ MASK = [1, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 1, 0, 0]
 COUNTS = [(5, 3), (12, 2), (16, 1)]
 
 EOS, BEGIN, ASSISTANT = 9, 7, 8
-MARKS = TurnMarks(begin=(BEGIN, ASSISTANT), end=frozenset({EOS}))
+USER = 6
+MARKS = TurnMarks(begin=(BEGIN, ASSISTANT), end=frozenset({EOS}), opens=(BEGIN, USER))
 
 
 def counts(turns: list[Turn]) -> list[tuple[int, int]]:
@@ -69,6 +70,8 @@ def test_nothing_written_is_one_turn_without_output(mask: Any) -> None:
         ([1, BEGIN, ASSISTANT, 2, EOS], [(0, 5)]),  # a model may write the mark itself
         ([1, EOS, 3, BEGIN, 4, BEGIN, ASSISTANT, 5], [(0, 2), (7, 8)]),
         ([1, EOS, 3, 4], [(0, 2)]),
+        ([1, 2, BEGIN, USER, 3, EOS, BEGIN, ASSISTANT, 4], [(0, 2), (8, 9)]),  # cut, and answered all the same
+        ([1, EOS, 2, BEGIN, USER, 3, EOS, BEGIN, ASSISTANT, BEGIN, 4], [(0, 2), (9, 11)]),
         ([EOS, BEGIN, ASSISTANT, EOS, BEGIN, ASSISTANT, EOS], [(0, 1), (3, 4), (6, 7)]),
         ([], [(0, 0)]),
     ],

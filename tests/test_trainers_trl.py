@@ -13,13 +13,13 @@ import pytest
 pytest.importorskip("trl", reason="needs the real TRL: tools/install_trainers_cpu.sh")
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
-import train_with_cost as example  # noqa: E402 - needs the path above
-from datasets import Dataset  # noqa: E402
-from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+import train_with_cost as example
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
 
-import kvsim  # noqa: E402
-from kvsim.trainers import ToolClock, TurnMarks, measured_share, price, turns_of_mask  # noqa: E402
-from kvsim.trainers.trl import CostReward  # noqa: E402
+import kvsim
+from kvsim.trainers import ToolClock, TurnMarks, measured_share, price, turns_of_mask
+from kvsim.trainers.trl import CostReward
 
 PROMPTS = [{"prompt": [{"role": "user", "content": f"weather {city}"}]} for city in ("oslo", "rome")]
 
@@ -66,10 +66,10 @@ def config(folder: Path, **more: Any) -> GRPOConfig:
         output_dir=str(folder),
         seed=0,
         use_cpu=True,
-        per_device_train_batch_size=32,
-        num_generations=16,
-        max_completion_length=64,
-        max_tool_calling_iterations=4,
+        per_device_train_batch_size=16,
+        num_generations=8,
+        max_completion_length=48,
+        max_tool_calling_iterations=3,
         learning_rate=1e-3,
         logging_steps=1,
         log_completions=True,
@@ -86,6 +86,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recording, Seen, Path
     """Three steps with a tool, rewarded by cost alone."""
     import torch
 
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("run")
     tokenizer, tool, clock = example.make_tokenizer(), example.make_tool(), ToolClock()
@@ -104,7 +105,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recording, Seen, Path
 
 def test_turns_are_those_of_the_trainer(run: tuple[Recording, Seen, Path]) -> None:
     trainer, cost, _ = run
-    assert len(cost.rollouts) == len(trainer.rollouts) == 3 * 32
+    assert len(cost.rollouts) == len(trainer.rollouts) == 3 * 16
     several = 0
     for turns, (prompt, _, mask) in zip(cost.rollouts, trainer.rollouts, strict=True):
         expected = turns_of_mask(len(prompt), mask)
@@ -112,7 +113,7 @@ def test_turns_are_those_of_the_trainer(run: tuple[Recording, Seen, Path]) -> No
             (turn.prompt_tokens, turn.output_tokens) for turn in expected
         ]
         several += len(turns) > 1
-    assert several > 10, "a run without tool calls shows nothing"
+    assert several > 5, "a run without tool calls shows nothing"
 
 
 def test_tools_are_timed(run: tuple[Recording, Seen, Path]) -> None:
@@ -128,7 +129,7 @@ def test_rewards_are_costs(run: tuple[Recording, Seen, Path]) -> None:
     assert cost.rewards == (-price(latency(), cost.rollouts).trajectories).tolist()
     steps = [entry for entry in trainer.state.log_history if "kvsim/latency_s" in entry]
     assert [entry["kvsim/latency_s"] for entry in steps] == pytest.approx(
-        -np.array(cost.rewards).reshape(3, 32).mean(axis=1), rel=1e-6
+        -np.array(cost.rewards).reshape(3, 16).mean(axis=1), rel=1e-6
     )
     assert {entry["kvsim/measured_pauses"] for entry in steps} == {1.0}
 
@@ -160,22 +161,23 @@ def test_completions_without_the_reward_are_estimated(run: tuple[Recording, Seen
     file = sorted((folder / "completions").iterdir())[0]
     pandas.read_parquet(file).drop(columns=["kvsim_turns", "kvsim_cost"]).to_parquet(tmp_path / file.name)
     batch = kvsim.read(tmp_path)
-    assert len(batch) == 32
+    assert len(batch) == 16
     assert batch.estimated_share == 1
     turns = np.bincount(batch.trajectory)
-    assert (turns >= [len(turns) for turns in cost.rollouts[:32]]).all(), "TRL keeps messages without tokens too"
+    assert (turns >= [len(turns) for turns in cost.rollouts[:16]]).all(), "TRL keeps messages without tokens too"
 
 
 def test_marks_of_the_templates_that_trl_ships() -> None:
     from trl import chat_template_utils
 
     tokenizer = example.make_tokenizer()
-    start, end = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>"))
+    begin, end = ["<|im_start|>", "assistant", "\n"], "<|im_end|>"
     for name in ("qwen2_5", "qwen3", "qwen3_instruct_2507"):
         tokenizer.chat_template = getattr(chat_template_utils, f"{name}_chat_template")
         marks = TurnMarks.of(tokenizer)
-        assert marks.begin == (start, tokenizer.convert_tokens_to_ids("assistant"))
-        assert marks.end == {end}
+        assert marks.begin == tuple(tokenizer.convert_tokens_to_ids(begin))
+        assert marks.end == {tokenizer.convert_tokens_to_ids(end)}
+        assert marks.opens == tuple(tokenizer.convert_tokens_to_ids(["<|im_start|>", "user", "\n"]))
 
 
 def test_rewards_are_finite_for_whatever_comes() -> None:
@@ -190,7 +192,10 @@ def test_rewards_are_finite_for_whatever_comes() -> None:
         ([{"role": "assistant", "content": "<tool_call>\n{nonsense"}], [5] * 9),
         ([{"role": "assistant", "content": "", "tool_calls": [{"type": "function"}]}], [5, eos]),
         ([{"role": "assistant", "tool_calls": [call]}], [5, eos]),
-        ([{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "name": "look_up", "content": "sun"}], [5, eos, 7]),
+        (
+            [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "name": "look_up", "content": "sun"}],
+            [5, eos, 7],
+        ),
         ([{"role": "assistant", "tool_calls": None}, {"role": "tool", "content": "?"}], [5, eos]),
         ([{"role": "assistant", "content": "long"}], [5] * 100_000),
         ([], []),
@@ -229,13 +234,13 @@ def test_rollout_func_tells_its_turns(tmp_path: Path) -> None:
     )
     trainer.train()
     size = len(tokenizer.apply_chat_template(PROMPTS[0]["prompt"], add_generation_prompt=True, return_dict=False))
-    expected = price(latency(), [turns_of_mask(size, mask, pauses_s=[n / 10]) for n in range(32)]).trajectories
+    expected = price(latency(), [turns_of_mask(size, mask, pauses_s=[n / 10]) for n in range(16)]).trajectories
     assert cost.rewards == (-expected).tolist()
 
 
 def test_the_cost_falls_where_it_counts(tmp_path: Path) -> None:
     alone, less_cost = (
-        example.train(0, steps=30, weight=weight, folder=str(tmp_path / str(weight))) for weight in (0.0, 0.2)
+        example.train(0, steps=20, weight=weight, folder=str(tmp_path / str(weight))) for weight in (0.0, 1.0)
     )
     (_, last_alone), (first, last) = example.ends(alone, "kvsim/gpu_s"), example.ends(less_cost, "kvsim/gpu_s")
     assert alone[0]["kvsim/gpu_s"] == less_cost[0]["kvsim/gpu_s"], "the same weights, the same questions"

@@ -19,25 +19,25 @@ pytest.importorskip("verl", reason="needs the real verl: tools/install_trainers_
 pytest.importorskip("trl", reason="needs the real TRL: tools/install_trainers_cpu.sh")
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
-import torch  # noqa: E402 - as the rest, needs the path above
-import train_with_cost as example  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
-from tensordict import TensorDict  # noqa: E402
-from verl import DataProto  # noqa: E402
-from verl.experimental.agent_loop.agent_loop import DictConfigWrap, ToolListWrap  # noqa: E402
-from verl.tools.function_tool import FUNCTION_TOOL_REGISTRY, function_tool  # noqa: E402
-from verl.utils.dataset.rl_dataset import RLHFDataset  # noqa: E402
-from verl.workers.rollout.replica import TokenOutput  # noqa: E402
+import torch
+import train_with_cost as example
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from verl import DataProto
+from verl.experimental.agent_loop.agent_loop import DictConfigWrap, ToolListWrap
+from verl.tools.function_tool import FUNCTION_TOOL_REGISTRY, function_tool
+from verl.utils.dataset.rl_dataset import RLHFDataset
+from verl.workers.rollout.replica import TokenOutput
 
-import kvsim  # noqa: E402
-from kvsim.logs.turns import load  # noqa: E402
-from kvsim.trainers import TurnMarks, measured_share, price, turns_of_mask  # noqa: E402
-from kvsim.trainers.verl import ComputeScore  # noqa: E402
-from kvsim.trainers.verl_workers import CostBatchRewardManager, CostRewardManager, CostToolAgentLoop  # noqa: E402
+import kvsim
+from kvsim.logs.turns import load
+from kvsim.trainers import TurnMarks, measured_share, price, turns_of_mask
+from kvsim.trainers.verl import ComputeScore
+from kvsim.trainers.verl_workers import CostBatchRewardManager, CostRewardManager, CostToolAgentLoop
 
 TERM = kvsim.CostTerm("Qwen/Qwen3-8B", "h100-sxm", unit="latency_s")
 RESPONSE_LENGTH = 48
-NAP_S = 0.02
+NAP_S = 0.1
 
 
 @function_tool
@@ -77,7 +77,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def outputs(tokenizer: Any) -> list[Any]:
-    """What verl's tool agent, recording, gives for 40 rollouts of one question."""
+    """What verl's tool agent, recording, gives for 30 rollouts of one question."""
     torch.manual_seed(1)
     multi_turn = {
         "max_user_turns": 4,
@@ -107,7 +107,7 @@ def outputs(tokenizer: Any) -> list[Any]:
             hf_model_type="qwen2",
             tools=ToolListWrap([FUNCTION_TOOL_REGISTRY["look_up"]]),
         )
-        return [await loop.run({}, raw_prompt=copy.deepcopy(prompt)) for _ in range(40)]
+        return [await loop.run({}, raw_prompt=copy.deepcopy(prompt)) for _ in range(30)]
 
     return asyncio.run(run())
 
@@ -173,10 +173,9 @@ def test_the_agent_times_its_tools(outputs: list[Any]) -> None:
     assert measured_share(rollouts).min() == 1
     waits = [turn for turns in rollouts for turn in turns[1:]]
     assert all(turn.tools for turn in waits)
-    assert max(turn.pause_s for turn in waits) < 2.5 * NAP_S, "calls of one turn run beside each other"
-    assert max(len(turn.tools) for turn in waits) > 1
-    called_well = [turn for turn in waits if turn.pause_s >= NAP_S]
-    assert called_well
+    assert min(turn.pause_s for turn in waits) >= NAP_S
+    several = [turn.pause_s for turn in waits if len(turn.tools) > 1]
+    assert min(several) < 2 * NAP_S, "calls of one turn run beside each other"
 
 
 async def _manager(tokenizer: Any) -> CostRewardManager:
@@ -211,7 +210,9 @@ def test_the_batch_manager(outputs: list[Any], tokenizer: Any, by: str) -> None:
         data.batch.pop("response_mask")
     manager = CostBatchRewardManager(tokenizer, 0, ComputeScore(quality, TERM, weight=0.25).batch)
     result = manager(data, return_dict=True)
-    rollouts = [load(output.extra_fields["kvsim_turns"]) if by == "recorded" else expected(output) for output in outputs]
+    rollouts = [
+        load(output.extra_fields["kvsim_turns"]) if by == "recorded" else expected(output) for output in outputs
+    ]
     costs = price(TERM, rollouts).trajectories
     assert result["reward_extra_info"]["kvsim_cost"] == costs.tolist()
     scores = np.array(result["reward_extra_info"]["kvsim_quality"]) - 0.25 * costs

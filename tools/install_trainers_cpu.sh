@@ -8,5 +8,5 @@ folder=${1:?usage: install_trainers_cpu.sh FOLDER}
 python3 -m venv "$folder"
 pip=$folder/bin/pip
 "$pip" install --quiet 'torch==2.13.0'
-# cachetools: verl's tool agent imports it without asking for it; jmespath: TRL parses tool calls with it.
-"$pip" install --quiet 'trl==1.16.0' 'verl==0.9.1' cachetools jmespath 'msgspec>=0.18' 'typer>=0.12' 'pytest>=8'
+# cachetools, fastapi, uvicorn: verl imports them for its tool agent without asking for them; jmespath: TRL parses tool calls with it.
+"$pip" install --quiet 'trl==1.16.0' 'verl==0.9.1' cachetools fastapi uvicorn jmespath 'msgspec>=0.18' 'typer>=0.12' 'pytest>=8'

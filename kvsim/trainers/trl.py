@@ -19,29 +19,29 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from kvsim.errors import InputError
 from kvsim.logs.stretches import turns_of_stretches
 from kvsim.logs.turns import FIELD, Turn, dump, load
 from kvsim.trainers.clock import ToolClock
+from kvsim.trainers.combining import Combine, rewarded
 from kvsim.trainers.marks import TurnMarks
 from kvsim.trainers.pricing import measured_share, price
 
 if TYPE_CHECKING:
     from kvsim.reward import CostTerm
 
-Floats = npt.NDArray[np.float64]
 Messages = Sequence[Mapping[str, Any]]
 
 
 class CostReward:
-    """Rewards rollouts for costing little: a reward function for TRL.
+    """A reward function for TRL: minus ``weight`` times the cost, to stand beside others, or with them in one.
 
-    ``shape``: from costs, shape (rollouts,), to rewards; by default the costs with a minus, in the term's unit.
-    ``tools``, ``chat_template`` and ``chat_template_kwargs``: as the trainer has them, for they are in the prompt.
-    ``log``: whether costs and turns are logged with the completions, and their means as metrics.
+    quality: another reward function; then its rewards less the weighted costs, or what ``combine`` makes of both:
+        from (rewards, costs), each of shape (rollouts,), as the functions of :mod:`kvsim.reward.shapes` do. Groups of
+        ``num_generations`` completions stand one after the other.
+    tools, chat_template, chat_template_kwargs: as the trainer has them, for they are in the prompt.
+    clock: what wraps the trainer's tools.
+    log: whether costs and turns are logged with the completions, and their means as metrics.
 
     Columns logged: ``kvsim_cost`` and ``kvsim_turns``, which :func:`kvsim.read` takes when the run is priced later.
     Metrics: ``kvsim/<unit>`` and ``kvsim/measured_pauses``, the share of tool pauses that were measured.
@@ -54,7 +54,9 @@ class CostReward:
         term: CostTerm,
         tokenizer: Any = None,
         *,
-        shape: Callable[[Floats], npt.ArrayLike] = np.negative,
+        weight: float = 1.0,
+        quality: Callable[..., Sequence[float]] | None = None,
+        combine: Combine | None = None,
         tools: Sequence[Callable[..., Any]] = (),
         clock: ToolClock | None = None,
         chat_template: str | None = None,
@@ -63,7 +65,9 @@ class CostReward:
     ) -> None:
         self.term = term
         self.tokenizer = tokenizer
-        self.shape = shape
+        self.weight = weight
+        self.quality = quality
+        self.combine = combine
         self.clock = clock
         self.log = log
         self._rendering = {"chat_template": chat_template, **(chat_template_kwargs or {})}
@@ -93,7 +97,11 @@ class CostReward:
         if self.log and log_metric is not None:
             log_metric(f"kvsim/{self.term.unit}", float(costs.mean()))
             log_metric("kvsim/measured_pauses", float(measured_share(rollouts).mean()))
-        rewards: list[float] = np.asarray(self.shape(costs), np.float64).tolist()
+        scores: Sequence[float] = [0.0] * len(rollouts)
+        if self.quality is not None:
+            told = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
+            scores = self.quality(**told, log_extra=log_extra, log_metric=log_metric, **columns)
+        rewards: list[float] = rewarded(scores, costs, self.weight, self.combine)[1].tolist()
         return rewards
 
     def turns(

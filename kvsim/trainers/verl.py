@@ -17,18 +17,13 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from kvsim.errors import InputError
 from kvsim.logs.turns import FIELD, dump, load
+from kvsim.trainers.combining import Combine, rewarded
 from kvsim.trainers.pricing import measured_share, price
 
 if TYPE_CHECKING:
     from kvsim.reward import CostTerm
-
-Floats = npt.NDArray[np.float64]
-Combine = Callable[[Floats, Floats], npt.ArrayLike]
 
 
 class ComputeScore:
@@ -36,7 +31,8 @@ class ComputeScore:
 
     quality: verl's own kind of function, (data_source, solution_str, ground_truth, extra_info, **kwargs) to a score or
         to a mapping with "score".
-    combine: instead of the weight, a function of (scores, costs), each of shape (rollouts,), to rewards.
+    combine: instead of the weight, from (scores, costs), each of shape (rollouts,), to rewards: a function of
+        :mod:`kvsim.reward.shapes`, for one. A batch is one rollout but in :meth:`batch`.
 
     Gives a mapping: ``score``; ``kvsim_quality`` and ``kvsim_cost`` (in the term's unit), its two sides;
     ``kvsim_measured_pauses``, the share of tool pauses that were measured; ``kvsim_turns`` as text, which
@@ -83,12 +79,9 @@ class ComputeScore:
             for source, text, truth, info in zip(data_sources, solution_strs, ground_truths, extra_infos, strict=True)
         ]
         details = [dict(one) if isinstance(one, Mapping) else {"score": one} for one in said]
-        scores = np.array([float(one["score"]) for one in details])
         rollouts = [load(_recorded(info)) for info in extra_infos]
         costs = price(self.term, rollouts).trajectories
-        rewards = np.asarray(
-            self.combine(scores, costs) if self.combine is not None else scores - self.weight * costs, np.float64
-        )
+        scores, rewards = rewarded([one["score"] for one in details], costs, self.weight, self.combine)
         shares = measured_share(rollouts)
         return [
             {
