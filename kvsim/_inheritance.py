@@ -66,16 +66,19 @@ def own(calibration: Calibration, card: Gpu) -> Calibration:
 
 
 def nearest_measured(card: Gpu) -> Gpu:
-    """The measured GPU nearest in compute capability, then with kernels of its own measured, then in bandwidth."""
+    """The measured GPU nearest in compute capability, then with kernels of its own measured, then in bandwidth; for a
+    processor the measured processors, those with the same instructions first."""
 
-    def distance(other: Gpu) -> tuple[float, bool, float]:
+    def distance(other: Gpu) -> tuple[bool, float, bool, float]:
         return (
+            card.compute_capability != other.compute_capability and card.is_processor,
             abs(_generation(card) - _generation(other)),
             not shipped_calibration(other.id).residuals["prefill"].n,
             abs(log(card.memory_bandwidth_byte_per_s / other.memory_bandwidth_byte_per_s)),
         )
 
-    return min((gpu(name) for name in gpus() if shipped_calibration(name).kind == "measured"), key=distance)
+    measured = (gpu(name) for name in gpus() if shipped_calibration(name).kind == "measured")
+    return min((other for other in measured if other.is_processor == card.is_processor), key=distance)
 
 
 def _generation(card: Gpu) -> float:
@@ -86,7 +89,7 @@ def _generation(card: Gpu) -> float:
 
 def _inherited(card: Gpu, relative: Gpu, note: str) -> Calibration:
     source, typical = shipped_calibration(relative.id), shipped_calibration(_NEVER_MEASURED)
-    overheads = source.overheads if relative.id == card.id else typical.overheads
+    overheads = source.overheads if relative.id == card.id or relative.is_processor else typical.overheads
     return replace(
         source,
         gpu=card.id,

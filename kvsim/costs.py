@@ -12,7 +12,7 @@ from math import log2
 
 import numpy as np
 
-from ._weights import WeightFormat
+from ._weights import DTYPE_BYTES, WeightFormat
 from .architecture import Architecture, AttentionGroup, kv_element_bytes
 from .terms import ACTIVATION_BYTES, LOGIT_BYTES, Array, AttentionRates, Product, Rates
 
@@ -35,11 +35,11 @@ class Storage:
     cache_bytes: float = ACTIVATION_BYTES
 
     @classmethod
-    def of(cls, weights: WeightFormat | None, kv_cache_dtype: str) -> Storage:
-        """Storage of an engine's weights (None: unquantised) and of its KV cache, by vLLM's name."""
+    def of(cls, weights: WeightFormat | None, kv_cache_dtype: str, dtype: str = "bfloat16") -> Storage:
+        """Storage of an engine's weights (None: unquantised, in ``dtype``) and of its KV cache, by vLLM's name."""
         cache_bytes = kv_element_bytes(kv_cache_dtype)
         if weights is None:
-            return cls(cache_bytes=cache_bytes)
+            return cls(weight_bytes=DTYPE_BYTES[dtype], cache_bytes=cache_bytes)
         only = weights.scope == "experts"
         return cls(weights.name, weights.bytes_per_weight, weights.compute, only, cache_bytes)
 

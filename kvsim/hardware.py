@@ -101,6 +101,11 @@ class Gpu:
     serverless_usd_per_hour: float | None
     facts: tuple[tuple[str, Fact], ...]
 
+    @property
+    def is_processor(self) -> bool:
+        """Whether the profile is that of a CPU."""
+        return self.architecture.endswith("CPU")
+
     def fact(self, attribute: str) -> Fact:
         """The source of a number, by its attribute's name; KeyError if the number is absent."""
         return dict(self.facts)[attribute]

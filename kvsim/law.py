@@ -85,7 +85,7 @@ def build_law(
 
 def costs_of(architecture: Architecture, engine: Engine, gpu: Gpu, calibration: Calibration) -> Costs:
     """The terms behind a law, in seconds."""
-    storage = Storage.of(engine.weights, engine.kv_cache_dtype)
+    storage = Storage.of(engine.weights, engine.kv_cache_dtype, engine.dtype)
     rates = Rates(calibration.values(), device_of(gpu))
     return Costs(architecture, engine.tensor_parallel_size, storage, rates)
 
@@ -97,6 +97,7 @@ def device_of(gpu: Gpu) -> Device:
         peak={name: value for name, value in peak.items() if value},
         bandwidth=gpu.memory_bandwidth_byte_per_s,
         multiprocessors=gpu.sm_count,
+        overlaps=not gpu.is_processor,
     )
 
 

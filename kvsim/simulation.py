@@ -117,7 +117,7 @@ def simulate(
 def run(batch: Batch, pricing: Pricing, how: How, *, timeline_s: float | None = None) -> Simulation:
     """The simulation of a batch for a pricing that the engine can be simulated with."""
     serve_on, fleet, settled = serve(how.backend), how.fleet, pricing.engine
-    status = _status(batch, settled)
+    status = status_of(batch, settled)
     contexts = contexts_of(batch, settled.block_size)
     starts = starts_of(batch, how.arrivals, how.seed, how.stagger_s)
     workload = workload_of(batch, starts, (status != OK).astype(np.int64), how.speedup)
@@ -171,7 +171,7 @@ def _require_kv_groups(pricing: Pricing) -> None:
         )
 
 
-def _status(batch: Batch, engine: Engine) -> npt.NDArray[np.int8]:
+def status_of(batch: Batch, engine: Engine) -> npt.NDArray[np.int8]:
     """Which turns the engine can serve, by code of :data:`STATUSES`; the cache by the bound that vLLM admits by."""
     tokens = batch.prompt_tokens + np.maximum(batch.output_tokens, 1)
     in_flight = engine.max_num_batched_tokens * (2 if engine.async_scheduling else 1)

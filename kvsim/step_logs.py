@@ -37,6 +37,18 @@ class LoggedEngine(msgspec.Struct):
     async_scheduling: bool = False
 
     @property
+    def arguments(self) -> dict[str, int | bool]:
+        """As engine arguments, as far as they bear on a step."""
+        return {
+            "block_size": self.block_size,
+            "num_gpu_blocks_override": self.num_blocks,
+            "max_num_batched_tokens": self.max_num_batched_tokens,
+            "max_num_seqs": self.max_num_seqs,
+            "enable_prefix_caching": self.prefix_caching,
+            "async_scheduling": self.async_scheduling,
+        }
+
+    @property
     def settings(self) -> Settings:
         """As the scheduler's kernels take them."""
         return Settings(

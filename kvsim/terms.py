@@ -29,12 +29,13 @@ class Device:
     """Datasheet figures of one GPU that coefficients are fractions of.
 
     ``peak`` maps "bf16", "fp8", "fp4" to dense operations/s (absent: no such arithmetic); ``bandwidth`` in
-    bytes/s; ``multiprocessors`` counts.
+    bytes/s; ``multiprocessors`` counts; ``overlaps``: attention reads all the while it computes (GPUs).
     """
 
     peak: Mapping[str, float]
     bandwidth: float
     multiprocessors: int
+    overlaps: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ class AttentionRates:
     decode_compute: float
     spread: float
     mixed_rows: float = 0.0
+    overlaps: bool = True
 
     def pair_s(self, heads: float | Array, dims: float | Array) -> Array:
         """Seconds of a (query, key) pair of a chunk; ``dims`` = key plus value dimensions of a head."""
@@ -113,9 +115,10 @@ class AttentionRates:
         token_bytes: float | Array,
     ) -> Array:
         """Seconds per context token read while ``sequences`` decode: its bytes, slower if few readers share
-        the work, or its arithmetic."""
+        the work, and its arithmetic: the longer of both where they overlap, else their smooth maximum."""
         reading = token_bytes / self.decode_memory * (1 + self.spread / (sequences * kv_heads))
-        return np.asarray(np.maximum(reading, 2 * heads * dims / self.decode_compute))
+        arithmetic = 2 * heads * dims / self.decode_compute
+        return np.asarray(np.maximum(reading, arithmetic) if self.overlaps else np.hypot(reading, arithmetic))
 
     def mixed_s(
         self,
@@ -178,6 +181,7 @@ class Rates:
             decode_compute=values["decode_latent_compute"] * peak / reading,
             spread=values[f"decode_{fmt}_spread"],
             mixed_rows=values["mixed_tile_rows"],
+            overlaps=self.device.overlaps,
         )
 
     def all_reduce_s(self, size_bytes: Array, tensor_parallel: int) -> Array:

@@ -15,7 +15,7 @@ SHIPPED = files("kvsim.profiles").joinpath("gpus", "rtx-4090.toml").read_text(en
 
 
 def test_all_gpus_are_there() -> None:
-    assert len(gpus()) == 31
+    assert len(gpus()) == 33
     assert {"a100-80gb-sxm", "h100-sxm", "h200-sxm", "b200-sxm", "l40s", "rtx-4090", "mi300x"} <= set(gpus())
 
 

@@ -50,6 +50,13 @@ def test_a_card_of_a_new_id_inherits_from_the_nearest_measured_one(like, relativ
         assert residual.q95 >= source.residuals[regime].q95
 
 
+@pytest.mark.parametrize("name", gpus())
+def test_processors_and_gpus_do_not_inherit_from_each_other(name):
+    relative = nearest_measured(replace(gpu(name), id="mine"))
+    assert relative.is_processor == gpu(name).is_processor
+    assert relative.is_processor == ("core" in name)
+
+
 def test_it_is_priced_like_a_card_that_ships_unmeasured():
     names = ["h100-pcie", replace(gpu("h100-pcie"), id="mine")]
     ours, shipped = (kvsim.estimate(example(), model=MODEL, gpu=card).model_s for card in names)

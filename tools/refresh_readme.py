@@ -1,8 +1,8 @@
 """Write into README.md what it quotes, as it is now: ``python tools/refresh_readme.py``.
 
 Between ``<!-- demo:start -->`` and its end, and likewise for the other names in :data:`COMMANDS`, what the command
-prints; between ``<!-- accuracy:start -->`` and its end the errors of the shipped calibrations by GPU and regime, and between
-``<!-- peer:start -->`` and its end those next to AIConfigurator's on the same points, as
+prints; between ``<!-- accuracy:start -->`` and its end the errors of the shipped calibrations by GPU and regime, and
+between ``<!-- peer:start -->`` and its end those next to AIConfigurator's on the same points, as
 bench/peers/aiconfigurator_points.py left them.
 """
 

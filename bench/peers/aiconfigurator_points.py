@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import gzip
 import sys
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from aiconfigurator_core.sdk.engine import EngineHandle
@@ -48,7 +48,7 @@ KEY += ("concurrency", "measured_s")
 """The columns that tell points apart."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def handle(model: str, system: str, quantization: str, cache: str, ranks: int) -> EngineHandle:
     own = model.startswith(BLOCK_SCALED) and quantization == "fp8"
     formats = {} if own else dict(FORMATS[quantization])

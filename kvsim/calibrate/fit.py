@@ -32,10 +32,13 @@ from ..hardware import Gpu, gpu, gpus
 from ..law import device_of
 from ..validation import shipped_points
 from .closed_loop import closed_loops
+from .engine_steps import EngineSteps, engine_steps
 from .kernels import Findings, kernel_findings
+from .measured import Part
 from .measurements import Column, Measurements, Table
 from .relatives import TILES_OF_THEIR_OWN, TRANSFERS, chain
 from .render import to_toml
+from .report import COLUMNS, accuracy
 from .robust import Accuracy, Array, next_model
 from .serving import TYPICAL, ServingFit, engine_of, expectations, fit_overheads, fits_in_memory, with_scales
 from .validation import UNQUEUED, Parts, held_out_errors, parts_of, points, to_csv
@@ -69,6 +72,7 @@ class Study:
         self.measurements = measurements
         self._kernels: dict[str, Findings] = {}
         self._overheads: dict[str, dict[str, ServingFit]] = {}
+        self._engine_steps: dict[str, EngineSteps] = {}
         self._parts: dict[tuple[str, str], Parts] = {}
         self._points: dict[str, list[dict[str, object]]] = {}
 
@@ -77,6 +81,15 @@ class Study:
         if name not in self._kernels:
             self._kernels[name] = kernel_findings(gpu(name), self.measurements)
         return self._kernels[name]
+
+    def engine_steps(self, name: str) -> EngineSteps | None:
+        """What whole steps of an engine say, where a card has sweeps; then nothing else bears on it."""
+        folder = self.measurements.folder / "engine_steps" / name
+        if not folder.is_dir():
+            return None
+        if name not in self._engine_steps:
+            self._engine_steps[name] = engine_steps(folder)
+        return self._engine_steps[name]
 
     def coefficients(self, name: str, stand_ins: Sequence[str] | None = None) -> dict[str, Coefficient]:
         """All kernel coefficients of a GPU: its own, else of its nearest stand-in that has them."""
@@ -239,6 +252,9 @@ def widened(name: str, part: Coefficient, width: float) -> Coefficient:
 
 def calibrate(study: Study, name: str) -> Calibration:
     """The calibration of one GPU from everything that bears on it."""
+    steps = study.engine_steps(name)
+    if steps:
+        return steps.calibration
     kernels, serving = study.kernels(name), study.overheads(name)
     measured = bool(kernels.coefficients or serving)
     coefficients = study.coefficients(name)
@@ -367,15 +383,19 @@ def _words(*columns: Column) -> set[str]:
 
 def report(study: Study, names: Sequence[str]) -> str:
     """How well points are predicted, a line for each GPU and table: fitted, then held out."""
-    lines = [f"{'GPU':<16}{'table':<18}{'fitted':^32}  {'held out':^32}", " " * 34 + f"{COLUMNS}  {COLUMNS}"]
+    lines = [f"{'GPU':<20}{'table':<34}{'fitted':^32}  {'held out':^32}", " " * 54 + f"{COLUMNS}  {COLUMNS}"]
     for name in names:
+        steps = study.engine_steps(name)
+        if steps:
+            lines += [f"{name:<20}{_parts(part)}" for part in (*steps.fitted.parts, *steps.others)]
+            continue
         kernels = study.kernels(name)
         parts = [(table, kernels.fitted[table], kernels.held_out[table]) for table in kernels.fitted]
         parts += [
             (engine, fitted.result.fitted, fitted.result.held_out) for engine, fitted in study.overheads(name).items()
         ]
         for table, fitted, held_out in parts:
-            lines.append(f"{name:<16}{table:<18}{_accuracy(fitted)}  {_accuracy(held_out)}")
+            lines.append(f"{name:<20}{table:<34}{_accuracy(fitted)}  {_accuracy(held_out)}")
     for regime in ("prefill", "decode"):
         errors = study.transfer(regime)
         lines.append(
@@ -385,14 +405,12 @@ def report(study: Study, names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-COLUMNS = f"{'n':>6}{'median':>9}{'MAPE':>8}{'bias':>9}"
+def _parts(part: Part) -> str:
+    return f"{part.kind:<34}{accuracy(part.fitted)}  {accuracy(part.held_out)}"
 
 
 def _accuracy(errors: Array) -> str:
-    part = Accuracy.of(errors)
-    if not part.n:
-        return f"{0:>6}{'-':>9}{'-':>8}{'-':>9}"
-    return f"{part.n:>6}{part.median:>9.1%}{part.mape:>8.1%}{part.bias:>+9.1%}"
+    return accuracy(Accuracy.of(errors))
 
 
 def differences(made: Calibration, shipped: Calibration) -> list[str]:
@@ -407,6 +425,10 @@ def differences(made: Calibration, shipped: Calibration) -> list[str]:
         for name, new, old in pairs
         if abs(new.value - old.value) > SAME * max(abs(old.value), 1e-9)
     ]
+
+
+def _measured(study: Study, name: str) -> bool:
+    return bool(study.engine_steps(name) or study.kernels(name).fitted or study.overheads(name))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -435,7 +457,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         others = [row for row in shipped_points() if row["gpu"] not in names] if options.gpus else []
         rows += [dict(row) for row in others]
         (options.output.parent / "validation.csv.gz").write_bytes(to_csv(sorted(rows, key=lambda row: str(row["gpu"]))))
-    print(report(study, [name for name in names if study.kernels(name).fitted or study.overheads(name)]))
+    print(report(study, [name for name in names if _measured(study, name)]))
     return 1 if wrong else 0
 
 

@@ -296,7 +296,8 @@ def _prefill(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
 def _mixed(gpu: Gpu, table: Table, found: Findings) -> None:
     """Attention of steps that prefill a chunk over a cached prefix and decode beside it."""
     table = table.every(MOST_ROWS)
-    if not len(table):
+    needed = {"prefill_bf16_compute", "decode_bf16_memory", "decode_sequence_s"}
+    if not len(table) or not needed <= found.coefficients.keys():
         return
     names = {
         "compute": "prefill_bf16_compute",

@@ -16,6 +16,23 @@ from ..errors import InputError
 
 Column = npt.NDArray[Any]
 
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "gemm": ("format", "tokens", "n", "k"),
+    "experts": ("format", "tokens", "count", "per_token", "hidden", "intermediate", "routing"),
+    "prefill_attention": ("cache", "batch", "new", "cached", "heads", "kv_heads", "dim", "window"),
+    "decode_attention": ("cache", "sequences", "context", "heads", "kv_heads", "dim", "window"),
+    "mixed_attention": ("new", "cached", "sequences", "context", "heads", "kv_heads", "dim", "window"),
+    "latent_decode": ("sequences", "context", "heads"),
+    "all_reduce": ("ranks", "bytes"),
+    "elementwise": ("bytes",),
+    "sampler": ("sequences", "vocabulary"),
+}
+"""What the rows of each kernel table are told apart by, beside ``gpu``, ``source`` and the time ``us``; no table's
+columns hold all those of one before it."""
+
+WORDS = ("gpu", "source", "format", "cache", "routing")
+"""Columns that hold words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -91,3 +108,28 @@ def _column(values: tuple[str, ...]) -> Column:
         return np.array(values, dtype=np.float64)
     except ValueError:
         return np.array(values)
+
+
+def read_table(path: Path, name: str) -> Table:
+    """A user's kernel table, checked: ``gpu``, the columns of :data:`COLUMNS`, ``us``; ``source`` is the file's name
+    where there is no such column. Raises InputError naming file, line and field."""
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    rows = list(csv.DictReader(text.splitlines()))
+    columns: dict[str, list[Any]] = {title: [] for title in ("gpu", "source", *COLUMNS[name], "us")}
+    for line, row in enumerate(rows, 2):
+        for title, values in columns.items():
+            cell = row.get(title) or (path.name if title == "source" else "")
+            values.append(cell if title in WORDS else _number(cell, title, path, line))
+    return Table({title: np.array(values, str if title in WORDS else np.float64) for title, values in columns.items()})
+
+
+def _number(cell: str, field: str, path: Path, line: int) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf") or (field == "us" and not value):
+        problem = f"{cell!r} is no number {'above' if field == 'us' else 'of at least'} 0"
+        raise InputError(problem, file=str(path), line=line, field=field, remedy="Correct the cell.")
+    return value

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from kvsim import __version__
-from kvsim.commands import backends, convert, demo, estimate, profiles, rewards, simulate, sweep, validate
+from kvsim.commands import backends, calibrate, convert, demo, estimate, profiles, rewards, simulate, sweep, validate
 from kvsim.commands._group import Group
 
 
@@ -50,6 +50,7 @@ app.command("demo")(demo.demo)
 app.command("convert", no_args_is_help=True)(convert.convert)
 app.add_typer(profiles.app, name="profiles")
 app.command("backends")(backends.backends)
+app.command("calibrate", no_args_is_help=True)(calibrate.calibrate)
 app.command("validate")(validate.validate)
 
 

@@ -128,7 +128,13 @@ def engine_config(given: Mapping[str, Any]) -> EngineConfig:
     """The engine of a command's options, by name; None leaves vLLM's default, ``no_x`` switches x off."""
     from kvsim.engine import EngineConfig
 
+    return EngineConfig(**engine_arguments(given))
+
+
+def engine_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those engine arguments that were given, by name."""
+    from kvsim.engine import EngineConfig
+
     names = [field.name for field in fields(EngineConfig)]
     chosen: dict[str, Any] = {name: given[name] for name in names if given.get(name) is not None}
-    chosen |= {name: False for name in names if given.get(f"no_{name}")}
-    return EngineConfig(**chosen)
+    return chosen | {name: False for name in names if given.get(f"no_{name}")}

@@ -1,0 +1,429 @@
+"""Raw measurements of a running engine: CSV, one row an observation, facts about the engine in lines ``# key = value``.
+
+    # kvsim observations 1
+    # model = "Qwen/Qwen3-8B"
+    # gpu = "h100-sxm"
+    # engine_version = "vllm 0.32.0"
+    # dtype = "bfloat16"
+    # engine = {"tensor_parallel_size": 1, "block_size": 16, "num_gpu_blocks_override": 27000}
+    kind,probe,repeat,at_s,new_tokens,cached_tokens,batch,...
+
+Values in the header are JSON. A cell that does not bear on a kind is empty; a column that no row needs may be absent.
+Times are seconds. :data:`KINDS` says which columns a kind needs and which it may have:
+
+``ttft``     one request alone: ``new_tokens`` computed after ``cached_tokens``, ``seconds`` to its first token.
+``decode``   ``batch`` sequences decode over ``context_tokens`` each (their mean, where it grows): ``seconds`` a step,
+             the median over ``steps`` steps.
+``mixed``    one step with a chunk of ``new_tokens`` over ``cached_tokens`` beside ``batch`` sequences that decode over
+             ``context_tokens`` each.
+``step``     one step of the engine's own log: ``chunks`` of prompts and ``decodes``, as :func:`pack_chunks` and
+             :func:`pack_decodes` write them; or the median over ``steps`` alike.
+``turn``     one turn of a trajectory under load: lengths, the pause before it, when it was sent, what its client saw.
+``point``    a serving point: ``requests`` of ``prompt_tokens`` and ``output_tokens`` each at a ``concurrency``, or at a
+             ``request_rate`` a second; mean ``ttft_s`` and ``tpot_s``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+MAGIC = "# kvsim observations 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns of a kind: all of ``needed``, at least one of ``times``, maybe ``optional`` ones."""
+
+    needed: tuple[str, ...]
+    times: tuple[str, ...] = ("seconds",)
+    optional: tuple[str, ...] = ()
+
+
+ALWAYS = ("probe", "repeat", "at_s", "cpu_wait_s", "flag")
+"""Columns that every kind may have."""
+
+KINDS: Mapping[str, Columns] = {
+    "ttft": Columns(("new_tokens", "cached_tokens"), optional=("engine_s",)),
+    "decode": Columns(("batch", "context_tokens"), optional=("steps",)),
+    "mixed": Columns(("new_tokens", "cached_tokens", "batch", "context_tokens"), optional=("steps",)),
+    "step": Columns((), optional=("chunks", "decodes", "steps")),
+    "turn": Columns(
+        ("trajectory", "turn", "prompt_tokens", "output_tokens"),
+        ("ttft_s", "e2e_s"),
+        ("kept_tokens", "cached_tokens", "pause_s", "arrival_s", "engine_s"),
+    ),
+    "point": Columns(
+        ("prompt_tokens", "output_tokens"),
+        ("ttft_s", "tpot_s", "e2e_s"),
+        ("concurrency", "request_rate", "requests", "cached_tokens"),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One row. None and "" are empty cells; which fields a kind needs is in :data:`KINDS`.
+
+    probe: what was measured, the same for repeats of it; steps of one busy period share it. repeat: which repeat.
+    engine_s: the time to the first token on the engine's own clock, without the client's way to it and back.
+    at_s: when, on the measuring process' clock. cpu_wait_s: for how much of the time the engine's worker was ready to
+    run but had no CPU; the fit takes it off. flag: why the row is doubtful ("background traffic", "throttled"); such
+    rows are not fitted.
+    """
+
+    kind: str
+    seconds: float | None = None
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2e_s: float | None = None
+    engine_s: float | None = None
+    new_tokens: int | None = None
+    cached_tokens: int | None = None
+    kept_tokens: int | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    batch: int | None = None
+    context_tokens: float | None = None
+    steps: int | None = None
+    chunks: str = ""
+    decodes: str = ""
+    trajectory: str = ""
+    turn: int | None = None
+    pause_s: float | None = None
+    arrival_s: float | None = None
+    concurrency: int | None = None
+    request_rate: float | None = None
+    requests: int | None = None
+    probe: str = ""
+    repeat: int | None = None
+    at_s: float | None = None
+    cpu_wait_s: float | None = None
+    flag: str = ""
+    line: int | None = field(default=None, compare=False)
+    """Where it was read; not written."""
+
+
+COLUMNS = tuple(part.name for part in fields(Observation) if part.name != "line")
+_TEXTS = ("kind", "chunks", "decodes", "trajectory", "probe", "flag")
+_TIMES = ("seconds", "ttft_s", "tpot_s", "e2e_s", "engine_s")
+_REAL = (*_TIMES, "context_tokens", "pause_s", "arrival_s", "request_rate", "at_s", "cpu_wait_s")
+_AT_LEAST_ONE = ("new_tokens", "prompt_tokens", "output_tokens", "batch", "steps", "concurrency", "requests")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What was measured, and on what.
+
+    model: hub name or path of a config.json. gpu: kvsim's id, an alias, or a path. engine: vLLM's own argument names
+    (:class:`kvsim.EngineConfig`), those that are known. engine_version: "vllm 0.32.0". client: how the engine was
+    reached, "http" or "in-process". Only model and gpu are needed, and both may be given to the fit instead.
+    """
+
+    model: str = ""
+    gpu: str = ""
+    engine_version: str = ""
+    dtype: str = ""
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    client: str = ""
+    date: str = ""
+    source: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """A file's header and rows. ``left_out`` counts broken rows by what was wrong with them; a last line that was cut
+    off while it was written is always left out, and is not wrong (``cut_off``)."""
+
+    file: str
+    header: Header
+    rows: tuple[Observation, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    cut_off: bool = False
+
+    def warnings(self) -> list[str]:
+        """One sentence for each way in which rows were left out."""
+        found = [f"{self.file}: {count} rows left out: {problem}" for problem, count in self.left_out.items()]
+        if self.cut_off:
+            found.append(f"{self.file}: the last line was cut off while it was written, and is left out")
+        return found
+
+
+def is_observations(text: str) -> bool:
+    """Whether a file's beginning is that of an observations file."""
+    return text.startswith(MAGIC)
+
+
+def read_observations(path: str | Path, *, lenient: bool = False) -> Observations:
+    """Read a file of observations.
+
+    Raises :class:`~kvsim.errors.InputError` naming file, line, field and remedy for what cannot be used; with
+    ``lenient`` broken rows are left out and counted, and only a header that cannot be used is an error.
+    """
+    file = str(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot be read: {reason}", remedy="Check the path.", file=file) from error
+    if not is_observations(text):
+        raise InputError("is no file of observations", remedy=f"Its first line must be {MAGIC!r}.", file=file, line=1)
+    lines = text.splitlines()
+    cut_off = not text.endswith("\n")
+    if cut_off:
+        lines.pop()
+    comments = sum(1 for _ in _leading_comments(lines))
+    header = _header(lines[1:comments], file)
+    if comments >= len(lines):
+        return Observations(file, header, (), cut_off=cut_off)
+    names = next(csv.reader([lines[comments]]))
+    _check_names(names, file, comments + 1)
+    rows: list[Observation] = []
+    left_out: Counter[str] = Counter()
+    for number, line in enumerate(lines[comments + 1 :], comments + 2):
+        if not line.strip():
+            continue
+        try:
+            rows.append(_row(names, next(csv.reader([line])), file, number))
+        except InputError as error:
+            if not lenient:
+                raise
+            left_out[f"field '{error.field}': {error.problem}" if error.field else error.problem] += 1
+    return Observations(file, header, tuple(rows), dict(left_out), cut_off)
+
+
+class Writer:
+    """Appends rows to a file of observations, each on the disk before :meth:`write` returns.
+
+    Opens a file that is there, cuts off a last line that was not finished, and goes on behind it; then ``header`` must
+    be that of the file (:class:`~kvsim.errors.InputError` naming the field otherwise).
+    """
+
+    def __init__(self, path: str | Path, header: Header) -> None:
+        self._path = Path(path)
+        if self._path.exists() and self._path.stat().st_size:
+            _mend(self._path)
+            _check_same(read_observations(self._path, lenient=True).header, header, str(path))
+            self._file = self._path.open("a", encoding="utf-8", newline="")
+        else:
+            self._file = self._path.open("w", encoding="utf-8", newline="")
+            self._file.write(header_text(header))
+            self._flush()
+
+    def write(self, row: Observation) -> None:
+        """Append one observation. Raises InputError for one that could not be read back."""
+        cells = [_cell(getattr(row, name)) for name in COLUMNS]
+        _row(COLUMNS, cells, str(self._path), None)
+        self._file.write(_line(cells))
+        self._flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _flush(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def header_text(header: Header) -> str:
+    """The lines before the first row."""
+    lines = [MAGIC]
+    for part in fields(Header):
+        value = getattr(header, part.name)
+        if value:
+            lines.append(f"# {part.name} = {json.dumps(value, ensure_ascii=False)}")
+    return "\n".join(lines) + "\n" + _line(COLUMNS)
+
+
+def to_text(header: Header, rows: Iterable[Observation]) -> str:
+    """A whole file; columns that no row uses are left out."""
+    kept = list(rows)
+    names = [name for name in COLUMNS if any(getattr(row, name) not in (None, "") for row in kept)]
+    head = header_text(header).splitlines(keepends=True)[:-1]
+    body = [_line(_cell(getattr(row, name)) for name in names) for row in kept]
+    return "".join([*head, _line(names), *body])
+
+
+def pack_chunks(chunks: Iterable[tuple[int, int]]) -> str:
+    """Chunks of prompts as (new, cached) tokens: ``"512@0 128@1024"``."""
+    return " ".join(f"{new}@{cached}" for new, cached in chunks)
+
+
+def unpack_chunks(text: str) -> list[tuple[int, int]]:
+    """Chunks from their text; ValueError if it is none."""
+    pairs = [part.split("@") for part in text.split()]
+    found = [(int(new), int(cached)) for new, cached in pairs]
+    if any(new < 1 or cached < 0 for new, cached in found):
+        raise ValueError(text)
+    return found
+
+
+def pack_decodes(contexts: Iterable[int]) -> str:
+    """Contexts of decoding sequences (the token fed in included), equal ones counted: ``"812 1024x3"``."""
+    return " ".join(
+        f"{context}x{count}" if count > 1 else str(context) for context, count in sorted(Counter(contexts).items())
+    )
+
+
+def unpack_decodes(text: str) -> list[int]:
+    """Contexts from their text; ValueError if it is none."""
+    found: list[int] = []
+    for part in text.split():
+        context, _, count = part.partition("x")
+        found += [int(context)] * int(count or 1)
+    if any(context < 1 for context in found):
+        raise ValueError(text)
+    return found
+
+
+def _leading_comments(lines: Sequence[str]) -> Iterator[str]:
+    for line in lines:
+        if not line.startswith("#"):
+            return
+        yield line
+
+
+def _header(lines: Sequence[str], file: str) -> Header:
+    known = {part.name for part in fields(Header)}
+    found: dict[str, Any] = {}
+    for number, line in enumerate(lines, 2):
+        name, equals, value = line.removeprefix("#").partition("=")
+        name = name.strip()
+        if not equals:
+            continue  # a plain comment
+        if name not in known:
+            raise InputError(
+                "unknown fact", remedy=f"Known: {', '.join(sorted(known))}.", file=file, line=number, field=name
+            )
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            raise InputError(
+                f"{value.strip()} is no JSON",
+                remedy='Write text in quotes: "h100-sxm".',
+                file=file,
+                line=number,
+                field=name,
+            ) from None
+        if isinstance(found[name], dict) != (name == "engine") or not isinstance(found[name], (str, dict)):
+            wanted = 'an object, {"block_size": 16}' if name == "engine" else "a text in quotes"
+            raise InputError(f"{value.strip()} is none", remedy=f"Write {wanted}.", file=file, line=number, field=name)
+    return Header(**found)
+
+
+def _check_names(names: Sequence[str], file: str, line: int) -> None:
+    for name in names:
+        if name not in COLUMNS:
+            raise InputError("unknown column", remedy=f"Known: {', '.join(COLUMNS)}.", file=file, line=line, field=name)
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice or "kind" not in names:
+        raise InputError(
+            "stands twice" if twice else "missing",
+            remedy="Every column stands once, and kind among them.",
+            file=file,
+            line=line,
+            field=twice[0] if twice else "kind",
+        )
+
+
+def _row(names: Sequence[str], cells: Sequence[str], file: str, line: int | None) -> Observation:
+    """One row from its cells, checked."""
+    if len(cells) != len(names):
+        raise InputError(
+            f"{len(cells)} cells under {len(names)} columns", remedy="Correct the row.", file=file, line=line
+        )
+    values = {name: _value(name, cell.strip(), file, line) for name, cell in zip(names, cells, strict=True) if cell}
+    row = Observation(**{"kind": "", **values}, line=line)
+
+    def wrong(problem: str, remedy: str, name: str) -> InputError:
+        return InputError(problem, remedy=remedy, file=file, line=line, field=name)
+
+    if row.kind not in KINDS:
+        raise wrong(f"{row.kind!r} is no kind of observation", f"Known: {', '.join(KINDS)}.", "kind")
+    columns = KINDS[row.kind]
+    for name in columns.needed:
+        if getattr(row, name) in (None, ""):
+            raise wrong(f"empty, needed for kind {row.kind!r}", "Fill it in.", name)
+    if all(getattr(row, name) is None for name in columns.times):
+        raise wrong(f"no time, needed for kind {row.kind!r}", "Fill it in.", " or ".join(columns.times))
+    fitting = {"kind", *columns.needed, *columns.times, *columns.optional, *ALWAYS}
+    for name in values:
+        if name not in fitting:
+            raise wrong(f"does not bear on kind {row.kind!r}", "Leave the cell empty.", name)
+    if row.kind == "step" and not (row.chunks or row.decodes):
+        raise wrong("a step without work", "Fill in chunks or decodes.", "chunks")
+    if row.kind == "point" and (row.concurrency is None) == (row.request_rate is None):
+        raise wrong("a point has either a concurrency or a request_rate", "Give one of them.", "concurrency")
+    if row.kind == "turn" and row.pause_s is None and row.arrival_s is None:
+        raise wrong("neither pause_s nor arrival_s", "Give the pause before the turn, or when it was sent.", "pause_s")
+    return row
+
+
+def _value(name: str, cell: str, file: str, line: int | None) -> Any:
+    def wrong(wanted: str) -> InputError:
+        return InputError(f"{cell!r} is no {wanted}", remedy="Correct the cell.", file=file, line=line, field=name)
+
+    if name in _TEXTS:
+        try:
+            {"chunks": unpack_chunks, "decodes": unpack_decodes}.get(name, str)(cell)
+        except ValueError:
+            example = '"512@0 128@1024"' if name == "chunks" else '"812 1024x3"'
+            raise wrong(f"list such as {example}") from None
+        return cell
+    try:
+        number: float = float(cell) if name in _REAL else int(cell)
+    except ValueError:
+        raise wrong("number" if name in _REAL else "whole number") from None
+    if not math.isfinite(number) or number < 0:
+        raise wrong("number of at least 0")
+    if (name in _TIMES and number == 0) or (name in _AT_LEAST_ONE and number < 1):
+        raise wrong("number above 0")
+    return number
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def _line(cells: Iterable[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+def _mend(path: Path) -> None:
+    """Cut off a last line that has no end."""
+    data = path.read_bytes()
+    if not data.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)
+
+
+def _check_same(old: Header, new: Header, file: str) -> None:
+    for part in fields(Header):
+        before, now = getattr(old, part.name), getattr(new, part.name)
+        if part.name not in ("date", "note") and before != now:
+            raise InputError(
+                f"the file is of {before!r}, not of {now!r}",
+                remedy="Give another file to write to.",
+                file=file,
+                field=part.name,
+            )
