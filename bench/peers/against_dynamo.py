@@ -72,6 +72,7 @@ def lines_law(fraction_bits: int = 20) -> StepLaw:
         step=step.astype(np.int64),
         sequences=np.rint(-PREFILL_MS_PER_TOKEN * sequences * unit).astype(np.int64),
         window=0,
+        tile_keys=0,
         full=GroupLaw(0, 0, decode, decode),
         windowed=GroupLaw(0, 0, np.zeros_like(decode), np.zeros_like(decode)),
     )
