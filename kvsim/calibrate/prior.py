@@ -68,8 +68,8 @@ def beliefs(calibration: Calibration) -> dict[str, Belief]:
 def _belief(part: Coefficient, quantity: Quantity, least: float) -> Belief:
     low, high = quantity.bounds
     floor = max(low, 1e-6 * high)  # a coefficient fitted as zero may still grow
-    if not part.n and part.high == 0 and quantity is OVERHEADS["request_s"]:
-        return Belief(REQUEST_S, UNKNOWN_SPREAD, floor, high)
+    if quantity is OVERHEADS["request_s"]:  # other clients and servers say little about this one
+        return Belief(part.value or REQUEST_S, UNKNOWN_SPREAD, floor, high)
     value = min(high, max(floor, part.value))
     span = log(max(part.high, value) / min(value, max(part.low, floor))) / QUANTILES_90
     return Belief(value, min(UNKNOWN_SPREAD, max(least, span)), floor, high)
