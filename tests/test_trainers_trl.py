@@ -236,3 +236,13 @@ def test_rollout_func_tells_its_turns(tmp_path: Path) -> None:
     size = len(tokenizer.apply_chat_template(PROMPTS[0]["prompt"], add_generation_prompt=True, return_dict=False))
     expected = price(latency(), [turns_of_mask(size, mask, pauses_s=[n / 10]) for n in range(16)]).trajectories
     assert cost.rewards == (-expected).tolist()
+
+
+def test_the_cost_falls_where_it_counts(tmp_path: Path) -> None:
+    alone, less_cost = (
+        example.train(0, steps=20, weight=weight, folder=str(tmp_path / str(weight))) for weight in (0.0, 1.0)
+    )
+    (_, last_alone), (first, last) = example.ends(alone, "kvsim/gpu_s"), example.ends(less_cost, "kvsim/gpu_s")
+    assert alone[0]["kvsim/gpu_s"] == less_cost[0]["kvsim/gpu_s"], "the same weights, the same questions"
+    assert last < first
+    assert last < last_alone
