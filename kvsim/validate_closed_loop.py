@@ -8,9 +8,9 @@ goes on is simulated. ``manifest.json`` says which logs of the folder are sweeps
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,8 +106,7 @@ class RunPrediction:
     measured: Turns
     own_speed: Turns
     """Predicted again, with the law as much faster or slower as the machine was in this run."""
-    alone: Turns
-    """Predicted again, each session by itself and with everything kept."""
+    predict_alone: Callable[[], Turns]
     steps: Steps
     evicted: int
     waited_share: float
@@ -142,6 +141,11 @@ class RunPrediction:
     def turn_accuracy(self) -> Accuracy:
         """E2E turn by turn."""
         return Accuracy.of(np.log(self.measured.e2e_s / self.predicted.e2e_s))
+
+    @cached_property
+    def alone(self) -> Turns:
+        """Predicted again, each session by itself and with everything kept."""
+        return self.predict_alone()
 
     @property
     def correlation(self) -> float:
@@ -284,7 +288,7 @@ def _predict(run: Run, log: StepLog, law: SweepFit, backend: str) -> RunPredicti
         predicted=simulated(law.cost),
         measured=measured,
         own_speed=simulated(law.cost.scaled(speed)),
-        alone=simulated(law.cost, alone=True),
+        predict_alone=partial(simulated, law.cost, alone=True),
         steps=steps,
         evicted=sum(step.evicted for step in run.steps),
         waited_share=_waited(run.steps),
