@@ -64,9 +64,8 @@ def turn_columns(page: Page) -> dict[str, Ints]:
         "idle_kv_byte_s": _whole(page.attribution.turns.idle_kv_byte_s),
         "parent": np.where(batch.parent >= 0, place - place[batch.parent], 0),
         "tool": batch.tool if batch.tool is not None else np.full(batch.turns, -1),
-        "status": np.searchsorted(STATUSES, result.turns.status, sorter=np.argsort(STATUSES)),
+        "status": (result.turns.status[:, None] == np.array(STATUSES)).argmax(axis=1),
     }
-    columns["status"] = np.argsort(STATUSES)[columns["status"]]
     if not isinstance(result, Estimate):
         columns |= {"preemptions": result.turns.preemptions, "replica": result.turns.replica}
     return {name: column[order] for name, column in columns.items()}

@@ -10,6 +10,8 @@ async function main() {
   const ranking = startRanking(run, bodyOf("trajectories"));
   const timeline = startTimeline(run, bodyOf("timeline"));
 
+  startCliff(run, bodyOf("cliff"));
+
   followSections();
   startTheme(redrawPlots);
 

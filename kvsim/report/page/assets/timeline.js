@@ -20,7 +20,7 @@ function startTimeline(run, place) {
   place.append(head, totals,
     element("div", { class: "spread" }, element("div", { class: "controls" }, element("fieldset", { "aria-label": "How to draw it" }, views)), note),
     figure, tableTitle,
-    element("div", { class: "scroll turns" }, element("table", {},
+    element("div", { class: "scroll turns", tabindex: "-1" }, element("table", {},
       element("caption", { class: "offscreen" }, "Turns of the trajectory"),
       element("thead", {}, element("tr", {}, columns.map((column) =>
         element("th", { scope: "col", class: column.text ? "text" : null, title: column.meaning }, column.label)))), body)), pages);
@@ -241,10 +241,15 @@ function heldCurve({ turns, facts }, one) {
   changes.sort((a, b) => a[0] - b[0]);
   const points = [];
   let [at, value, slope] = [0, 0, 0];
-  for (const [time, jump, bend] of changes) {
+  for (let next = 0; next < changes.length; ) {
+    const time = changes[next][0];
     value += slope * (time - at);
     points.push([time, Math.max(value, 0)]);
-    [at, value, slope] = [time, value + jump, slope + bend];
+    for (; next < changes.length && changes[next][0] === time; next++) {
+      value += changes[next][1];
+      slope += changes[next][2];
+    }
+    at = time;
     points.push([time, Math.max(value, 0)]);
   }
   return points;

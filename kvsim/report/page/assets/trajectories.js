@@ -54,7 +54,8 @@ function readRun(facts, columns) {
     return one;
   });
   presentParts = ALL_PARTS.filter((part) => trajectories.some((one) => one[part.key] > 0));
-  return { facts, turns, trajectories };
+  const engine = facts.engine && { kv_use: columns["engine.kv_use"], running: columns["engine.running"], waiting: columns["engine.waiting"] };
+  return { facts, turns, trajectories, engine };
 }
 
 /** What trajectories can be ranked and filtered by. */
