@@ -1,4 +1,4 @@
-"""What ``kvsim report`` puts on its page: the result that was asked for, its facts, and what eviction would do to it."""
+"""What ``kvsim report`` puts on its page: the result that was asked for, its facts, and what eviction would do."""
 
 from __future__ import annotations
 

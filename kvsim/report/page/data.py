@@ -127,6 +127,7 @@ def _engine_facts(timeline: Table) -> Json:
         "bin_ns": round(float(times[1] - times[0]) * 1e9) if len(times) > replicas else 10**9,
         "bins": len(times) // replicas,
         "replicas": replicas if replicas <= MOST_REPLICAS else 1,
+        "mean_of": replicas,
         "scale": SHARE,
     }
 
@@ -137,7 +138,8 @@ def _replicas(timeline: Table) -> int:
 
 def _release(page: Page) -> Ints:
     result = page.result
-    return result.span_ns[0] if isinstance(result, Estimate) else result.served.release_ns
+    release_ns: Ints = result.span_ns[0] if isinstance(result, Estimate) else result.served.release_ns
+    return release_ns
 
 
 def _start(page: Page) -> Ints:
@@ -146,7 +148,8 @@ def _start(page: Page) -> Ints:
     ok = page.result.turns.status == STATUSES[0]
     start = np.full(len(batch), np.iinfo(np.int64).max)
     np.minimum.at(start, batch.trajectory[ok], _release(page)[ok])
-    return np.where(start == np.iinfo(np.int64).max, 0, start)
+    start[start == np.iinfo(np.int64).max] = 0
+    return start
 
 
 def _whole(values: npt.NDArray[Any], unknown: int = 0) -> Ints:

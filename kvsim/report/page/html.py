@@ -18,14 +18,16 @@ from kvsim.report.page.packing import pack_columns, zipped
 if TYPE_CHECKING:
     from kvsim.report.page.inputs import Page
 
-SECTIONS = (
-    ("overview", "Overview"),
-    ("distribution", "Distribution"),
-    ("trajectories", "Trajectories"),
-    ("timeline", "Timeline"),
-    ("cliff", "Eviction cliff"),
-    ("evidence", "Assumptions and evidence"),
-)
+SECTIONS = {
+    "overview": "Overview",
+    "distribution": "Distribution",
+    "trajectories": "Trajectories",
+    "timeline": "Timeline",
+    "engine": "Engine",
+    "cliff": "Eviction cliff",
+    "evidence": "Assumptions and evidence",
+}
+"""The page's sections in order, by id."""
 
 FIRST_SCRIPTS = ("numbers", "elements", "overview")
 """What runs before the first paint, and needs nothing but the summary."""
@@ -40,6 +42,7 @@ MAIN_SCRIPTS = (
     "ranking",
     "timeline",
     "distribution",
+    "engine",
     "cliff",
     "main",
 )
@@ -61,10 +64,12 @@ def render(page: Page) -> str:
     columns, specs = pack_columns(columns_of(page))
     overview = overview_of(page) | {"facts": page.facts}
     first, main, plotly = _scripts(FIRST_SCRIPTS), _scripts(MAIN_SCRIPTS), _plotly()
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     safe: Any = importlib.import_module("markupsafe").Markup
     text: str = environment.from_string(_asset("page.html.j2")).render(
-        sections=SECTIONS,
+        sections=_sections(page),
         overview=overview,
         policy=_policy([first, main, plotly]),
         style=safe(_asset("page.css")),
@@ -77,11 +82,18 @@ def render(page: Page) -> str:
     return text
 
 
+def _sections(page: Page) -> list[tuple[str, str]]:
+    """Those that this page has something for."""
+    absent = {"engine"} if page.timeline is None else set()
+    return [(id, label) for id, label in SECTIONS.items() if id not in absent]
+
+
 def _policy(scripts: list[str]) -> str:
     """A content security policy under which only these scripts run, and nothing is ever fetched."""
     digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    rules = ["default-src 'none'", f"script-src {allowed}", "style-src 'unsafe-inline'", "img-src data: blob:"]
+    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
 
 
 def _scripts(names: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""The first screen of a page: its title, a few large numbers, and where the time went. Numbers are JavaScript's to show."""
+"""The first screen of a page: its title, a few large numbers, where the time went. JavaScript writes the digits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def overview_of(page: Page) -> Json:
     what = "1 trajectory" if number == 1 else f"{number:,} trajectories"
     return {
         "kvsim": __version__,
-        "title": f"What {what} cost{'s' if number == 1 else ''} on {engine.tensor_parallel_size} × {pricing.gpu.id}",
+        "title": f"What {what} cost{'s' if number == 1 else ''} on {engine.tensor_parallel_size} x {pricing.gpu.id}",
         "kicker": f"{pricing.architecture.name} · {kind}: {page.how}",
         "warnings": list(page.warnings),
         "tiles": [known(tile) for tile in _tiles(page)],
@@ -47,7 +47,9 @@ def overview_of(page: Page) -> Json:
 
 def known(tile: Json) -> Json:
     """The tile without numbers that nobody knows."""
-    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in tile.items()}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in tile.items()
+    }
 
 
 def _tiles(page: Page) -> list[Json]:
@@ -109,8 +111,5 @@ def _engine_tiles(run: Simulation) -> list[Json]:
 
 def _time_stack(page: Page) -> Json:
     run = page.attribution.run
-    parts = [
-        {"label": label, "colour": colour, "value": int(run[name][0]) / 1e9}
-        for name, label, colour in PARTS
-    ]
+    parts = [{"label": label, "colour": colour, "value": int(run[name][0]) / 1e9} for name, label, colour in PARTS]
     return {"label": "Where the time went", "format": "duration", "parts": parts}

@@ -32,7 +32,7 @@ function drawCliff(cliff, panel) {
       hovermode: "closest", margin: { l: 60, r: 60, t: 30, b: 45 },
       xaxis: { title: { text: "trajectories in flight" }, type: "log", tickvals: in_flight.filter((number) => Number.isInteger(Math.log2(number)) || number === in_flight.at(-1)) },
       yaxis: { title: { text: "of cached tokens reused" }, tickformat: ".0%", range: [0, 1.04], fixedrange: true },
-      yaxis2: { title: { text: "turns a second" }, overlaying: "y", side: "right", rangemode: "tozero", showgrid: false, fixedrange: true },
+      yaxis2: { title: { text: "turns a second" }, overlaying: "y", side: "right", rangemode: "tozero", tickmode: "auto", nticks: 6, showgrid: false, fixedrange: true },
       ...(collapses_at === null ? {} : {
         shapes: [{ type: "line", x0: collapses_at, x1: collapses_at, yref: "paper", y0: 0, y1: 1, line: { color: colour("ink"), width: 1, dash: "dot" } }],
         annotations: [{ x: Math.log10(collapses_at), yref: "paper", y: 1, text: `collapses at ${count(collapses_at)}`, showarrow: false, xanchor: "right", xshift: -5, font: { color: colour("ink") } }],

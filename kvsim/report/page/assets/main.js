@@ -10,6 +10,7 @@ async function main() {
   const ranking = startRanking(run, bodyOf("trajectories"));
   const timeline = startTimeline(run, bodyOf("timeline"));
 
+  if (run.engine) startEngine(run, bodyOf("engine"));
   startCliff(run, bodyOf("cliff"));
 
   followSections();
@@ -21,7 +22,8 @@ async function main() {
     const found = ranking.show(state, one?.at);
     const filters = JSON.stringify([state.filter, state.tool, state.status, state.cost, state.min, state.max]);
     if (filters !== shown.filters) distribution.show(state, found);
-    timeline.show(one ?? (state.trajectory === undefined ? found[0] : undefined), state, found);
+    const asked = (state.trajectory ?? state.number) !== undefined;
+    timeline.show(asked ? one : found[0], state, found);
     shown = { filters };
   };
   followAddress(render);
@@ -30,8 +32,8 @@ async function main() {
 }
 
 /** The trajectory of the address. */
-function chosen({ trajectories }, { trajectory, use = "1" }) {
-  return trajectories.find((one) => one.id === trajectory && one.use === Number(use));
+function chosen({ trajectories }, { trajectory, number }) {
+  return number === undefined ? trajectories.find((one) => one.id === trajectory) : trajectories[Number(number) - 1];
 }
 
 /** Links to sections scroll there and leave what is shown as it is. */

@@ -57,11 +57,14 @@ function withStyle(layout) {
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: soft },
     hoverlabel: { bgcolor: paper, bordercolor: line, font: { color: ink, family: getComputedStyle(document.body).fontFamily }, align: "left" },
-    margin: { l: 60, r: 20, t: 30, b: 45 },
+    margin: { l: 60, r: 20, t: 24, b: 45 },
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { color: ink } },
     ...layout,
   };
   for (const name of Object.keys(styled))
-    if (/^[xy]axis\d*$/.test(name)) styled[name] = { ...axis, ...styled[name] };
+    if (/^[xy]axis\d*$/.test(name)) {
+      styled[name] = { ...axis, ...styled[name] };
+      if (styled[name].title) styled[name].title = { font: { size: 13 }, ...styled[name].title };
+    }
   return styled;
 }

@@ -81,7 +81,7 @@ function startRanking(run, place) {
 }
 
 /** What the address says to link to this trajectory. */
-const linkTo = (one) => ({ trajectory: one.id, use: one.use > 1 ? one.use : null, turn: null });
+const linkTo = (one) => ({ trajectory: one.named ? one.id : null, number: one.named ? null : one.at + 1, turn: null, turns: null });
 
 function miniature(one) {
   const whole = presentParts.reduce((sum, part) => sum + one[part.key], 0);

@@ -8,7 +8,7 @@ function startTimeline(run, place) {
   let state = {};
   const head = element("div", { class: "spread" });
   const totals = element("div", {});
-  const figure = element("div", { class: "plot tall", id: "timeline-plot" });
+  const figure = element("div", { class: facts.engine ? "plot taller" : "plot tall", id: "timeline-plot" });
   const note = element("p", { class: "note" });
   const body = element("tbody", {});
   const tableTitle = element("div", {});
@@ -52,13 +52,13 @@ function startTimeline(run, place) {
     const at = among.indexOf(one);
     const step = (label, words, to) => element("button", { type: "button", "aria-label": words, disabled: !among[to], onclick: () => goTo(linkTo(among[to])) }, label);
     replaceContent(head,
-      element("h3", { id: "shown-trajectory" }, nameFromLog(one.id), one.use > 1 ? ` (number ${one.use} of this name)` : ""),
+      element("h3", { id: "shown-trajectory" }, nameFromLog(one.id), one.named ? null : ` (number ${count(one.at + 1)})`),
       element("div", { class: "pager" }, step("⟨", "Previous trajectory", at - 1),
         element("span", {}, at < 0 ? "not among the filtered" : `${count(at + 1)} of ${count(among.length)}`), step("⟩", "Next trajectory", at + 1)));
     totals.replaceChildren(...trajectoryTotals(run, one));
     for (const view of views) view.setAttribute("aria-pressed", String(view.dataset.view === (state.view ?? "clock")));
-    note.textContent = state.view === "turns" ? "Tool pauses are left out; the lower panel stacks each turn's context."
-      : "Drag to zoom, double-click to see all; a click on a bar chooses its turn below.";
+    note.textContent = state.view === "turns" ? "Tool pauses are left out. Below: what each turn's context is made of."
+      : "Drag to zoom, double-click to see all; a click on a bar chooses its turn. Below: the KV it holds.";
     page = pageWithin(one.turns, TURNS_A_PAGE, state.turns ?? Math.ceil((Number(state.turn) || 1) / TURNS_A_PAGE));
     const first = (page - 1) * TURNS_A_PAGE;
     const rows = rowsOf(one);
@@ -134,7 +134,7 @@ function barsOf(run, one, parts, more) {
     const rows = [];
     for (let row = one.first; row < one.end; row++) if (turns[part.key][row] > 0) rows.push(row);
     return {
-      type: "bar", name: part.label, marker: { color: colour(part.colour), line: { width: 0 } },
+      type: "bar", name: part.label, showlegend: false, marker: { color: colour(part.colour), line: { width: 0 } },
       hovertext: rows.map((row) => hoverText(run, one, row, part)), hovertemplate: "%{hovertext}<extra></extra>",
       customdata: rows.map((row) => row - one.first), ...more(part, rows),
     };
@@ -163,19 +163,19 @@ function overTime(run, one, chosen) {
   }));
   const held = heldCurve(run, one);
   const panels = engineCurves(run, one, unitNs, lanes.end_ns);
-  const domains = panels.length ? [[0.62, 1], [0.3, 0.56], [0, 0.22]] : [[0.48, 1], [0, 0.4]];
+  const domains = panels.length ? [[0.68, 1], [0.33, 0.62], [0, 0.25]] : [[0.5, 1], [0, 0.44]];
   const layout = {
     barmode: "overlay", bargap: 0.1, hovermode: "closest",
     xaxis: { title: { text: `time since its first turn, ${unit}` }, anchor: panels.length ? "y3" : "y2", range: rangeOf(run, one, chosen, lanes.end_ns, unitNs) },
     yaxis: { domain: domains[0], range: [lanes.count - 0.5, -0.5], visible: lanes.count > 1, title: { text: "at once" }, dtick: 1, fixedrange: true, zeroline: false },
     yaxis2: { domain: domains[1], title: { text: "KV held, GiB" }, rangemode: "tozero", fixedrange: true },
-    yaxis3: panels.length ? { domain: domains[2], title: { text: "engine" }, tickformat: ".0%", range: [0, 1.02], fixedrange: true } : undefined,
+    yaxis3: panels.length ? { domain: domains[2], title: { text: "engine's KV" }, tickformat: ".0%", range: [0, 1.02], fixedrange: true } : undefined,
   };
   if (!panels.length) delete layout.yaxis3;
   return {
     data: [...bars, {
       type: "scatter", mode: "lines", name: "KV held by it", x: held.map(([at]) => at / unitNs), y: held.map(([, bytes]) => bytes / GIB),
-      yaxis: "y2", fill: "tozeroy", line: { color: colour("accent"), width: 1.5 }, hovertemplate: `%{y:.3f} GiB at %{x:.3f} ${unit}<extra></extra>`,
+      yaxis: "y2", fill: "tozeroy", showlegend: false, line: { color: colour("accent"), width: 1.5 }, hovertemplate: `%{y:.3f} GiB at %{x:.3f} ${unit}<extra></extra>`,
     }, ...panels],
     layout,
   };
@@ -265,7 +265,7 @@ function engineCurves({ turns, facts, engine }, one, unitNs, end_ns) {
   const times = Array.from({ length: lastBin - firstBin }, (_, at) => ((firstBin + at) * bin_ns - one.start_ns) / unitNs);
   return its.map((replica) => ({
     type: "scatter", mode: "lines", yaxis: "y3", x: times, line: { shape: "hv", width: 1.5, color: colour("queue"), dash: ["solid", "dash", "dot", "dashdot"][its.indexOf(replica)] },
-    name: replicas === 1 ? "KV in use on the engine" : `KV in use on replica ${replica}`,
+    showlegend: its.length > 1, name: `replica ${replica}`,
     y: times.map((_, at) => engine.kv_use[replica * bins + firstBin + at] / facts.engine.scale), hovertemplate: "%{y:.1%} of the engine's KV<extra></extra>",
   }));
 }
@@ -286,7 +286,7 @@ function turnByTurn(run, one) {
   ];
   const rows = Array.from({ length: one.turns }, (_, at) => one.first + at).filter((row) => turns.status[row] === 0);
   const tokens = stacked.map(([name, shade, of]) => ({
-    type: "bar", name: `${name} tokens`, showlegend: false, yaxis: "y2", x: rows.map(turn), y: rows.map(of), customdata: rows.map((row) => row - one.first),
+    type: "bar", name: `${name} tokens`, yaxis: "y2", x: rows.map(turn), y: rows.map(of), customdata: rows.map((row) => row - one.first),
     marker: { color: colour(shade), line: { width: 0 } }, hovertemplate: `turn %{x}: %{y:,} ${name} tokens<extra></extra>`,
   }));
   return {

@@ -20,7 +20,8 @@ let presentParts;
 
 /**
  * Everything about the run: facts (JSON), turns (columns), and one object a trajectory:
- * {at, id, first, end (rows of turns), link, status, tools (numbers), latency_ns, ..., and sums of the turns' columns}.
+ * {at, id, named (whether the id tells it from the others), first, end (rows of turns), status, tools (numbers), latency_ns,
+ * ..., and sums of the turns' columns}.
  */
 function readRun(facts, columns) {
   const turns = {};
@@ -47,16 +48,18 @@ function readRun(facts, columns) {
     one.gpu_s = one.gpu_ns / 1e9;
     one.usd = (one.gpu_s * (facts.usd_per_hour ?? NaN)) / 3600;
     one.cached_share = one.cached_tokens / one.prompt_tokens;
-    // Ids need not be unique; the second of a name is linked to as ID and its number.
-    one.use = (uses.get(id) ?? 0) + 1;
-    uses.set(id, one.use);
+    uses.set(id, (uses.get(id) ?? 0) + 1);
     first = end;
     return one;
   });
+  // Ids that are empty, not unique or no proper text are linked to by their place.
+  for (const one of trajectories) one.named = one.id !== "" && uses.get(one.id) === 1 && isWellFormed(one.id);
   presentParts = ALL_PARTS.filter((part) => trajectories.some((one) => one[part.key] > 0));
   const engine = facts.engine && { kv_use: columns["engine.kv_use"], running: columns["engine.running"], waiting: columns["engine.waiting"] };
   return { facts, turns, trajectories, engine };
 }
+
+const isWellFormed = (text) => new URLSearchParams(new URLSearchParams({ text }).toString()).get("text") === text;
 
 /** What trajectories can be ranked and filtered by. */
 const MEASURES = {
