@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #include "pieces.hpp"
 #include "rates.hpp"
@@ -32,7 +31,7 @@ struct Price {
 
 // One row a trajectory.
 struct Totals {
-  i64 first_release_ns = std::numeric_limits<i64>::max();
+  i64 first_release_ns = INT64_MAX;
   i64 last_finish_ns = 0;
   i64 fresh_ns = 0;
   i64 recompute_ns = 0;
@@ -55,8 +54,8 @@ struct PriceColumns {
 };
 
 // Whether the common, simplest case is at hand.
-KVSIM_HD bool is_plain(const Rates& rates, const Turns& turns, const i64* order) {
-  return order == nullptr && turns.waits_offsets == nullptr && turns.shared == nullptr && rates.window == 0 &&
+KVSIM_HD bool is_plain(const Rates& rates, const Turns& turns) {
+  return turns.order == nullptr && turns.waits_offsets == nullptr && turns.shared == nullptr && rates.window == 0 &&
          rates.block_shift >= 0;
 }
 
@@ -124,11 +123,11 @@ KVSIM_HD Price price_turn(const Rates& rates, const i64* step, i64 prompt, i64 o
   return price;
 }
 
-// Sums of the trajectory at hand, in registers while it stays the same.
+// Sums of the trajectory at hand, in registers while it stays the same. Trajectories [first, end) are cleared on the
+// way, so that nobody need do so before; others are only added to.
 class RunningTotals {
  public:
-  // Trajectories from `first` up to `end` have no row in memory yet, all others have one.
-  RunningTotals(Totals* totals, double* held_block_ns, i64 first, i64 end)
+  KVSIM_HD RunningTotals(Totals* totals, double* held_block_ns, i64 first, i64 end)
       : totals_(totals), held_(held_block_ns), end_(end), seen_(first) {}
 
   KVSIM_HD void add(i64 trajectory, i64 release, i64 finish, const Price& price) {
@@ -153,7 +152,7 @@ class RunningTotals {
   KVSIM_HD void switch_to(i64 trajectory) {
     if (owner_ >= 0) store();
     owner_ = trajectory;
-    if (trajectory >= seen_ && trajectory < end_) {  // nothing was stored there yet, so there is nothing to load
+    if (trajectory >= seen_) {  // nothing was stored there yet, so there is nothing to load
       clear_up_to(trajectory);
       seen_ = trajectory + 1;
       total_ = Totals{};
@@ -179,24 +178,20 @@ class RunningTotals {
   Totals* totals_;
   double* held_;
   i64 end_;
-  i64 seen_;  // trajectories below have a row in memory, or are the owner
   i64 owner_ = -1;
+  i64 seen_;  // trajectories below have a row in memory, or are the owner
   Totals total_;
   double total_held_ = 0.0;
 };
 
-// Prices the rows of a piece in dependency order, those at its places of `order` (null: of the rows as they stand).
-// `finish_ns` [rows] is scratch; `totals` and `held_block_ns` [trajectories]. `kPlain` promises rows in order, no
-// joins, shared prefixes or windows, and blocks of a power of two.
+// Prices the rows at places [first, last) of the order, all that they depend on being among them or before them.
+// `kPlain` promises rows in order, no joins, shared prefixes or windows, and blocks of a power of two.
 template <i64 kSurvival, bool kWithTurns, bool kPlain>
-void estimate(const Rates& given, const i64* step, const Turns& columns, const i64* order, const Piece& piece,
-              i64* finish_ns, Totals* totals, double* held_block_ns, const PriceColumns& out) {
-  const Rates rates = given;  // copies that nothing else can point to stay in registers
-  const Turns turns = columns;
-  if (kPlain && !is_plain(rates, turns, order)) KVSIM_UNREACHABLE();
-  RunningTotals running(totals, held_block_ns, piece.first_trajectory, piece.end_trajectory);
-  for (i64 i = piece.begin, end = piece.end; i < end; ++i) {
-    const i64 row = order != nullptr ? order[i] : i;
+KVSIM_HD void price_rows(const Rates& rates, const i64* step, const Turns& turns, i64 first, i64 last, i64* finish_ns,
+                         RunningTotals& running, const PriceColumns& out) {
+  if (kPlain && !is_plain(rates, turns)) KVSIM_UNREACHABLE();
+  for (i64 i = first; i < last; ++i) {
+    const i64 row = turns.order != nullptr ? turns.order[i] : i;
     const i64 parent = turns.parent[row];
     const i64 prompt = turns.prompt[row];
     const i64 release = release_of(turns, finish_ns, row);
@@ -239,6 +234,16 @@ void estimate(const Rates& given, const i64* step, const Turns& columns, const i
       out.status[row] = price.status;
     }
   }
+}
+
+// Prices the rows of a piece. `finish_ns` [rows] is scratch; `totals` and `held_block_ns` [trajectories].
+template <i64 kSurvival, bool kWithTurns, bool kPlain>
+void estimate(const Rates& given, const i64* step, const Turns& columns, const Piece& piece, i64* finish_ns,
+              Totals* totals, double* held_block_ns, const PriceColumns& out) {
+  const Rates rates = given;  // copies that nothing else can point to stay in registers
+  const Turns turns = columns;
+  RunningTotals running(totals, held_block_ns, piece.first_trajectory, piece.end_trajectory);
+  price_rows<kSurvival, kWithTurns, kPlain>(rates, step, turns, piece.begin, piece.end, finish_ns, running, out);
   running.finish();
 }
 

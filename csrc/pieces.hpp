@@ -15,16 +15,20 @@ namespace kvsim {
 struct Piece {
   i64 begin = 0;  // places [begin, end) of the order in which rows are visited
   i64 end = 0;
-  i64 first_trajectory = 0;  // all trajectories [first, end), nobody else's; or none of them, where they are mixed
+  i64 first_trajectory = 0;  // its trajectories are [first, end), unless pieces are mixed: then [end, end)
   i64 end_trajectory = 0;
 };
 
 struct Pieces {
   std::vector<Piece> pieces;
   std::vector<i64> order;  // rows by place; empty: the batch's own order
-  bool mixed = false;      // whether trajectories of several pieces alternate, so that none owns a range of them
+  bool mixed = false;      // whether the numbers of their trajectories alternate: totals are then to be cleared before
 
-  const i64* order_of(const Turns& turns) const { return order.empty() ? turns.order : order.data(); }
+  // The batch with its rows in the order of the pieces.
+  Turns ordered(Turns turns) const {
+    if (!order.empty()) turns.order = order.data();
+    return turns;
+  }
 };
 
 // Trajectories that depend on each other, directly or not, as sets.
@@ -129,16 +133,17 @@ inline Pieces cut_into_families(const Turns& turns, i64 most) {
   for (i64 one = 0; one < turns.trajectories; ++one) {
     Piece& piece = found.pieces[piece_of[one]];
     piece.end += rows_of[one];
-    if (ranges) ++piece.end_trajectory;
+    ++piece.end_trajectory;
   }
   for (i64 i = 1; i < pieces; ++i) {
     Piece &before = found.pieces[i - 1], &piece = found.pieces[i];
     piece.begin = before.end;
     piece.end += before.end;
-    if (ranges) {
-      piece.first_trajectory = before.end_trajectory;
-      piece.end_trajectory += before.end_trajectory;
-    }
+    piece.first_trajectory = before.end_trajectory;
+    piece.end_trajectory += before.end_trajectory;
+  }
+  if (!ranges) {
+    for (Piece& piece : found.pieces) piece.first_trajectory = piece.end_trajectory = turns.trajectories;
   }
   const auto row_at = [&](i64 place) { return turns.order != nullptr ? turns.order[place] : place; };
   bool together = true;

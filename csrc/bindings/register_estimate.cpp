@@ -37,7 +37,7 @@ class Scratch {
   i64 capacity_ = 0;
 };
 
-using Kernel = void (*)(const Rates&, const i64*, const Turns&, const i64*, const Piece&, i64*, Totals*, double*,
+using Kernel = void (*)(const Rates&, const i64*, const Turns&, const Piece&, i64*, Totals*, double*,
                         const PriceColumns&);
 
 template <i64 kSurvival>
@@ -105,14 +105,14 @@ py::tuple run_estimate(const Rates& rates, const IntArray& step, const HeldTurns
     i64* finish_ns = scratch.room_for(turns.rows);
     const i64 useful = min_of(threads, turns.rows / rows_per_thread);
     const Pieces& pieces = useful > 1 ? pieces_of(held, useful) : held.cut->whole;
-    const i64* order = pieces.order_of(turns);
-    const Kernel kernel = kernel_for(rates.survival, columns.has_value(), is_plain(rates, turns, order));
+    const Turns ordered = pieces.ordered(turns);
+    const Kernel kernel = kernel_for(rates.survival, columns.has_value(), is_plain(rates, ordered));
     if (pieces.mixed) {
       std::fill_n(total_rows, turns.trajectories, Totals{});
       std::fill_n(held_data, turns.trajectories, 0.0);
     }
     run_on_threads(useful, static_cast<i64>(pieces.pieces.size()), [&](i64 i) {
-      kernel(rates, steps, turns, order, pieces.pieces[i], finish_ns, total_rows, held_data, out);
+      kernel(rates, steps, ordered, pieces.pieces[i], finish_ns, total_rows, held_data, out);
     });
   }
   return py::make_tuple(totals, held_block_ns);

@@ -143,7 +143,7 @@ void dags_are_priced_consistently() {
     for (i64& time : step) time = draw(random, 0, i64{1} << 36);
     const i64 rows = draw(random, 1, 60), trajectories = draw(random, 1, rows);
     const Dag dag = draw_dag(random, rows, trajectories, kPlain);
-    CHECK_EQUAL(is_plain(rates, dag.turns, dag.turns.order), kPlain);
+    CHECK_EQUAL(is_plain(rates, dag.turns), kPlain);
     CHECK_EQUAL(kPlain || static_cast<i64>(dag.order.size()) == rows, true);
 
     std::vector<i64> finish(rows), release(rows), fresh(rows), recompute(rows), decode(rows), cached(rows), lost(rows);
@@ -152,11 +152,10 @@ void dags_are_priced_consistently() {
     std::vector<Totals> totals(trajectories), without(trajectories);
     const PriceColumns out{release.data(), fresh.data(), recompute.data(), decode.data(),
                            cached.data(),  lost.data(),  held.data(),      status.data()};
-    const i64* order = dag.turns.order;
     const Piece all = whole(dag.turns).pieces[0];
-    estimate<kSurvival, true, false>(rates, step.data(), dag.turns, order, all, finish.data(), totals.data(),
+    estimate<kSurvival, true, false>(rates, step.data(), dag.turns, all, finish.data(), totals.data(),
                                      held_total.data(), out);
-    estimate<kSurvival, false, kPlain>(rates, step.data(), dag.turns, order, all, finish.data(), without.data(),
+    estimate<kSurvival, false, kPlain>(rates, step.data(), dag.turns, all, finish.data(), without.data(),
                                        held_total.data(), {});
 
     std::vector<Totals> summed(trajectories);
@@ -220,7 +219,7 @@ Dag draw_families(Random& random, i64 rows, i64 trajectories, bool plain, bool o
 // Every row in one piece, at its place, with all that it depends on; every trajectory in one piece, and in its range.
 void check_pieces(const Turns& turns, const Pieces& pieces) {
   std::vector<i64> piece_of(turns.rows, -1), owner(turns.trajectories, -1);
-  const i64* order = pieces.order_of(turns);
+  const i64* order = pieces.ordered(turns).order;
   i64 place = 0;
   for (std::size_t i = 0; i < pieces.pieces.size(); ++i) {
     const Piece& piece = pieces.pieces[i];
@@ -268,7 +267,7 @@ void pieces_are_priced_as_the_whole() {
       held[way].assign(trajectories, 0.0);
       finish[way].resize(rows);
       run_on_threads(3, pieces.pieces.size(), [&](i64 i) {
-        estimate<kNever, false, false>(rates, step.data(), dag.turns, pieces.order_of(dag.turns), pieces.pieces[i],
+        estimate<kNever, false, false>(rates, step.data(), pieces.ordered(dag.turns), pieces.pieces[i],
                                        finish[way].data(), totals[way].data(), held[way].data(), {});
       });
     }
