@@ -318,7 +318,7 @@ def test_the_theme_can_be_chosen(opened):
     assert tab.tab.evaluate(background) != light
 
 
-NUMBERS = [0, 1e-7, 3.2e-5, 0.0123, 0.5, 0.9994, 1.26, 42.04, 99.9, 120.4, 599.4, 1692.3, 52740.1, 273600.5, 9e6]
+NUMBERS = [0, 1e-7, 3.2e-5, 0.0123, 0.5, 0.9994, 1.26, 42.04, 99.9, 120.4, 599.4, 1692.3, 52740.1, 273600.7, 9e6]
 
 
 def test_numbers_read_as_in_the_terminal(opened):
