@@ -189,7 +189,8 @@ def test_hovering_over_a_bar_tells_its_numbers(opened):
     x, y = tab.tab.evaluate(
         """() => {
         byId("timeline-plot").scrollIntoView({ block: "center" });
-        const areas = [...document.querySelectorAll("#timeline-plot .barlayer path")].map((bar) => bar.getBoundingClientRect());
+        const bars = [...document.querySelectorAll("#timeline-plot .barlayer path")];
+        const areas = bars.map((bar) => bar.getBoundingClientRect());
         const largest = areas.sort((a, b) => b.width * b.height - a.width * a.height)[0];
         return [largest.x + largest.width / 2, largest.y + largest.height / 2];
     }"""

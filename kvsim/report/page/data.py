@@ -154,4 +154,5 @@ def _start(page: Page) -> Ints:
 
 def _whole(values: npt.NDArray[Any], unknown: int = 0) -> Ints:
     """Rounded to integers."""
-    return np.rint(np.nan_to_num(values, nan=unknown)).astype(np.int64)
+    whole: Ints = np.rint(np.nan_to_num(values, nan=unknown)).astype(np.int64)
+    return whole
