@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+GIB_HOUR = 2**30 * 3600
+
 PARTS = (
     ("tool_ns", "tool pauses", "pause"),
     ("queue_ns", "queue", "queue"),
@@ -82,7 +84,7 @@ def _tiles(page: Page) -> list[Json]:
     )
     if not isinstance(result, Estimate):
         tiles += _engine_tiles(result)
-    held = {"label": "KV held", "value": float(np.nansum(result.kv_byte_s)), "format": "kvHeld"}
+    held = {"label": "KV held, GiB·h", "value": float(np.nansum(result.kv_byte_s)) / GIB_HOUR, "format": "plain"}
     return [*tiles, held, _latency(page)]
 
 

@@ -29,6 +29,8 @@ async function main() {
   followAddress(render);
   render(address());
   document.documentElement.dataset.ready = "yes";
+  addEventListener("load", drawAtLeisure);
+  if (document.readyState === "complete") drawAtLeisure();
 }
 
 /** The trajectory of the address. */

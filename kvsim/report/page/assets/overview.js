@@ -2,7 +2,7 @@
 
 const summary = JSON.parse(byId("summary").textContent);
 
-const FORMATS = { duration, money, plain, count, percent, kvHeld };
+const FORMATS = { duration, money, plain, count, percent };
 
 /** A bar of parts, each {label, colour, value}, with its legend; nothing where they sum to nothing. */
 function stack(label, parts, format) {

@@ -26,14 +26,14 @@ function startTimeline(run, place) {
         element("th", { scope: "col", class: column.text ? "text" : null, title: column.meaning }, column.label)))), body)), pages);
 
   const drawing = plot(figure, () => ({
-    ...(state.view === "turns" ? turnByTurn(run, one) : overTime(run, one, Number(state.turn) - 1)),
-    onClick: ({ customdata }) => customdata !== undefined && goTo({ turn: customdata + 1 }, { replace: true }),
+    ...(state.view === "turns" ? turnByTurn(run, one) : overTime(run, one, state.turn === undefined ? -1 : Number(state.turn))),
+    onClick: ({ customdata }) => customdata !== undefined && goTo({ turn: customdata }, { replace: true }),
   }));
 
   const goToPage = (page) => goTo({ turns: page === 1 ? null : page }, { replace: true });
   let page = 1;
   rovingRows(body, {
-    open: (row) => goTo({ turn: Number(row.dataset.turn) + 1 }, { replace: true }),
+    open: (row) => goTo({ turn: row.dataset.turn }, { replace: true }),
     turnPage: (by) => {
       goToPage(pageWithin(one.turns, TURNS_A_PAGE, page + by));
       return true;
@@ -59,13 +59,13 @@ function startTimeline(run, place) {
     for (const view of views) view.setAttribute("aria-pressed", String(view.dataset.view === (state.view ?? "clock")));
     note.textContent = state.view === "turns" ? "Tool pauses are left out. Below: what each turn's context is made of."
       : "Drag to zoom, double-click to see all; a click on a bar chooses its turn. Below: the KV it holds.";
-    page = pageWithin(one.turns, TURNS_A_PAGE, state.turns ?? Math.ceil((Number(state.turn) || 1) / TURNS_A_PAGE));
+    page = pageWithin(one.turns, TURNS_A_PAGE, state.turns ?? Math.floor((Number(state.turn) || 0) / TURNS_A_PAGE) + 1);
     const first = (page - 1) * TURNS_A_PAGE;
     const rows = rowsOf(one);
     tableTitle.replaceChildren(tableHead(`${plural(one.turns, "turn")}: ↑ ↓ move, Enter zooms to a turn.`, columns, () => rows));
     body.replaceChildren(...rows.slice(first, first + TURNS_A_PAGE).map((row) => {
       const turn = row - one.first;
-      return element("tr", { class: "row", tabindex: "-1", "data-turn": turn, "aria-selected": String(turn + 1 === Number(state.turn)) }, cells(columns, row));
+      return element("tr", { class: "row", tabindex: "-1", "data-turn": turn, "aria-selected": String(String(turn) === state.turn) }, cells(columns, row));
     }));
     reachable(body);
     body.querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest" });
@@ -79,7 +79,7 @@ function startTimeline(run, place) {
     const column = (name) => (row) => turns[name][row];
     const tokens = (label, name, meaning) => ({ label, heading: `${label} tokens`, of: column(name), show: count, meaning });
     return [
-      { label: "turn", of: (row) => row - one.first + 1 },
+      { label: "turn", of: (row) => row - one.first },
       { label: "after tool", text: true, of: (row) => tools[turns.tool[row]] ?? "", show: (name) => (name ? nameFromLog(name) : "") },
       nanoseconds("starts at", column("release_ns"), { meaning: "since the trajectory's first turn" }),
       ...presentParts.map((part) => nanoseconds(part.label, column(part.key))),
@@ -87,7 +87,7 @@ function startTimeline(run, place) {
       tokens("prompt", "prompt_tokens"), tokens("cached", "cached_tokens", "prompt tokens found in the KV cache"),
       tokens("recomputed", "recomputed_tokens", "had been in the cache, evicted"), tokens("output", "output_tokens"),
       ...(facts.kind === "simulation" ? [{ label: "preempted", of: column("preemptions"), show: count }] : []),
-      { label: "KV GiB·h", of: (row) => turns.kv_byte_s[row] / GIB / 3600, show: plain },
+      { label: "KV GiB·s", of: (row) => turns.kv_byte_s[row] / GIB, show: plain },
       usd_per_hour === null ? { label: "GPU-s", of: (row) => turns.gpu_ns[row] / 1e9, show: plain }
         : { label: "USD", of: (row) => (turns.gpu_ns[row] / 1e9) * (usd_per_hour / 3600), show: money },
       { label: "status", text: true, of: (row) => statuses[turns.status[row]], show: (status) => (status === "ok" ? "" : STATUS_WORDS[status]) },
@@ -119,7 +119,7 @@ function hoverText(run, one, row, part) {
   const { turns, facts } = run;
   const tool = facts.tools[turns.tool[row]];
   const lines = [
-    `<b>turn ${row - one.first + 1}</b>${tool === undefined ? "" : ` after ${plotText(tool)}`}`,
+    `<b>turn ${row - one.first}</b>${tool === undefined ? "" : ` after ${plotText(tool)}`}`,
     `${part.label}: ${exactSeconds(turns[part.key][row])} s`,
     `prompt ${count(turns.prompt_tokens[row])} tokens, ${count(turns.cached_tokens[row])} of them cached`,
   ];
@@ -274,7 +274,7 @@ function turnByTurn(run, one) {
   const { turns } = run;
   const longest = Math.max(...Array.from({ length: one.turns }, (_, at) => turnTime(turns, one.first + at)));
   const [unit, unitNs] = timeUnit(longest / 1e9);
-  const turn = (row) => row - one.first + 1;
+  const turn = (row) => row - one.first;
   const bars = barsOf(run, one, presentParts.filter((part) => part !== TOOL_PART), (part, rows) => ({
     x: rows.map(turn), y: rows.map((row) => turns[part.key][row] / unitNs),
   }));
@@ -293,7 +293,7 @@ function turnByTurn(run, one) {
     data: [...bars, ...tokens],
     layout: {
       barmode: "stack", bargap: 0.15, hovermode: "closest",
-      xaxis: { title: { text: "turn" }, anchor: "y2", rangemode: "tozero" },
+      xaxis: { title: { text: "turn" }, anchor: "y2", range: [-0.7, one.turns - 0.3] },
       yaxis: { domain: [0.48, 1], title: { text: `time in the model, ${unit}` }, fixedrange: true },
       yaxis2: { domain: [0, 0.4], title: { text: "context, tokens" }, fixedrange: true },
     },
