@@ -224,12 +224,14 @@ class Estimate(Costed):
         return self._columns.fresh_ns + self._columns.recompute_ns + self._columns.decode_ns
 
     @property
+    def columns(self) -> PriceColumns:
+        """Whole nanoseconds and tokens, one value a turn; 0 where not priced."""
+        return self._columns
+
+    @property
     def pauses_ns(self) -> Ints:
         """Nanoseconds from the release of every turn back to the finish it waited for; 0 where it came by itself."""
-        waited = self.batch.after >= 0
-        if self.batch.waits_for is not None:
-            waited = waited | (np.diff(self.batch.waits_for.offsets) > 0)
-        return np.where(waited, self.batch.pause_ns, 0)
+        return np.where(self.batch.waits, self.batch.pause_ns, 0)
 
     @property
     def held_block_ns(self) -> Floats:
