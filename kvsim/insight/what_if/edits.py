@@ -6,7 +6,6 @@ An edit belongs to a *variant*, a number from 0: many variants of a batch can be
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +20,8 @@ class Cuts(NamedTuple):
 
     All contexts that held the whole stretch change alike. ``end`` lies in what the row reads itself (at or behind its
     kept tokens); where ``begin`` lies before that, the row's context parts from its parent's there. The first ``held``
-    of the inserted tokens are in the parent's context all the same, behind ``begin``.
+    of the inserted tokens are in the parent's context all the same, behind ``begin``. ``owner`` is the row that read or
+    wrote the token before ``begin`` itself, where that is known (-1: it is looked for).
     """
 
     variant: Ints = NONE
@@ -30,6 +30,7 @@ class Cuts(NamedTuple):
     end: Ints = NONE
     inserted: Ints = NONE
     held: Ints = NONE
+    owner: Ints = NONE
 
 
 class Removals(NamedTuple):
@@ -67,11 +68,10 @@ class Summaries(NamedTuple):
     tokens: Ints = NONE
 
 
-@dataclass(frozen=True)
-class Edits:
-    """Edits of ``count`` variants; each table is ordered by variant."""
+class Edits(NamedTuple):
+    """Edits of so many variants; each table is ordered by variant."""
 
-    count: int = 1
+    variants: int = 1
     cuts: Cuts = Cuts()
     removals: Removals = Removals()
     outputs: Outputs = Outputs()
@@ -96,7 +96,7 @@ class Edits:
     @classmethod
     def together(cls, given: Sequence[Edits]) -> Edits:
         """The variants of all, one behind the other."""
-        starts = np.cumsum([0, *(edits.count for edits in given)])
+        starts = np.cumsum([0, *(edits.variants for edits in given)])
         tables: dict[str, Any] = {}
         for name, kind in _TABLES.items():
             parts = [getattr(edits, name) for edits in given]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -54,6 +55,18 @@ class Families:
         trajectory_rank = np.empty(len(batch), np.int64)
         trajectory_rank[by_family] = np.arange(len(batch)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         return cls(batch, of, rows, offsets, rank, _depth(batch.parent), trajectory_rank, sizes)
+
+    @cached_property
+    def owner(self) -> Ints:
+        """Of each row the ancestor that read or wrote the last of its kept tokens itself; -1 for roots."""
+        parent, kept = self.batch.parent, self.batch.kept_tokens
+        owner = parent.copy()
+        climbing = np.flatnonzero(parent >= 0)
+        while climbing.size:
+            at = owner[climbing]
+            climbing = climbing[(parent[at] >= 0) & (kept[at] > kept[climbing])]
+            owner[climbing] = parent[owner[climbing]]
+        return owner
 
     def trajectories(self, family: int) -> Ints:
         """The trajectories of a family, by their numbers."""

@@ -39,6 +39,13 @@ class Rewritten:
     """Kept tokens of rows, those that roots keep of a named prefix among them; in the batch these are 0."""
 
 
+def touched_families(families: Families, edits: Edits) -> tuple[Ints, Ints]:
+    """Pairs of a variant and a family that its edits touch, ordered by both."""
+    variant, row = edits.touched
+    count = max(len(families.sizes), 1)
+    return np.divmod(np.unique(variant * count + families.of[families.batch.trajectory[row]]), count)
+
+
 def rewritten(families: Families, edits: Edits) -> Rewritten:
     """All variants, each with the families that its edits touch."""
     return _Copies(families, edits).batch()
@@ -46,8 +53,9 @@ def rewritten(families: Families, edits: Edits) -> Rewritten:
 
 def apply(batch: Batch, edits: Edits) -> Batch:
     """The whole batch with the edits of one variant; what it says beside counts stays where it still holds."""
-    copies = _Copies(Families.whole(batch), edits)
-    made = copies.batch()
+    if not edits.touched[1].size:
+        return batch
+    made = _Copies(Families.whole(batch), edits).batch()
     source = made.source
     columns: dict[str, Any] = {}
     for name in ("tool", "priority"):
@@ -86,13 +94,10 @@ class _Copies:
         self.families = families
         self.edits = edits
         base = families.batch
-        variant, row = edits.touched
-        pair = np.unique(variant * max(len(families.sizes), 1) + families.of[base.trajectory[row]])
-        self.block_variant, self.block_family = np.divmod(pair, max(len(families.sizes), 1))
-        self._pair = pair
+        self.block_variant, self.block_family = touched_families(families, edits)
         turns = families.turns(self.block_family)
         self.block_start = np.cumsum(turns) - turns
-        copied = np.repeat(np.arange(len(pair)), turns)
+        copied = np.repeat(np.arange(len(turns)), turns)
         within = np.arange(int(turns.sum())) - self.block_start[copied]
         source = families.rows[families.offsets[self.block_family][copied] + within]
         before, follower = self._summaries()
@@ -134,7 +139,9 @@ class _Copies:
         first = np.cumsum(families.sizes[self.block_family]) - families.sizes[self.block_family]
         owner = first[self.block] + families.trajectory_rank[base.trajectory[self.source]]
         sizes = families.sizes[self.block_family]
-        original = np.concatenate([np.zeros(0, np.int64), *(families.trajectories(f) for f in self.block_family.tolist())])
+        original = np.concatenate(
+            [np.zeros(0, np.int64), *(families.trajectories(f) for f in self.block_family.tolist())]
+        )
         made = Batch(
             parent=place[parent[stays]],
             after=place[self.after[stays]],
@@ -162,8 +169,10 @@ class _Copies:
         return self._blocks(table.variant, table.row), follower
 
     def _blocks(self, variant: Ints, row: Ints) -> Ints:
-        family = self.families.of[self.families.batch.trajectory[row]]
-        return np.searchsorted(self._pair, variant * max(len(self.families.sizes), 1) + family)
+        families = self.families
+        family = families.of[families.batch.trajectory[row]]
+        blocks = self.block_variant * len(families.sizes) + self.block_family
+        return np.searchsorted(blocks, variant * len(families.sizes) + family)
 
     def _places(self, variant: Ints, row: Ints) -> Ints:
         """Where the copies of rows stand."""
@@ -181,10 +190,13 @@ class _Copies:
     def _contexts(self) -> tuple[Ints, Ints]:
         """Kept and prompt tokens with all cuts, level by level from the roots down; summaries not yet."""
         kept, prompt, cuts = self.kept.copy(), self.prompt.copy(), self.edits.cuts
-        positions = Positions(self.parent, kept.copy(), prompt.copy())
+        owner = self._located(self.families.owner[self.source])
+        positions = Positions(self.parent, owner, kept.copy(), prompt.copy())
         if len(cuts.row):
             places = self._places(cuts.variant, cuts.row)
-            positions.cut(places, cuts.begin, cuts.end, cuts.inserted)
+            known = np.where(cuts.owner >= 0, cuts.owner, cuts.row)
+            owner = np.where(cuts.owner >= 0, self._places(cuts.variant, known), -1)
+            positions.cut(places, cuts.begin, cuts.end, cuts.inserted, owner)
             depth = self.families.depth[self.source[: self.rows]]
             order = np.argsort(depth, kind="stable")
             levels = np.searchsorted(depth[order], np.arange(int(depth.max()) + 2))
@@ -241,7 +253,9 @@ class _Copies:
         owner, value = owner[stays], value[stays]
         lists: dict[int, list[int]] = {}
         affected = set(owner[removed[value]].tolist())
-        affected.update(np.flatnonzero((self.after >= 0) & removed[self.after]).tolist(), np.flatnonzero(removed).tolist())
+        affected.update(
+            np.flatnonzero((self.after >= 0) & removed[self.after]).tolist(), np.flatnonzero(removed).tolist()
+        )
         for who, what in zip(owner.tolist(), value.tolist(), strict=True):
             if who in affected:
                 lists.setdefault(who, []).append(what)
