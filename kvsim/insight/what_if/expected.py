@@ -64,7 +64,7 @@ class Expected:
         """What leaving out the calls whose responses rows read should save."""
         made = batch.parent[rows]
         tokens = np.maximum(batch.prompt_tokens[rows] - batch.prompt_tokens[made], 0)
-        saved = self.model_s[made] - self.prefill_s[made] + self.prefill_s[rows] + tokens * self.behind_s[rows]
+        saved: Floats = self.model_s[made] - self.prefill_s[made] + self.prefill_s[rows] + tokens * self.behind_s[rows]
         return saved + self.pause_s[rows] if pauses else saved
 
     def summary(self, batch: Batch, rows: Ints, kept: Ints) -> Floats:
