@@ -9,6 +9,7 @@ import numpy as np
 
 from kvsim import __version__
 from kvsim.estimation import Estimate
+from kvsim.report.page.what_if import leads
 
 if TYPE_CHECKING:
     from kvsim.report.page.inputs import Page
@@ -44,6 +45,7 @@ def overview_of(page: Page) -> Json:
         "warnings": list(page.warnings),
         "tiles": [known(tile) for tile in _tiles(page)],
         "stacks": [_time_stack(page)],
+        "leads": leads(page.advice),
     }
 
 

@@ -8,7 +8,7 @@ async function main() {
 
   const distribution = startDistribution(run, bodyOf("distribution"));
   const ranking = startRanking(run, bodyOf("trajectories"));
-  const timeline = startTimeline(run, bodyOf("timeline"));
+  const timeline = startTimeline(run, bodyOf("timeline"), startWhatIf(run, bodyOf("what-if")));
 
   if (run.engine) startEngine(run, bodyOf("engine"));
   startCliff(run, bodyOf("cliff"));

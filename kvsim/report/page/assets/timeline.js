@@ -2,7 +2,7 @@
 
 const TURNS_A_PAGE = 200;
 
-function startTimeline(run, place) {
+function startTimeline(run, place, changesOf) {
   const { turns, facts } = run;
   let one;
   let state = {};
@@ -22,10 +22,9 @@ function startTimeline(run, place) {
     figure, tableTitle,
     element("div", { class: "scroll turns", tabindex: "-1" }, element("table", {},
       element("caption", { class: "offscreen" }, "Turns of the trajectory"),
-      element("thead", {}, element("tr", {}, columns.map((column) =>
-        element("th", { scope: "col", class: column.text ? "text" : null, title: column.meaning }, column.label)))), body)), pages);
+      element("thead", {}, element("tr", {}, columns.map(heading))), body)), pages);
 
-  const drawing = plot(figure, () => ({
+  const drawing = plot(figure, () => (!one ? { data: [], layout: {} } : {
     ...(state.view === "turns" ? turnByTurn(run, one) : overTime(run, one, state.turn === undefined ? -1 : Number(state.turn))),
     onClick: ({ customdata }) => customdata !== undefined && goTo({ turn: customdata }, { replace: true }),
   }));
@@ -55,7 +54,7 @@ function startTimeline(run, place) {
       element("h3", { id: "shown-trajectory" }, nameFromLog(one.id), one.named ? null : ` (number ${count(one.at + 1)})`),
       element("div", { class: "pager" }, step("⟨", "Previous trajectory", at - 1),
         element("span", {}, at < 0 ? "not among the filtered" : `${count(at + 1)} of ${count(among.length)}`), step("⟩", "Next trajectory", at + 1)));
-    totals.replaceChildren(...trajectoryTotals(run, one));
+    totals.replaceChildren(...trajectoryTotals(run, one), ...savingsOf(changesOf(one)));
     for (const view of views) view.setAttribute("aria-pressed", String(view.dataset.view === (state.view ?? "clock")));
     note.textContent = state.view === "turns" ? "Tool pauses are left out. Below: what each turn's context is made of."
       : "Drag to zoom, double-click to see all; a click on a bar chooses its turn. Below: the KV it holds.";
@@ -80,7 +79,7 @@ function startTimeline(run, place) {
     const tokens = (label, name, meaning) => ({ label, heading: `${label} tokens`, of: column(name), show: count, meaning });
     return [
       { label: "turn", of: (row) => row - one.first },
-      { label: "after tool", text: true, of: (row) => tools[turns.tool[row]] ?? "", show: (name) => (name ? nameFromLog(name) : "") },
+      { label: "after tool", text: true, wide: true, of: (row) => tools[turns.tool[row]] ?? "", show: (name) => (name ? nameFromLog(name) : "") },
       nanoseconds("starts at", column("release_ns"), { meaning: "since the trajectory's first turn" }),
       ...presentParts.map((part) => nanoseconds(part.label, column(part.key))),
       nanoseconds("in all", (row) => turnTime(turns, row), { meaning: "from release to the last token" }),
@@ -112,6 +111,17 @@ function trajectoryTotals({ facts }, one) {
     ? element("p", {}, `Not priced as a whole: a turn is ${STATUS_WORDS[facts.statuses[one.status]]}.`)
     : element("p", {}, said.join(" · "));
   return [whole, stack("Where its time went", presentParts.map((part) => ({ ...part, value: one[part.key] / 1e9 })), duration)].filter(Boolean);
+}
+
+/** The changes that would save most of a trajectory's time, in a line each. */
+function savingsOf(changes) {
+  if (!changes.length) return [];
+  return [element("details", { class: "savings" }, element("summary", {}, `What would save most here: ${changes[0].name}, ${duration(changes[0].model_s)}`),
+    element("ol", {}, changes.slice(0, 5).map((saving) => element("li", {},
+      element("bdi", {}, saving.name), saving.turn === null ? "" : [" at ", element("a", { href: "#", onclick: (event) => {
+        event.preventDefault();
+        goTo({ turn: saving.turn });
+      } }, `turn ${saving.turn}`)], `: ${duration(saving.model_s)} (90 %: ${between(saving)})`))))];
 }
 
 /** What hovering over a part of a turn says. */
