@@ -30,6 +30,7 @@ struct HeldTurns {
   std::vector<IntArray> arrays;
 };
 
+// Types are each module's own: kvsim._cuda has some of them too.
 void register_rates(py::module_& module);
 void register_turns(py::module_& module);
 void register_estimate(py::module_& module);
