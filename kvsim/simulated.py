@@ -98,6 +98,12 @@ class Simulation(Costed):
         return ~self._refused_trajectories
 
     @property
+    def ok(self) -> npt.NDArray[np.bool_]:
+        """Whether the turn was served, shape (rows,)."""
+        served: npt.NDArray[np.bool_] = self._status == OK
+        return served
+
+    @property
     def latency_s(self) -> Floats:
         """Last finish minus first arrival, tool pauses included (over the DAG of turns)."""
         first = np.full(len(self.batch), np.iinfo(np.int64).max)
@@ -298,13 +304,18 @@ class Simulation(Costed):
     @cached_property
     def _held_block_ns(self) -> Ints:
         """While the turn ran, and what it found in the cache for as long as nobody used it."""
+        return self.served.held_block_ns + self.idle_block_ns
+
+    @cached_property
+    def idle_block_ns(self) -> Ints:
+        """Blocks that every turn found in the cache x nanoseconds that they waited for it there, shape (rows,)."""
         served, parent = self.served, self.batch.parent
         idle_ns = np.maximum(served.scheduled_ns - served.finish_ns[parent], 0)
         stayed = (parent >= 0) & (self._status == OK)
         engine = self.pricing.engine
         stayed_tokens = served.cached_tokens - served.loaded_tokens
         found_blocks = cached_blocks(engine.windows, stayed_tokens // engine.block_size, engine.block_size)
-        return served.held_block_ns + np.where(stayed, found_blocks * idle_ns, 0)
+        return np.where(stayed, found_blocks * idle_ns, 0)
 
     @property
     def _prefill_ns(self) -> Ints:

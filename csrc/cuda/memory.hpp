@@ -8,24 +8,26 @@
 
 namespace kvsim::cuda {
 
-// Room on the device; grows, never shrinks, and forgets what was in it when it grows.
-class DeviceRoom {
+// Room that grows, never shrinks, and forgets what was in it when it grows.
+template <cudaError_t (*kAllocate)(void**, std::size_t), cudaError_t (*kFree)(void*)>
+class Room {
  public:
-  DeviceRoom() = default;
-  DeviceRoom(DeviceRoom&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
-  DeviceRoom& operator=(DeviceRoom&&) = delete;
-  ~DeviceRoom() { cudaFree(data_); }
+  Room() = default;
+  Room(Room&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Room& operator=(Room&&) = delete;
+  ~Room() { kFree(data_); }
 
   std::byte* room_for(std::size_t bytes) {
     if (bytes <= bytes_) return data_;
-    check(cudaFree(std::exchange(data_, nullptr)), "device memory cannot be given back");
+    check(kFree(std::exchange(data_, nullptr)), "memory for the device cannot be given back");
     bytes_ = 0;
     void* made = nullptr;
-    check(cudaMalloc(&made, bytes), "device memory cannot be had");
+    check(kAllocate(&made, bytes), "memory for the device cannot be had");
     data_ = static_cast<std::byte*>(made);
     bytes_ = bytes;
     return data_;
   }
+  std::byte* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
 
  private:
@@ -33,30 +35,9 @@ class DeviceRoom {
   std::size_t bytes_ = 0;
 };
 
-// The same in page-locked host memory, from and to which copies run beside kernels.
-class PinnedRoom {
- public:
-  PinnedRoom() = default;
-  PinnedRoom(PinnedRoom&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
-  PinnedRoom& operator=(PinnedRoom&&) = delete;
-  ~PinnedRoom() { cudaFreeHost(data_); }
-
-  std::byte* room_for(std::size_t bytes) {
-    if (bytes <= bytes_) return data_;
-    check(cudaFreeHost(std::exchange(data_, nullptr)), "page-locked memory cannot be given back");
-    bytes_ = 0;
-    void* made = nullptr;
-    check(cudaMallocHost(&made, bytes), "page-locked host memory cannot be had");
-    data_ = static_cast<std::byte*>(made);
-    bytes_ = bytes;
-    return data_;
-  }
-  std::byte* data() const { return data_; }
-
- private:
-  std::byte* data_ = nullptr;
-  std::size_t bytes_ = 0;
-};
+using DeviceRoom = Room<cudaMalloc, cudaFree>;
+// Page-locked host memory, from and to which copies run beside kernels.
+using PinnedRoom = Room<cudaMallocHost, cudaFreeHost>;
 
 // Work in order; streams run side by side.
 class Stream {

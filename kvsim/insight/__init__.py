@@ -1,0 +1,31 @@
+"""What cost what, and why: an estimate or a simulation taken apart.
+
+Names are loaded on first use. Nothing that prices, simulates or reads logs knows of this layer.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kvsim.insight.attribution import Attribution, attribute
+
+_HOME = {
+    "Attribution": "attribution",
+    "attribute": "attribution",
+}
+
+__all__ = ["Attribution", "attribute"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'kvsim.insight' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"kvsim.insight.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
