@@ -1,4 +1,4 @@
-"""The CUDA module gives the same bits as the other backends: in its host emulation, and on a card where there is one."""
+"""The CUDA module gives the bits of the other backends: in its host emulation, and on a card where there is one."""
 
 from __future__ import annotations
 

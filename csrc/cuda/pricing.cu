@@ -12,7 +12,7 @@ namespace kvsim::cuda {
 
 namespace {
 
-// Rows of a piece: enough to fill a card, few enough that copies of one overlap with the kernels of another.
+// Rows of a shipment: enough to fill a card, few enough that copies of one overlap with the kernels of another.
 constexpr i64 kRowsAtOnce = i64{1} << 19;
 
 // A pointer such that pointer[first] is at `data`: kernels keep the batch's numbers of rows, whichever part they see.
@@ -23,7 +23,7 @@ Value* from(std::byte* data, i64 first) {
 }
 
 // Units that are priced together, and what they own.
-struct Piece {
+struct Shipment {
   i64 first_unit, end_unit;
   i64 first_row, end_row;
   i64 first_trajectory, end_trajectory;
@@ -34,21 +34,21 @@ struct Piece {
   i64 trajectories() const { return end_trajectory - first_trajectory; }
 };
 
-Piece piece_of(const Units& units, i64 first_unit, i64 end_unit) {
+Shipment shipment_of(const Units& units, i64 first_unit, i64 end_unit) {
   const Turns& turns = units.turns();
-  Piece piece{first_unit,
-              end_unit,
-              units.starts()[first_unit],
-              units.starts()[end_unit],
-              units.trajectory_starts()[first_unit],
-              units.trajectory_starts()[end_unit],
-              0,
-              0};
+  Shipment shipment{first_unit,
+                    end_unit,
+                    units.starts()[first_unit],
+                    units.starts()[end_unit],
+                    units.trajectory_starts()[first_unit],
+                    units.trajectory_starts()[end_unit],
+                    0,
+                    0};
   if (turns.waits_offsets != nullptr) {
-    piece.first_wait = turns.waits_offsets[piece.first_row];
-    piece.end_wait = turns.waits_offsets[piece.end_row];
+    shipment.first_wait = turns.waits_offsets[shipment.first_row];
+    shipment.end_wait = turns.waits_offsets[shipment.end_row];
   }
-  return piece;
+  return shipment;
 }
 
 // Which arrays a pricing needs on the device, and how many bytes: said once for sizes, copies and views.
@@ -66,37 +66,37 @@ class Needs {
 
   // What is copied to the device: `take(view, first, count)` moves a view to [first, first + count) of its array.
   template <class Take>
-  void each_input(const Piece& piece, Turns& turns, UnitView& units, const i64*& step, Take&& take) const {
-    take(turns.prompt, piece.first_row, piece.rows());
-    take(turns.output, piece.first_row, piece.rows());
+  void each_input(const Shipment& shipment, Turns& turns, UnitView& units, const i64*& step, Take&& take) const {
+    take(turns.prompt, shipment.first_row, shipment.rows());
+    take(turns.output, shipment.first_row, shipment.rows());
     if (!priced_) return;
     const bool follows = turns.after == turns.parent;
-    take(turns.parent, piece.first_row, piece.rows());
+    take(turns.parent, shipment.first_row, shipment.rows());
     if (follows) {
       turns.after = turns.parent;
     } else {
-      take(turns.after, piece.first_row, piece.rows());
+      take(turns.after, shipment.first_row, shipment.rows());
     }
-    take(turns.kept, piece.first_row, piece.rows());
-    take(turns.pause_ns, piece.first_row, piece.rows());
-    take(turns.arrival_ns, piece.first_row, piece.rows());
-    take(turns.trajectory, piece.first_row, piece.rows());
+    take(turns.kept, shipment.first_row, shipment.rows());
+    take(turns.pause_ns, shipment.first_row, shipment.rows());
+    take(turns.arrival_ns, shipment.first_row, shipment.rows());
+    take(turns.trajectory, shipment.first_row, shipment.rows());
     if (turns.waits_offsets != nullptr) {
-      take(turns.waits_offsets, piece.first_row, piece.rows() + 1);
-      take(turns.waits_rows, piece.first_wait, piece.end_wait - piece.first_wait);
+      take(turns.waits_offsets, shipment.first_row, shipment.rows() + 1);
+      take(turns.waits_rows, shipment.first_wait, shipment.end_wait - shipment.first_wait);
     }
-    if (turns.shared != nullptr) take(turns.shared, piece.first_row, piece.rows());
+    if (turns.shared != nullptr) take(turns.shared, shipment.first_row, shipment.rows());
     if (law_.rates.survival != kLogged) turns.logged_cached = nullptr;
-    if (turns.logged_cached != nullptr) take(turns.logged_cached, piece.first_row, piece.rows());
-    take(units.starts, piece.first_unit, piece.units() + 1);
-    take(units.trajectory_starts, piece.first_unit, piece.units() + 1);
+    if (turns.logged_cached != nullptr) take(turns.logged_cached, shipment.first_row, shipment.rows());
+    take(units.starts, shipment.first_unit, shipment.units() + 1);
+    take(units.trajectory_starts, shipment.first_unit, shipment.units() + 1);
     take(step, 0, law_.steps);
   }
 
   // What is copied back: `give(view, to, first, count, numbers)`; `numbers` says where in `to` each value belongs.
   template <class Give>
-  void each_output(const Piece& piece, PriceView& view, double*& pte, Give&& give) const {
-    const i64 first = piece.first_row, rows = piece.rows();
+  void each_output(const Shipment& shipment, PriceView& view, double*& pte, Give&& give) const {
+    const i64 first = shipment.first_row, rows = shipment.rows();
     const i64* numbers = units_.rows();
     if (prices_.pte != nullptr) give(pte, prices_.pte, first, rows, numbers);
     if (prices_.columns.status != nullptr) {
@@ -111,21 +111,21 @@ class Needs {
       give(view.columns.status, to.status, first, rows, numbers);
     }
     if (prices_.totals != nullptr) {
-      give(view.totals, prices_.totals, piece.first_trajectory, piece.trajectories(), units_.trajectories());
-      give(view.held_block_ns, prices_.held_block_ns, piece.first_trajectory, piece.trajectories(),
+      give(view.totals, prices_.totals, shipment.first_trajectory, shipment.trajectories(), units_.trajectories());
+      give(view.held_block_ns, prices_.held_block_ns, shipment.first_trajectory, shipment.trajectories(),
            units_.trajectories());
     }
   }
 
   // What only the device sees: `keep(view, first, count)`.
   template <class Keep>
-  void each_scratch(const Piece& piece, PriceView& view, Keep&& keep) const {
+  void each_scratch(const Shipment& shipment, PriceView& view, Keep&& keep) const {
     if (!priced_) return;
-    const i64 first = piece.first_row, rows = piece.rows();
+    const i64 first = shipment.first_row, rows = shipment.rows();
     keep(view.finish_ns, first, rows);
     if (prices_.totals == nullptr) {
-      keep(view.totals, piece.first_trajectory, piece.trajectories());
-      keep(view.held_block_ns, piece.first_trajectory, piece.trajectories());
+      keep(view.totals, shipment.first_trajectory, shipment.trajectories());
+      keep(view.held_block_ns, shipment.first_trajectory, shipment.trajectories());
     }
     if (prices_.columns.status != nullptr || !with_columns_) return;
     keep(view.columns.release_ns, first, rows);
@@ -146,20 +146,20 @@ class Needs {
   bool with_columns_;
 };
 
-// Of a piece, in this order on the device.
+// Of a shipment, in this order on the device.
 struct Bytes {
   std::size_t input = 0, output = 0, scratch = 0;
   std::size_t all() const { return input + output + scratch; }
 };
 
-// One stream with its rooms: a piece is copied, computed and copied back here while another one is elsewhere.
+// One stream with its rooms: a shipment is copied, computed and copied back here while another one is elsewhere.
 class Lane {
  public:
-  // Room for every one of the pieces.
-  void reserve(const std::vector<Bytes>& pieces) {
+  // Room for every one of the shipments.
+  void reserve(const std::vector<Bytes>& shipments) {
     Bytes most;
     std::size_t all = 0;
-    for (const Bytes& bytes : pieces) {
+    for (const Bytes& bytes : shipments) {
       most.input = std::max(most.input, bytes.input);
       most.output = std::max(most.output, bytes.output);
       all = std::max(all, bytes.all());
@@ -170,17 +170,17 @@ class Lane {
   }
   std::size_t device_bytes() const { return device_.bytes(); }
 
-  // Queues all that a piece needs; its results are there after deliver().
-  void start(const Law& law, const PteRates& weights, const Units& units, const Needs& needs, const Piece& piece,
+  // Queues all that a shipment needs; its results are there after deliver().
+  void start(const Law& law, const PteRates& weights, const Units& units, const Needs& needs, const Shipment& shipment,
              const Bytes& bytes) {
     std::byte* const input_room = device_.room_for(bytes.all());
     std::byte* const output_room = input_room + bytes.input;
     std::byte* const scratch_room = output_room + bytes.output;
     Turns turns = units.turns();
-    UnitView view{piece.first_unit, piece.end_unit, units.starts(), units.trajectory_starts()};
+    UnitView view{shipment.first_unit, shipment.end_unit, units.starts(), units.trajectory_starts()};
     const i64* step = law.step;
     Layout input;
-    needs.each_input(piece, turns, view, step, [&](const i64*& column, i64 first, i64 count) {
+    needs.each_input(shipment, turns, view, step, [&](const i64*& column, i64 first, i64 count) {
       const std::size_t at = input.add<i64>(count);
       if (count > 0)
         std::memcpy(host_input_.data() + at, column + first, static_cast<std::size_t>(count) * sizeof(i64));
@@ -192,23 +192,23 @@ class Lane {
     PriceView prices;
     double* pte = nullptr;
     Layout output, scratch;
-    needs.each_output(piece, prices, pte, [&](auto*& column, auto*, i64 first, i64 count, const i64*) {
+    needs.each_output(shipment, prices, pte, [&](auto*& column, auto*, i64 first, i64 count, const i64*) {
       using Value = std::remove_reference_t<decltype(*column)>;
       column = from<Value>(output_room + output.add<Value>(count), first);
     });
-    needs.each_scratch(piece, prices, [&](auto*& column, i64 first, i64 count) {
+    needs.each_scratch(shipment, prices, [&](auto*& column, i64 first, i64 count) {
       using Value = std::remove_reference_t<decltype(*column)>;
       column = from<Value>(scratch_room + scratch.add<Value>(count), first);
     });
     if (needs.priced()) launch_pricing(law.rates, step, turns, view, prices, stream_);
-    if (pte != nullptr) launch_pte(weights, turns, piece.first_row, piece.end_row, prices.columns, pte, stream_);
+    if (pte != nullptr) launch_pte(weights, turns, shipment.first_row, shipment.end_row, prices.columns, pte, stream_);
     check(cudaMemcpyAsync(host_output_.data(), output_room, bytes.output, cudaMemcpyDeviceToHost, stream_),
           "prices cannot be copied from the device");
-    piece_ = piece;
+    shipment_ = shipment;
     busy_ = true;
   }
 
-  // Waits for the piece under way, if there is one, and puts its results where the host wants them.
+  // Waits for the shipment under way, if there is one, and puts its results where the host wants them.
   void deliver(const Needs& needs) {
     if (!busy_) return;
     busy_ = false;
@@ -216,7 +216,7 @@ class Lane {
     PriceView prices;
     double* pte = nullptr;
     Layout output;
-    needs.each_output(piece_, prices, pte, [&](auto*& column, auto* to, i64 first, i64 count, const i64* numbers) {
+    needs.each_output(shipment_, prices, pte, [&](auto*& column, auto* to, i64 first, i64 count, const i64* numbers) {
       using Value = std::remove_reference_t<decltype(*column)>;
       const auto* made = reinterpret_cast<const Value*>(host_output_.data() + output.add<Value>(count));
       if (numbers == nullptr) {
@@ -237,7 +237,7 @@ class Lane {
   Stream stream_;
   PinnedRoom host_input_, host_output_;
   DeviceRoom device_;
-  Piece piece_{};
+  Shipment shipment_{};
   bool busy_ = false;
 };
 
@@ -281,7 +281,7 @@ Shelf& shelf() {
   return *shelf;
 }
 
-// Units in pieces that fit into a lane; a unit is not divided, whether it fits or not.
+// Units in shipments that fit into a lane; a unit is not divided, whether it fits or not.
 class Division {
  public:
   Division(const Units& units, const Needs& needs, std::size_t room) : units_(units), needs_(needs) {
@@ -290,34 +290,36 @@ class Division {
       i64 fits = first, beyond = units.count() + 1;
       while (beyond - fits > 1) {
         const i64 middle = fits + (beyond - fits) / 2;
-        const Piece piece = piece_of(units, first, middle);
-        ((piece.units() == 1 || piece.rows() <= kRowsAtOnce) && bytes_of(piece).all() <= room ? fits : beyond) = middle;
+        const Shipment shipment = shipment_of(units, first, middle);
+        ((shipment.units() == 1 || shipment.rows() <= kRowsAtOnce) && bytes_of(shipment).all() <= room ? fits
+                                                                                                       : beyond) =
+            middle;
       }
-      const Piece piece = piece_of(units, first, max_of(fits, first + 1));
-      pieces_.push_back(piece);
-      bytes_.push_back(bytes_of(piece));
+      const Shipment shipment = shipment_of(units, first, max_of(fits, first + 1));
+      shipments_.push_back(shipment);
+      bytes_.push_back(bytes_of(shipment));
       most_ = std::max(most_, bytes_.back().all());
-      first = piece.end_unit;
+      first = shipment.end_unit;
     }
   }
 
-  const std::vector<Piece>& pieces() const { return pieces_; }
+  const std::vector<Shipment>& shipments() const { return shipments_; }
   const std::vector<Bytes>& bytes() const { return bytes_; }
   std::size_t most() const { return most_; }
 
  private:
-  Bytes bytes_of(const Piece& piece) const {
+  Bytes bytes_of(const Shipment& shipment) const {
     Turns turns = units_.turns();
     UnitView view;
     PriceView prices;
     const i64* step = nullptr;
     double* pte = nullptr;
     Layout input, output, scratch;
-    needs_.each_input(piece, turns, view, step, [&](const i64*&, i64, i64 count) { input.add<i64>(count); });
-    needs_.each_output(piece, prices, pte, [&](auto*& column, auto*, i64, i64 count, const i64*) {
+    needs_.each_input(shipment, turns, view, step, [&](const i64*&, i64, i64 count) { input.add<i64>(count); });
+    needs_.each_output(shipment, prices, pte, [&](auto*& column, auto*, i64, i64 count, const i64*) {
       output.add<std::remove_reference_t<decltype(*column)>>(count);
     });
-    needs_.each_scratch(piece, prices, [&](auto*& column, i64, i64 count) {
+    needs_.each_scratch(shipment, prices, [&](auto*& column, i64, i64 count) {
       scratch.add<std::remove_reference_t<decltype(*column)>>(count);
     });
     return {input.bytes(), output.bytes(), scratch.bytes()};
@@ -325,7 +327,7 @@ class Division {
 
   const Units& units_;
   const Needs& needs_;
-  std::vector<Piece> pieces_;
+  std::vector<Shipment> shipments_;
   std::vector<Bytes> bytes_;
   std::size_t most_ = 0;
 };
@@ -352,18 +354,18 @@ void price(const Law& law, const PteRates& pte, const Units& units, const Prices
     throw DeviceError("trajectories that depend on each other need " + std::to_string(division.most() >> 20) +
                       " MiB of device memory together, of which " + std::to_string(room >> 20) + " MiB can be had");
   }
-  const std::size_t pieces = division.pieces().size();
+  const std::size_t shipments = division.shipments().size();
   try {
-    for (std::size_t lane = 0; lane < std::min<std::size_t>(pieces, 2); ++lane) {
+    for (std::size_t lane = 0; lane < std::min<std::size_t>(shipments, 2); ++lane) {
       workspace->lanes[lane].reserve(division.bytes());
     }
-    for (std::size_t number = 0; number < pieces; ++number) {
+    for (std::size_t number = 0; number < shipments; ++number) {
       Lane& lane = workspace->lanes[number % 2];
       lane.deliver(needs);
-      lane.start(law, pte, units, needs, division.pieces()[number], division.bytes()[number]);
+      lane.start(law, pte, units, needs, division.shipments()[number], division.bytes()[number]);
     }
-    workspace->lanes[pieces % 2].deliver(needs);
-    workspace->lanes[(pieces + 1) % 2].deliver(needs);
+    workspace->lanes[shipments % 2].deliver(needs);
+    workspace->lanes[(shipments + 1) % 2].deliver(needs);
   } catch (...) {
     for (Lane& lane : workspace->lanes) lane.abandon();
     throw;

@@ -1,4 +1,4 @@
-// Batches in host memory priced on a device: piece by piece, what one piece is copied while another one is computed.
+// Batches in host memory priced on a device: one shipment copied while another one is computed.
 #pragma once
 
 #include "../pte.hpp"

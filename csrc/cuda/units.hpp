@@ -7,7 +7,7 @@
 #include <numeric>
 #include <vector>
 
-#include "../turns.hpp"
+#include "../pieces.hpp"
 
 namespace kvsim::cuda {
 
@@ -67,21 +67,18 @@ class Units {
 
   // Numbers the units by their first trajectories: unit_of_.
   void unite(const Turns& given) {
-    std::vector<i64> above(given.trajectories);
-    std::iota(above.begin(), above.end(), 0);
-    const auto root = [&](i64 t) {
-      while (above[t] != t) t = above[t] = above[above[t]];
-      return t;
-    };
+    Families families(given.trajectories);
     for (i64 row = 0; row < given.rows; ++row) {
-      each_need(given, row, [&](i64 need) {
-        const i64 one = root(given.trajectory[row]), other = root(given.trajectory[need]);
-        above[max_of(one, other)] = min_of(one, other);
-      });
+      each_need(given, row, [&](i64 need) { families.join(given.trajectory[row], given.trajectory[need]); });
     }
+    std::vector<i64> unit_of_family(given.trajectories, -1);
     unit_of_.resize(given.trajectories);
     i64 units = 0;
-    for (i64 t = 0; t < given.trajectories; ++t) unit_of_[t] = root(t) == t ? units++ : unit_of_[root(t)];
+    for (i64 t = 0; t < given.trajectories; ++t) {
+      i64& unit = unit_of_family[families.of(t)];
+      if (unit < 0) unit = units++;
+      unit_of_[t] = unit;
+    }
     starts_.assign(units + 1, 0);
     trajectory_starts_.assign(units + 1, 0);
   }

@@ -49,8 +49,8 @@ class CudaBackend:
         """The batch, divided into units."""
         return Packed(batch, self._module.Units(made_turns(self._module, batch)))
 
-    def estimate(self, prepared: Any, packed: Packed, columns: PriceColumns | None) -> Priced:
-        """See :class:`kvsim.backends.interface.Backend`."""
+    def estimate(self, prepared: Any, packed: Packed, columns: PriceColumns | None, threads: int = 1) -> Priced:
+        """See :class:`kvsim.backends.interface.Backend`; one thread of the host copies, whatever ``threads`` is."""
         return Priced(*self._call(self._module.estimate, *prepared, packed.units, columns))
 
     def pte(self, prepared: Any, packed: Packed, weights: Weights) -> Floats:
