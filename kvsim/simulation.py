@@ -93,11 +93,36 @@ def simulate(
     not fit.
     """
     require_price(usd_per_hour)
+    how = how_of(arrivals, retention, replicas, router, speedup, stagger_s, seed, backend, usd_per_hour)
+    pricing = resolve_pricing(model, gpu, engine, None, calibration)
+    require_servable(pricing)
+    result = run(batch, pricing, how, timeline_s=timeline_s)
+    if strict:
+        result.require_served()
+        result.uncertainty.refuse_extrapolation()
+    return result
+
+
+def how_of(
+    arrivals: str,
+    retention: str | Policy = "lru",
+    replicas: int = 1,
+    router: str = "round-robin",
+    speedup: float = 1.0,
+    stagger_s: float = 0.0,
+    seed: int = 0,
+    backend: str = "auto",
+    usd_per_hour: float | None = None,
+) -> How:
+    """What :func:`simulate` is asked for beside batch and pricing, checked."""
     fleet = _fleet(replicas, router)
     if not (math.isfinite(speedup) and speedup > 0):
         raise InputError(f"a speed-up of {speedup!r}", field="speedup", remedy="Use a number above 0")
-    how = How(arrivals, policy(retention), fleet, speedup, stagger_s, seed, backend, usd_per_hour)
-    pricing = resolve_pricing(model, gpu, engine, None, calibration)
+    return How(arrivals, policy(retention), fleet, speedup, stagger_s, seed, backend, usd_per_hour)
+
+
+def require_servable(pricing: Pricing) -> None:
+    """Refuse what the engine cannot be simulated with."""
     require_kv_groups(pricing.architecture, pricing.engine)
     settled = pricing.engine
     if not settled.enable_chunked_prefill and settled.max_num_batched_tokens < settled.max_model_len:
@@ -107,11 +132,6 @@ def simulate(
             field="max_num_batched_tokens",
             remedy="Raise it, lower max_model_len, or enable chunked prefill",
         )
-    result = run(batch, pricing, how, timeline_s=timeline_s)
-    if strict:
-        result.require_served()
-        result.uncertainty.refuse_extrapolation()
-    return result
 
 
 def run(batch: Batch, pricing: Pricing, how: How, *, timeline_s: float | None = None) -> Simulation:
