@@ -42,6 +42,19 @@ Calibration = Annotated[
 ]
 Backend = Annotated[str, typer.Option(metavar="NAME", help="See 'kvsim backends'; all give the same bits.")]
 
+Load = Annotated[
+    str | None,
+    typer.Option(metavar="K=V,...", help="As in 'kvsim estimate': each trajectory alone, beside this load."),
+]
+Sharing = Annotated[
+    str | None,
+    typer.Option(
+        "--arrivals",
+        metavar="PATTERN",
+        help="As in 'kvsim simulate': all on shared engines, coming so. Without it each trajectory is estimated alone.",
+        rich_help_panel=_TRAFFIC,
+    ),
+]
 Arrivals = Annotated[
     str,
     typer.Option(
@@ -60,6 +73,7 @@ Retention = Annotated[
         rich_help_panel=_TRAFFIC,
     ),
 ]
+Replicas = Annotated[int, typer.Option(min=1, metavar="N", help="Engines behind a router.", rich_help_panel=_TRAFFIC)]
 Router = Annotated[
     str,
     typer.Option(
