@@ -96,12 +96,37 @@ def simulate(
     not fit.
     """
     require_price(usd_per_hour)
+    how = how_of(arrivals, retention, replicas, router, speedup, stagger_s, seed, backend, usd_per_hour)
+    pricing = resolve_pricing(model, gpu, engine, None, calibration)
+    require_servable(pricing)
+    result = run(batch, pricing, how, timeline_s=timeline_s, timeline_bins=timeline_bins)
+    if strict:
+        result.require_served()
+        result.uncertainty.refuse_extrapolation()
+    return result
+
+
+def how_of(
+    arrivals: str,
+    retention: str | Policy = "lru",
+    replicas: int = 1,
+    router: str = "round-robin",
+    speedup: float = 1.0,
+    stagger_s: float = 0.0,
+    seed: int = 0,
+    backend: str = "auto",
+    usd_per_hour: float | None = None,
+) -> How:
+    """What :func:`simulate` is asked for beside batch and pricing, checked."""
     fleet = _fleet(replicas, router)
     if not (math.isfinite(speedup) and speedup > 0):
         raise InputError(f"a speed-up of {speedup!r}", field="speedup", remedy="Use a number above 0")
-    how = How(arrivals, policy(retention), fleet, speedup, stagger_s, seed, backend, usd_per_hour)
-    pricing = resolve_pricing(model, gpu, engine, None, calibration)
-    _require_kv_groups(pricing)
+    return How(arrivals, policy(retention), fleet, speedup, stagger_s, seed, backend, usd_per_hour)
+
+
+def require_servable(pricing: Pricing) -> None:
+    """Refuse what the engine cannot be simulated with."""
+    require_kv_groups(pricing.architecture, pricing.engine)
     settled = pricing.engine
     if not settled.enable_chunked_prefill and settled.max_num_batched_tokens < settled.max_model_len:
         raise InputError(
@@ -110,11 +135,6 @@ def simulate(
             field="max_num_batched_tokens",
             remedy="Raise it, lower max_model_len, or enable chunked prefill",
         )
-    result = run(batch, pricing, how, timeline_s=timeline_s, timeline_bins=timeline_bins)
-    if strict:
-        result.require_served()
-        result.uncertainty.refuse_extrapolation()
-    return result
 
 
 def run(
@@ -181,12 +201,12 @@ def _round_bin_s(end_ns: int, bins: int, replicas: int) -> float:
     return int(next(length_ns for length_ns in lengths_ns if end_ns // length_ns < bins)) / 1e9
 
 
-def _require_kv_groups(pricing: Pricing) -> None:
+def require_kv_groups(architecture: Architecture, engine: Engine) -> None:
     """Refuse models whose KV cache vLLM keeps in ways that are not built."""
-    reason = obstacle(pricing.architecture, pricing.engine.tensor_parallel_size)
+    reason = obstacle(architecture, engine.tensor_parallel_size)
     if reason:
         raise InputError(
-            f"{pricing.architecture.name} cannot be simulated: {reason}",
+            f"{architecture.name} cannot be simulated: {reason}",
             field="model",
             remedy="Use kvsim.estimate, or a model with full attention or equally wide sliding-window layers",
         )

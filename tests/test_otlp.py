@@ -18,7 +18,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.semconv.attributes import error_attributes, service_attributes
 from opentelemetry.semconv.schemas import Schemas
-from test_perfetto import HOSTILE, estimated, hostile, simulated
+from test_perfetto import NAMES, estimated, hostile, simulated
 
 import kvsim
 from kvsim.commands.demo import MODEL, example
@@ -184,7 +184,7 @@ def test_ids_are_of_the_trajectory_and_nothing_else(tmp_path):
 
 
 def test_any_name_is_a_name(tmp_path):
-    assert len(written(estimated(hostile()), tmp_path)) == len(HOSTILE)
+    assert len(written(estimated(hostile()), tmp_path)) == len(NAMES)
 
 
 def test_turns_that_cannot_be_priced_are_errors(tmp_path):

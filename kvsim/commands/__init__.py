@@ -18,6 +18,7 @@ from kvsim.commands import (
     estimate,
     export,
     profiles,
+    report,
     rewards,
     simulate,
     sweep,
@@ -57,6 +58,7 @@ def root(
 app.command("estimate", no_args_is_help=True)(estimate.estimate)
 app.command("simulate", no_args_is_help=True)(simulate.simulate)
 app.command("sweep", no_args_is_help=True)(sweep.sweep)
+app.command("report", no_args_is_help=True)(report.report)
 app.command("rewards", no_args_is_help=True)(rewards.rewards)
 app.command("export", no_args_is_help=True)(export.export)
 app.command("demo")(demo.demo)

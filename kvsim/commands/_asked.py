@@ -39,7 +39,9 @@ class Asked:
 
     def __post_init__(self) -> None:
         if self.simulated and self.load is not None:
-            raise InputError("a simulation has its own load", field="load", remedy="Give --load or --arrivals")
+            raise InputError(
+                "a simulation has its own load", field="load", remedy="Give --load or --arrivals, not both"
+            )
         if not self.simulated and self.traffic != Traffic(arrivals=ALONE):
             raise InputError(
                 "options of traffic are of a simulation", field="arrivals", remedy="Add, say, --arrivals closed:16"
@@ -58,13 +60,10 @@ class Asked:
 
     def require_names(self) -> None:
         """Fail on what is unknown or does not fit before a long read, not after it."""
-        self._result(one_turn())
+        self.priced(one_turn())
 
-    def result(self, batch: Batch, **of_simulation: Any) -> Estimate | Simulation:
-        """The batch's estimate or simulation, the latter with more arguments of :func:`kvsim.simulate`."""
-        return self._result(batch, strict=self.strict, **(of_simulation if self.simulated else {}))
-
-    def _result(self, batch: Batch, **more: Any) -> Estimate | Simulation:
+    def priced(self, batch: Batch, **more: Any) -> Estimate | Simulation:
+        """The batch's estimate or simulation; ``more`` are other arguments of it."""
         if self.simulated:
             return simulate(batch, **self.pricing, **self.traffic.arguments, **more)
         return estimate(batch, **self.pricing, load=Load.parse(self.load or ""), **more)

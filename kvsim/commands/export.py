@@ -87,11 +87,11 @@ def export(
     asked = Asked(model, gpu, engine, load, traffic, calibration, usd_per_hour, backend, strict)
     asked.require_names()
     batch = read_logs(files, format=format, lenient=lenient, tokenizer=tokenizer)
+    counters = {"timeline_bins": bins} if perfetto and asked.simulated else {}
+    result = asked.priced(batch, strict=strict, **counters)
     if perfetto:
-        result = asked.result(batch, timeline_bins=bins)
         write_perfetto(result, output)
     else:
-        result = asked.result(batch)
         write_otlp(result, output, begins_ns=begins_ns)
     size = Path(output).stat().st_size
     print_facts(

@@ -1,1 +1,1 @@
-"""Results as files for other eyes: pages, and traces for viewers of spans."""
+"""What a result looks like elsewhere: an HTML page, and traces for other viewers."""

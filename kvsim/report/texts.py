@@ -7,6 +7,9 @@ import msgspec
 LONGEST = 160
 """Characters of a name that are shown as a label."""
 
+BREAKS = {"\u0085": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+"""What some readers take for the end of a line, as JSON escapes; JSON lets it stand."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -16,6 +19,9 @@ def quoted(text: str) -> str:
         written = _encode(text).decode()
     except UnicodeEncodeError:
         written = _encode(text.encode("utf-8", "replace").decode()).decode()
+    if not written.isascii():
+        for character, escaped in BREAKS.items():
+            written = written.replace(character, escaped)
     # Perfetto (v52) takes the quote after an escaped backslash for an escaped quote.
     return written[:-3] + '\\u005c"' if text.endswith("\\") else written
 
