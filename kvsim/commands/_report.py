@@ -7,20 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvsim.commands._asked import Asked
 from kvsim.commands._evidence import evidence_facts
-from kvsim.commands._pricing_facts import load_fact, price_warnings, priced_facts
-from kvsim.commands._reading_facts import read_facts, read_warnings
-from kvsim.commands._run_warnings import run_warnings
-from kvsim.commands._traffic import Traffic, one_turn
-from kvsim.errors import InputError
+from kvsim.commands._pricing_facts import priced_facts
+from kvsim.commands._reading_facts import read_facts
 from kvsim.estimation import Estimate, estimate
 from kvsim.insight import attribute
-from kvsim.load import Load
 from kvsim.report.page import Cliff, Page, Survival
-from kvsim.simulation import simulate
 
 if TYPE_CHECKING:
-    from kvsim.engine import EngineConfig
     from kvsim.simulation import Simulation
     from kvsim.trajectory import Batch
 
@@ -49,64 +44,17 @@ LIMITS = (
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The options of the command; ``traffic.arrivals`` is empty for an estimate."""
+class AskedPage(Asked):
+    """The result that the options ask for, and whether its eviction cliff is wanted."""
 
-    model: str
-    gpu: str
-    engine: EngineConfig
-    load: str | None
-    traffic: Traffic
     cliff: bool | None
-    calibration: str | None
-    usd_per_hour: float | None
-    backend: str
-    strict: bool
-
-    def __post_init__(self) -> None:
-        if self.simulated and self.load is not None:
-            raise InputError(
-                "a simulation has its own load", field="load", remedy="Give --load or --arrivals, not both"
-            )
-        if not self.simulated and self.traffic != Traffic(arrivals=""):
-            raise InputError(
-                "options of traffic are of a simulation",
-                field="arrivals",
-                remedy="Say how trajectories come, say --arrivals closed:16",
-            )
-
-    @property
-    def simulated(self) -> bool:
-        """Whether trajectories share an engine."""
-        return bool(self.traffic.arrivals)
-
-    @property
-    def pricing(self) -> dict[str, Any]:
-        """The arguments that estimates and simulations have in common."""
-        names = ("model", "gpu", "engine", "calibration", "usd_per_hour", "backend")
-        return {name: getattr(self, name) for name in names}
-
-    def require_names(self) -> None:
-        """Fail on what is unknown or does not fit before a long read, not after it."""
-        self.priced(one_turn())
-
-    def priced(self, batch: Batch, **more: Any) -> Estimate | Simulation:
-        """The batch's estimate or simulation."""
-        if self.simulated:
-            return simulate(batch, **self.pricing, **self.traffic.arguments, **more)
-        return estimate(batch, **self.pricing, load=Load.parse(self.load or ""), **more)
 
 
-def page_of(batch: Batch, asked: Asked) -> Page:
+def page_of(batch: Batch, asked: AskedPage) -> Page:
     """The page of a batch."""
     result = asked.priced(batch, strict=asked.strict)
     cliff, absent = _cliff(batch, asked)
-    if isinstance(result, Estimate):
-        how = load_fact(result.pricing.load, batch)
-        warnings = [*read_warnings(batch), *price_warnings(result)]
-    else:
-        how, warnings = asked.traffic.fact(), run_warnings(result)
-    pricing = result.pricing
+    how, pricing = asked.fact(result), result.pricing
     own_limits = ESTIMATE_LIMITS if isinstance(result, Estimate) else SIMULATION_LIMITS
     return Page(
         result=result,
@@ -120,7 +68,7 @@ def page_of(batch: Batch, asked: Asked) -> Page:
             ("Left out", [*own_limits, *LIMITS]),
         ],
         how=how,
-        warnings=warnings,
+        warnings=asked.warnings(result),
         timeline=_timeline(batch, asked, result),
         cliff=cliff,
         cliff_absent=absent,
@@ -128,7 +76,7 @@ def page_of(batch: Batch, asked: Asked) -> Page:
     )
 
 
-def _timeline(batch: Batch, asked: Asked, result: Estimate | Simulation) -> Any:
+def _timeline(batch: Batch, asked: AskedPage, result: Estimate | Simulation) -> Any:
     """The engine's state in about :data:`BINS` bins; None for an estimate and where nothing ran."""
     if isinstance(result, Estimate) or not result.engine.end_s:
         return None
@@ -136,7 +84,7 @@ def _timeline(batch: Batch, asked: Asked, result: Estimate | Simulation) -> Any:
     return timed.timeline
 
 
-def _cliff(batch: Batch, asked: Asked) -> tuple[Cliff | None, str]:
+def _cliff(batch: Batch, asked: AskedPage) -> tuple[Cliff | None, str]:
     """Reuse by trajectories in flight, or why it was not looked for."""
     from kvsim.commands.sweep import _cliff as cliffs
     from kvsim.commands.sweep import _plans
@@ -189,7 +137,7 @@ def _cliff(batch: Batch, asked: Asked) -> tuple[Cliff | None, str]:
     )
 
 
-def _survival(result: Estimate, asked: Asked) -> Survival | None:
+def _survival(result: Estimate, asked: AskedPage) -> Survival | None:
     """The same trajectories with KV that survives pauses of up to so long, from the shortest pause to the longest."""
     pauses_s = result.pauses_ns[result.pauses_ns > 0] / 1e9
     if not len(pauses_s):
