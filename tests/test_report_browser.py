@@ -6,8 +6,6 @@ Screenshots stay in build/report/.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,30 +19,6 @@ from kvsim.commands.demo import example
 from kvsim.report.page import render
 
 SHOTS = Path(__file__).parents[1] / "build" / "report"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-def absent(reason):
-    """Skips; a failure under CI, where everything has to be there."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        absent("needs a browser: apt-get install chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        absent("needs playwright: pip install playwright")
-    with sync_playwright() as playwright:
-        sandbox = [] if os.getuid() else ["--no-sandbox"]  # root has none
-        running = playwright.chromium.launch(executable_path=found, args=sandbox)
-        yield running
-        running.close()
 
 
 class Opened:

@@ -16,7 +16,8 @@ from kvsim.estimation import estimate
 from kvsim.report.page import Cliff, Survival
 
 if TYPE_CHECKING:
-    from kvsim.commands._report import Asked
+    from kvsim.commands._asked import Asked
+    from kvsim.commands._report import AskedPage
     from kvsim.estimation import Estimate
     from kvsim.trajectory import Batch
 
@@ -27,7 +28,7 @@ SURVIVALS = 40
 """So many times that KV survives are tried."""
 
 
-def cliff_of(batch: Batch, asked: Asked) -> tuple[Cliff | None, str]:
+def cliff_of(batch: Batch, asked: AskedPage) -> tuple[Cliff | None, str]:
     """Reuse by trajectories in flight, or why it was not looked for."""
     if asked.cliff is None and batch.turns > CLIFF_TURNS:
         return None, f"Not looked for in more than {CLIFF_TURNS:,} turns: --cliff does."
