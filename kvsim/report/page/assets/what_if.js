@@ -24,7 +24,7 @@ function startWhatIf(run, place) {
     : "Nothing was found that would save time or money."));
   if (!best) return () => [];
 
-  const figure = element("div", { class: "plot", id: "what-if-plot", role: "img", "aria-label": "Time saved by each change, with its 90 % interval; the tables below have the numbers." });
+  const figure = element("div", { class: "plot fitted", id: "what-if-plot", role: "img", "aria-label": "Time saved by each change, with its 90 % interval; the tables below have the numbers." });
   place.append(figure);
   plot(figure, () => savingBars(run, top, serving));
 
