@@ -48,6 +48,7 @@ MAIN_SCRIPTS = (
     "engine",
     "cliff",
     "what_if",
+    "evidence",
     "main",
 )
 
