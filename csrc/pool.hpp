@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "chains.hpp"
+#include "evictions.hpp"
 #include "host_tier.hpp"
 #include "settings.hpp"
 
@@ -54,6 +55,9 @@ class Pool {
     runs_.push_back(Run{});  // run 0: the ends of the free queue
     runs_[0].earlier = runs_[0].later = 0;
   }
+
+  // From now on, what is evicted is written down.
+  void keep(EvictionLog* log) { log_ = log; }
 
   i64 free_blocks() const { return free_; }
   i64 evicted() const { return evicted_; }
@@ -143,14 +147,7 @@ class Pool {
     free_ -= count;
     const i64 plain = min_of(count, plain_free_);
     plain_free_ -= plain;
-    for (count -= plain; count > 0;) {
-      const i32 r = runs_[0].later;
-      const i32 taken = static_cast<i32>(min_of(count, runs_[r].hi - runs_[r].lo));
-      count -= taken;
-      evicted_ += taken;
-      if (host_ != nullptr) host_->store(runs_[r].chain, runs_[r].hi - taken, runs_[r].hi);
-      forget(r, taken);
-    }
+    if (count > plain) evict(count - plain);
   }
 
   // The first `full` blocks of the request are full: those without a key get theirs.
@@ -306,6 +303,19 @@ class Pool {
       const i32 below = runs_[r].below;
       if (runs_[r].holders == 0) join_idle(r);
       r = below;
+    }
+  }
+
+  // So many blocks from the front lose their keys.
+  void evict(i64 count) {
+    evicted_ += count;
+    while (count > 0) {
+      const i32 r = runs_[0].later;
+      const i32 taken = static_cast<i32>(min_of(count, runs_[r].hi - runs_[r].lo));
+      count -= taken;
+      if (log_ != nullptr) log_->note(runs_[r].chain, 0, runs_[r].hi - taken, runs_[r].hi);
+      if (host_ != nullptr) host_->store(runs_[r].chain, runs_[r].hi - taken, runs_[r].hi);
+      forget(r, taken);
     }
   }
 
@@ -525,6 +535,7 @@ class Pool {
   i64 retention_;
   bool ordered_;
   HostTier* host_;
+  EvictionLog* log_ = nullptr;
   i64 next_use_ = 0;            // of the blocks being given back
   std::map<i64, i32> last_of_;  // by next use
   i64 plain_free_;

@@ -7,8 +7,15 @@ Scheduler: Any
 
 def estimate(rates: Any, step: Any, turns: Any, columns: Any | None) -> tuple[Any, Any]: ...
 def simulate(
-    settings: Any, law: Any, contexts: Any, workload: Any, plan: Any, fleet: Any, timeline: Any
-) -> tuple[tuple[Any, ...], list[tuple[int, ...]]]: ...
+    settings: Any,
+    law: Any,
+    contexts: Any,
+    workload: Any,
+    plan: Any,
+    fleet: Any,
+    timeline: Any,
+    evictions: bool = False,
+) -> tuple[tuple[Any, ...], list[tuple[int, ...]], Any]: ...
 def without(
     turns: Any, offsets: Any, entries: Any, rollouts: Any, positions: Any, base: int, left: tuple[Any, ...]
 ) -> int: ...

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from kvsim.arrivals import starts_of
 from kvsim.backends.contexts import contexts_of, settings_of, step_law
 from kvsim.backends.engine_kernels import DROP, END, LEAST_LOADED, LRU, PREFIX_AWARE, ROUND_ROBIN, STICKY, Fleet
+from kvsim.backends.eviction_log import EvictionLog
 from kvsim.backends.kernels import OK, OVER_CAPACITY, OVER_MAX
 from kvsim.backends.serving import serve, timeline_of
 from kvsim.backends.workload import workload_of
@@ -58,6 +59,7 @@ def simulate(
     speedup: float = 1.0,
     stagger_s: float = 0.0,
     timeline_s: float | None = None,
+    evictions: bool = False,
     seed: int = 0,
     backend: str = "auto",
     calibration: str | Path | Calibration | None = None,
@@ -81,6 +83,7 @@ def simulate(
     speedup: logged arrivals come so many times as fast; pauses stay as they are.
     stagger_s: time between the first N starts of ``closed:N`` and ``batch:N``.
     timeline_s: length of the bins of :attr:`Simulation.timeline`; the run is then simulated twice.
+    evictions: write down who evicted what, as :attr:`Simulation.evictions`.
     backend: ``"auto"``, ``"native"``, ``"numba"`` or ``"reference"``; all give the same bits.
     model, gpu, engine, calibration, usd_per_hour, strict: as :func:`kvsim.estimate` has them.
 
@@ -107,14 +110,16 @@ def simulate(
             field="max_num_batched_tokens",
             remedy="Raise it, lower max_model_len, or enable chunked prefill",
         )
-    result = run(batch, pricing, how, timeline_s=timeline_s)
+    result = run(batch, pricing, how, timeline_s=timeline_s, evictions=evictions)
     if strict:
         result.require_served()
         result.uncertainty.refuse_extrapolation()
     return result
 
 
-def run(batch: Batch, pricing: Pricing, how: How, *, timeline_s: float | None = None) -> Simulation:
+def run(
+    batch: Batch, pricing: Pricing, how: How, *, timeline_s: float | None = None, evictions: bool = False
+) -> Simulation:
     """The simulation of a batch for a pricing that the engine can be simulated with."""
     serve_on, fleet, settled = serve(how.backend), how.fleet, pricing.engine
     status = status_of(batch, settled)
@@ -124,7 +129,8 @@ def run(batch: Batch, pricing: Pricing, how: How, *, timeline_s: float | None = 
     plan = checked(how.retention.plan(batch, pricing), batch, pricing)
     inputs = (settings_of(settled, DROP if plan.drop else LRU), step_law(pricing.law), contexts, workload, plan, fleet)
     timeline = timeline_of(fleet.replicas)
-    served, totals = serve_on(*inputs, timeline)
+    log = EvictionLog() if evictions else None
+    served, totals = serve_on(*inputs, timeline, log)
     unserved = int(np.count_nonzero(served.finish_ns == END))
     if unserved:
         raise KvsimError(
@@ -135,7 +141,7 @@ def run(batch: Batch, pricing: Pricing, how: How, *, timeline_s: float | None = 
         end_ns = int(served.finish_ns.max(initial=0))
         timeline = timeline_of(fleet.replicas, _bin_ns(timeline_s, end_ns, fleet.replicas), end_ns)
         serve_on(*inputs, timeline)
-    return Simulation(batch, pricing, how, status, served, totals, timeline)
+    return Simulation(batch, pricing, how, status, served, totals, timeline, log)
 
 
 def _fleet(replicas: int, router: str) -> Fleet:

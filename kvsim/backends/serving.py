@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,12 +22,32 @@ from kvsim.backends.engine_kernels import (
     Timeline,
     Workload,
 )
+from kvsim.backends.eviction_log import EvictionLog, canonical
 from kvsim.backends.interface import Ints
 from kvsim.backends.numba_backend import compiled
 from kvsim.errors import BackendUnavailableError, UnknownNameError
 
-Serve = Callable[[Settings, StepLaw, Contexts, Workload, Plan, Fleet, Timeline], "tuple[Served, Ints]"]
-"""Serves a workload; returns the columns of rows and the totals of replicas, shape (replicas, REPLICA_TOTALS)."""
+
+class Serve(Protocol):
+    """Serves a workload."""
+
+    def __call__(
+        self,
+        settings: Settings,
+        law: StepLaw,
+        contexts: Contexts,
+        workload: Workload,
+        plan: Plan,
+        fleet: Fleet,
+        timeline: Timeline,
+        log: EvictionLog | None = None,
+    ) -> tuple[Served, Ints]:
+        """The columns of rows and the totals of replicas, shape (replicas, REPLICA_TOTALS).
+
+        Blocks in use are added to the timeline, and evictions left in the log.
+        """
+        ...
+
 
 ALONE = Fleet(replicas=1, router=ROUND_ROBIN)
 """One engine."""
@@ -69,8 +89,20 @@ def _native() -> Serve:
             f"native: the C++ core is not built ({error}); reinstall kvsim with a C++17 compiler"
         ) from error
 
-    def run(*inputs: Any) -> tuple[Served, Ints]:
-        columns, totals = _core.simulate(*inputs)
+    def run(
+        settings: Settings,
+        law: StepLaw,
+        contexts: Contexts,
+        workload: Workload,
+        plan: Plan,
+        fleet: Fleet,
+        timeline: Timeline,
+        log: EvictionLog | None = None,
+    ) -> tuple[Served, Ints]:
+        inputs = (settings, law, contexts, workload, plan, fleet, timeline)
+        columns, totals, entries = _core.simulate(*inputs, log is not None)
+        if log is not None:
+            log.evictions = canonical(entries)
         return Served(*columns), np.array(totals, np.int64)
 
     return run
@@ -85,10 +117,18 @@ def _from_text(text: ModuleType) -> Serve:
         plan: Plan,
         fleet: Fleet,
         timeline: Timeline,
+        log: EvictionLog | None = None,
     ) -> tuple[Served, Ints]:
+        entries = np.empty((fleet.replicas, 0, 4), np.int64)
+        if log is not None:  # how many there will be, a first run tells
+            idle = timeline_of(fleet.replicas)
+            _, totals = run(settings, law, contexts, workload, plan, fleet, idle)
+            most = int(totals[:, REPLICA_TOTALS.index("evicted_blocks")].max())
+            entries = np.empty((fleet.replicas, most, 4), np.int64)
         rows = len(contexts.prompt)
         served = text.Served(*(np.empty(rows, np.int64) for _ in Served._fields))
         totals = np.zeros((fleet.replicas, len(REPLICA_TOTALS)), np.int64)
+        logged = np.zeros(fleet.replicas, np.int64)
         groups = {"full": text.GroupLaw(*law.full), "windowed": text.GroupLaw(*law.windowed)}
         own_law = text.StepLaw(**{**law._asdict(), **groups})
         text.simulate(
@@ -101,10 +141,20 @@ def _from_text(text: ModuleType) -> Serve:
             text.Timeline(*timeline),
             served,
             totals,
+            entries,
+            logged,
         )
+        if log is not None:
+            log.evictions = canonical(_packed(entries, logged))
         return Served(*served), totals
 
     return run
+
+
+def _packed(entries: Ints, counts: Ints) -> Ints:
+    """The first ``counts[r]`` entries of each replica r, with its number before them."""
+    packed = [np.insert(entries[replica, :count], 0, replica, axis=1) for replica, count in enumerate(counts)]
+    return np.concatenate(packed)
 
 
 def _writable(columns: Iterable[Any]) -> list[Any]:
