@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "pieces.hpp"
 #include "rates.hpp"
 #include "turns.hpp"
 
@@ -235,14 +236,14 @@ KVSIM_HD void price_rows(const Rates& rates, const i64* step, const Turns& turns
   }
 }
 
-// Prices every row. `finish_ns` [rows] is scratch; `totals` and `held_block_ns` [trajectories].
+// Prices the rows of a piece. `finish_ns` [rows] is scratch; `totals` and `held_block_ns` [trajectories].
 template <i64 kSurvival, bool kWithTurns, bool kPlain>
-void estimate(const Rates& given, const i64* step, const Turns& columns, i64* finish_ns, Totals* totals,
-              double* held_block_ns, const PriceColumns& out) {
+void estimate(const Rates& given, const i64* step, const Turns& columns, const Piece& piece, i64* finish_ns,
+              Totals* totals, double* held_block_ns, const PriceColumns& out) {
   const Rates rates = given;  // copies that nothing else can point to stay in registers
   const Turns turns = columns;
-  RunningTotals running(totals, held_block_ns, 0, turns.trajectories);
-  price_rows<kSurvival, kWithTurns, kPlain>(rates, step, turns, 0, turns.rows, finish_ns, running, out);
+  RunningTotals running(totals, held_block_ns, piece.first_trajectory, piece.end_trajectory);
+  price_rows<kSurvival, kWithTurns, kPlain>(rates, step, turns, piece.begin, piece.end, finish_ns, running, out);
   running.finish();
 }
 

@@ -5,7 +5,9 @@ GroupRates: Any
 Turns: Any
 Scheduler: Any
 
-def estimate(rates: Any, step: Any, turns: Any, columns: Any | None) -> tuple[Any, Any]: ...
+def estimate(
+    rates: Any, step: Any, turns: Any, columns: Any | None, threads: int, rows_per_thread: int
+) -> tuple[Any, Any]: ...
 def simulate(
     settings: Any,
     law: Any,

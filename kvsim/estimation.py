@@ -13,6 +13,7 @@ from kvsim.backends import get, kernels
 from kvsim.backends.interface import empty_columns
 from kvsim.backends.kernels import OK, TOTALS, PriceColumns
 from kvsim.backends.rates import rates
+from kvsim.cores import threads_of
 from kvsim.errors import InputError
 from kvsim.load import Load
 from kvsim.pricing import Pricing, require_price, resolve_pricing
@@ -47,6 +48,7 @@ def estimate(
     usd_per_hour: float | None = None,
     strict: bool = False,
     reuse: Estimate | None = None,
+    threads: int | str = 1,
 ) -> Estimate:
     """Price every turn of a batch on a GPU, each trajectory alone beside the declared load.
 
@@ -58,6 +60,9 @@ def estimate(
     strict: turns beyond the model's maximum or the card's capacity are an error instead of a status, and so is what
         lies beyond the calibration's evidence.
     reuse: an earlier estimate of as many turns, no longer needed, whose buffers for columns of turns are taken over.
+    threads: how many threads price, or ``"auto"``: one a core. Each takes whole trajectories with all that they depend
+        on, so that no bit depends on how many there are. One by default: callers often run processes of their own.
+        Only ``"native"`` uses more, where the batch is large enough to gain by it (32,768 turns a thread).
 
     A turn's prompt tokens that nothing cached are prefilled in chunks, each chunk in a step with one decoding token
     of every other sequence; its output tokens but the first take one decode step each, all sequences decoding.
@@ -66,7 +71,7 @@ def estimate(
     chosen = get(backend)
     pricing = resolve_pricing(model, gpu, engine, load, calibration)
     require_price(usd_per_hour)
-    result = Estimate(batch, pricing, chosen, usd_per_hour, reuse)
+    result = Estimate(batch, pricing, chosen, usd_per_hour, reuse, threads_of(threads))
     if strict:
         result.require_priced()
         result.uncertainty.refuse_extrapolation()
@@ -86,14 +91,16 @@ class Estimate(Costed):
         backend: Backend,
         usd_per_hour: float | None = None,
         reuse: Estimate | None = None,
+        threads: int = 1,
     ) -> None:
         self.batch = batch
         self.pricing = pricing
         self.backend = backend.name
+        self._threads = threads
         self._usd_per_hour = usd_per_hour
         _require_clock(batch, pricing)
         self._buffers = reuse.release_buffers(batch.turns) if reuse is not None else None
-        priced = backend.estimate(pricing.handle(backend), batch.packed(backend), None)
+        priced = backend.estimate(pricing.handle(backend), batch.packed(backend), None, threads)
         self._totals = priced.totals
         self._held_block_ns = priced.held_block_ns
 
@@ -174,7 +181,8 @@ class Estimate(Costed):
         sure = self.uncertainty
 
         def end(prefill: float, decode: float) -> Estimate:
-            return Estimate(self.batch, self.pricing.scaled(prefill, decode), get(self.backend), self._usd_per_hour)
+            pricing = self.pricing.scaled(prefill, decode)
+            return Estimate(self.batch, pricing, get(self.backend), self._usd_per_hour, threads=self._threads)
 
         return Interval(end(sure.prefill.low, sure.decode.low), end(sure.prefill.high, sure.decode.high), self, sure)
 
@@ -275,7 +283,7 @@ class Estimate(Costed):
     def _columns(self) -> PriceColumns:
         backend = get(self.backend)
         columns = self._buffers if self._buffers is not None else empty_columns(self.batch.turns)
-        backend.estimate(self.pricing.handle(backend), self.batch.packed(backend), columns)
+        backend.estimate(self.pricing.handle(backend), self.batch.packed(backend), columns, self._threads)
         return columns
 
     @cached_property

@@ -101,7 +101,7 @@ def simulate(
         raise InputError(f"a speed-up of {speedup!r}", field="speedup", remedy="Use a number above 0")
     how = How(arrivals, policy(retention), fleet, speedup, stagger_s, seed, backend, usd_per_hour)
     pricing = resolve_pricing(model, gpu, engine, None, calibration)
-    _require_kv_groups(pricing)
+    require_kv_groups(pricing.architecture, pricing.engine)
     settled = pricing.engine
     if not settled.enable_chunked_prefill and settled.max_num_batched_tokens < settled.max_model_len:
         raise InputError(
@@ -166,12 +166,12 @@ def _bin_ns(timeline_s: float, end_ns: int, replicas: int) -> int:
     return bin_ns
 
 
-def _require_kv_groups(pricing: Pricing) -> None:
+def require_kv_groups(architecture: Architecture, engine: Engine) -> None:
     """Refuse models whose KV cache vLLM keeps in ways that are not built."""
-    reason = obstacle(pricing.architecture, pricing.engine.tensor_parallel_size)
+    reason = obstacle(architecture, engine.tensor_parallel_size)
     if reason:
         raise InputError(
-            f"{pricing.architecture.name} cannot be simulated: {reason}",
+            f"{architecture.name} cannot be simulated: {reason}",
             field="model",
             remedy="Use kvsim.estimate, or a model with full attention or equally wide sliding-window layers",
         )

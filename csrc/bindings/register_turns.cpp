@@ -34,6 +34,7 @@ void register_turns(py::module_& module) {
              turns.waits_rows = hold_optional(waits_rows, waits_rows ? waits_rows->size() : 0, "waits_for rows");
              turns.shared = hold_optional(shared, turns.rows, "shared_tokens");
              turns.logged_cached = hold_optional(logged_cached, turns.rows, "cached_tokens");
+             held.cut->whole = whole(turns);
              return held;
            }),
            py::arg("trajectories"), py::arg("parent"), py::arg("after"), py::arg("kept"), py::arg("prompt"),

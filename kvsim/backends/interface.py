@@ -56,8 +56,11 @@ class Backend(Protocol):
         """A handle for the batch's columns."""
         ...
 
-    def estimate(self, prepared: Any, packed: Any, columns: PriceColumns | None) -> Priced:
-        """Price every turn of the batch; their own prices are written into ``columns``, where given."""
+    def estimate(self, prepared: Any, packed: Any, columns: PriceColumns | None, threads: int = 1) -> Priced:
+        """Price every turn of the batch; their own prices are written into ``columns``, where given.
+
+        ``threads`` is how many may be used, not how many must: they change no bit of the result.
+        """
         ...
 
     def without(self, packed: Any, paths: Ragged, rollouts: Ints, positions: Ints, base: int, left: Left) -> int:

@@ -13,13 +13,18 @@ if TYPE_CHECKING:
     from kvsim.trajectory import Batch, Ragged
 
 
+ROWS_PER_THREAD = 32_768
+"""With fewer rows each, a call gains nothing by more threads: starting one takes some ten microseconds."""
+
+
 class NativeBackend:
     """Calls into ``kvsim._core``; the GIL is released while it works."""
 
     name = "native"
 
-    def __init__(self, core: Any) -> None:
+    def __init__(self, core: Any, rows_per_thread: int = ROWS_PER_THREAD) -> None:
         self._core = core
+        self._rows_per_thread = rows_per_thread
 
     def prepare(self, rates: Rates, step: Ints) -> Any:
         """The rates as a C++ object, and the table."""
@@ -48,10 +53,10 @@ class NativeBackend:
             logged_cached=batch.cached_tokens,
         )
 
-    def estimate(self, prepared: Any, packed: Any, columns: PriceColumns | None) -> Priced:
+    def estimate(self, prepared: Any, packed: Any, columns: PriceColumns | None, threads: int = 1) -> Priced:
         """See :class:`kvsim.backends.interface.Backend`."""
         rates, step = prepared
-        return Priced(*self._core.estimate(rates, step, packed, columns))
+        return Priced(*self._core.estimate(rates, step, packed, columns, threads, self._rows_per_thread))
 
     def without(self, packed: Any, paths: Ragged, rollouts: Ints, positions: Ints, base: int, left: Left) -> int:
         """See :class:`kvsim.backends.interface.Backend`."""

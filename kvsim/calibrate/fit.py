@@ -126,7 +126,7 @@ class Study:
                 part = part.where(_often(part["model"]))
                 if len(part) >= FEWEST_POINTS:
                     rough = self._fit_overheads(name, engine, part, factors=None, final=False)
-                    factors = self.factors(name, engine, part, rough)
+                    factors = self.factors(name, part, rough)
                     found[engine] = self._fit_overheads(name, engine, part, factors=factors, final=True)
             self._overheads[name] = found
         return self._overheads[name]
@@ -160,35 +160,15 @@ class Study:
         """A GPU's kernel coefficients as numbers."""
         return {key: part.value for key, part in self.coefficients(name).items()}
 
-    def factors(self, name: str, engine: str, part: Table, rough: ServingFit) -> Array:
+    def factors(self, name: str, part: Table, rough: ServingFit) -> Array:
         """Time between tokens in the simulated closed loop over what :func:`.serving.seconds` expects; 1 where a
         point is of another kind. What runs in a step hardly depends on how long steps take, so that a rough fit
         will do."""
-        loops = closed_loops(part, gpu(name), self.provisional(name, engine, rough.result.values))
-        expected = expectations(part, with_scales(self.values(name), rough.result.values), device_of(gpu(name)))
+        values = with_scales(self.values(name), rough.result.values)
+        loops = closed_loops(part, gpu(name), values)
+        expected = expectations(part, values, device_of(gpu(name)))
         return np.array(
             [1.0 if loop is None else loop.tpot_s / one for loop, one in zip(loops, expected.tolist(), strict=True)]
-        )
-
-    def provisional(self, name: str, engine: str, fitted: Mapping[str, float]) -> Calibration:
-        """A calibration of fitted values alone."""
-
-        def plain(value: float) -> Coefficient:
-            return Coefficient(value, value, value, "fitted", "", 0)
-
-        values = with_scales(self.values(name), fitted)
-        unknown = Residual(0, 0.0, 0.0, 0.0)
-        return Calibration(
-            gpu=name,
-            kind="measured",
-            relative="",
-            date=DATE,
-            engine=engine,
-            note="",
-            evidence=_evidence(self, name),
-            residuals={"prefill": unknown, "decode": unknown},
-            coefficients={key: plain(values[key]) for key in QUANTITIES},
-            overheads={engine: {key: plain(values[key]) for key in OVERHEADS}},
         )
 
     def near(self, name: str, engine: str) -> Mapping[str, float]:

@@ -10,7 +10,19 @@ from typing import Annotated
 import typer
 
 from kvsim import __version__
-from kvsim.commands import backends, calibrate, convert, demo, estimate, profiles, rewards, simulate, sweep, validate
+from kvsim.commands import (
+    backends,
+    calibrate,
+    convert,
+    demo,
+    estimate,
+    profiles,
+    report,
+    rewards,
+    simulate,
+    sweep,
+    validate,
+)
 from kvsim.commands._group import Group
 
 
@@ -45,6 +57,7 @@ def root(
 app.command("estimate", no_args_is_help=True)(estimate.estimate)
 app.command("simulate", no_args_is_help=True)(simulate.simulate)
 app.command("sweep", no_args_is_help=True)(sweep.sweep)
+app.command("report", no_args_is_help=True)(report.report)
 app.command("rewards", no_args_is_help=True)(rewards.rewards)
 app.command("demo")(demo.demo)
 app.command("convert", no_args_is_help=True)(convert.convert)

@@ -42,6 +42,11 @@ Calibration = Annotated[
 ]
 Backend = Annotated[str, typer.Option(metavar="NAME", help="See 'kvsim backends'; all give the same bits.")]
 
+Threads = Annotated[
+    str,
+    typer.Option(metavar="N|auto", help="Points at once; auto: one a core, as far as there is memory. Same results."),
+]
+
 Arrivals = Annotated[
     str,
     typer.Option(

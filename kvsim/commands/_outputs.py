@@ -32,3 +32,11 @@ def write_columns(path: str, columns: Columns) -> None:
                 writer.writerow("" if value is None or value != value else value for value in record.values())
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror}", file=path, remedy="Check the folder") from None
+
+
+def write_text(path: str, text: str) -> None:
+    """The text as a file; characters that no encoding has (halves of surrogate pairs) as question marks."""
+    try:
+        Path(path).write_bytes(text.encode("utf-8", "replace"))
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", file=path, remedy="Check the folder") from None

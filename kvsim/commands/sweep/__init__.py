@@ -90,6 +90,7 @@ def sweep(
             help="Write all columns of each point there as soon as it is known; a rerun skips points that are there.",
         ),
     ] = None,
+    threads: options.Threads = "auto",
     speedup: options.Speedup = 1.0,
     stagger: options.Stagger = 0.0,
     seed: options.Seed = 0,
@@ -165,7 +166,9 @@ def sweep(
     )
     conditions.require_names(grid)  # before a long read, not after it
     server = Server(read_logs(files, format=format, lenient=lenient, tokenizer=tokenizer), conditions)
-    found = run(grid, server, Journal(csv, server.fingerprint()), cliff=cliff, break_even=break_even)
+    journal = Journal(csv, server.fingerprint())
+    at_once = _asked.threads_of(threads, server.batch.turns)
+    found = run(grid, server, journal, cliff=cliff, break_even=break_even, threads=at_once)
     pricings = _found.pricings(server, found.rows)
     said = _found.warnings(server, found.rows, pricings)
     if json:

@@ -37,8 +37,13 @@ class Journal:
         self.resumed = len(self._rows)
         """How many rows the file had."""
 
+    def known(self, point: Point, serve: Callable[[Point], Row]) -> Row:
+        """The point's row as it stands here, else as it is served."""
+        row = self._rows.get(point)
+        return serve(point) if row is None else row
+
     def row(self, point: Point, serve: Callable[[Point], Row]) -> Row:
-        """The point's row, served if it is not there yet."""
+        """The point's row, served and written down if it is not there yet."""
         if point not in self._rows:
             row = serve(point)
             if self._path is not None:

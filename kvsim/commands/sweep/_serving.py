@@ -101,23 +101,24 @@ class Server:
 
     batch: Batch
     conditions: Conditions
-    _scaled: dict[float, Batch] = field(default_factory=dict)
+    _scaled: dict[float, tuple[Batch, float]] = field(default_factory=dict)
 
     def __call__(self, point: Point) -> Row:
         """The point's row; raises where the sweep is strict or was asked for wrongly."""
-        batch = self.scaled(point.pause_scale)
+        batch, pause_s = self.scaled(point.pause_scale)
         try:
             run = simulate(batch, **self.conditions.arguments(point), strict=self.conditions.strict)
         except KvsimError as error:
             if self.conditions.strict or _of_the_sweep(error):
                 raise
             return row_without_run(point, "does_not_fit" if isinstance(error, DoesNotFitError) else "refused", error)
-        return row_of(point, run, mean_pause_s(batch))
+        return row_of(point, run, pause_s)
 
-    def scaled(self, factor: float) -> Batch:
-        """The batch with its pauses times that."""
+    def scaled(self, factor: float) -> tuple[Batch, float]:
+        """The batch with its pauses times that, and the mean of them."""
         if factor not in self._scaled:
-            self._scaled[factor] = self.batch if factor == 1 else self.batch.scale_pauses(factor)
+            batch = self.batch if factor == 1 else self.batch.scale_pauses(factor)
+            self._scaled[factor] = batch, mean_pause_s(batch)
         return self._scaled[factor]
 
     def fingerprint(self) -> str:
