@@ -48,6 +48,7 @@ class Pool {
         retention_(settings.retention),
         ordered_(ordered),
         host_(host),
+        told_(host != nullptr),
         plain_free_(settings.num_gpu_blocks - 1),
         free_(settings.num_gpu_blocks - 1),
         states_(chains.shapes.size()) {
@@ -57,7 +58,10 @@ class Pool {
   }
 
   // From now on, what is evicted is written down.
-  void keep(EvictionLog* log) { log_ = log; }
+  void keep(EvictionLog* log) {
+    log_ = log;
+    told_ = log_ != nullptr || host_ != nullptr;
+  }
 
   i64 free_blocks() const { return free_; }
   i64 evicted() const { return evicted_; }
@@ -147,7 +151,14 @@ class Pool {
     free_ -= count;
     const i64 plain = min_of(count, plain_free_);
     plain_free_ -= plain;
-    if (count > plain) evict(count - plain);
+    for (count -= plain; count > 0;) {
+      const i32 r = runs_[0].later;
+      const i32 taken = static_cast<i32>(min_of(count, runs_[r].hi - runs_[r].lo));
+      count -= taken;
+      evicted_ += taken;
+      if (told_) tell(runs_[r].chain, runs_[r].hi - taken, runs_[r].hi);
+      forget(r, taken);
+    }
   }
 
   // The first `full` blocks of the request are full: those without a key get theirs.
@@ -306,17 +317,9 @@ class Pool {
     }
   }
 
-  // So many blocks from the front lose their keys.
-  void evict(i64 count) {
-    evicted_ += count;
-    while (count > 0) {
-      const i32 r = runs_[0].later;
-      const i32 taken = static_cast<i32>(min_of(count, runs_[r].hi - runs_[r].lo));
-      count -= taken;
-      if (log_ != nullptr) log_->note(runs_[r].chain, 0, runs_[r].hi - taken, runs_[r].hi);
-      if (host_ != nullptr) host_->store(runs_[r].chain, runs_[r].hi - taken, runs_[r].hi);
-      forget(r, taken);
-    }
+  KVSIM_RARE void tell(i32 chain, i32 lo, i32 hi) {
+    if (log_ != nullptr) log_->note(chain, 0, lo, hi);
+    if (host_ != nullptr) host_->store(chain, lo, hi);
   }
 
   // The last `count` blocks of an idle run lose their keys.
@@ -536,6 +539,7 @@ class Pool {
   bool ordered_;
   HostTier* host_;
   EvictionLog* log_ = nullptr;
+  bool told_;                   // whether anybody asks what is evicted
   i64 next_use_ = 0;            // of the blocks being given back
   std::map<i64, i32> last_of_;  // by next use
   i64 plain_free_;

@@ -390,11 +390,7 @@ class BasicScheduler {
       work_->computed = decoders_.computed();
       work_->round = decoders_.scheduled();
       work_->version = decoders_.version();
-      if (log_ == nullptr) {
-        pool_.take(decoders_.takes());
-      } else {
-        take_and_tell(now_ns_);
-      }
+      log_ == nullptr ? pool_.take(decoders_.takes()) : take_and_tell(now_ns_);
       decoders_.schedule(now_ns_);
       budget -= lines;
     }
@@ -498,11 +494,7 @@ class BasicScheduler {
 
   template <bool kTell, class EndOf, class OnBlocks>
   void advance_lines(i64 more, EndOf& end_of, OnBlocks& on_blocks) {
-    if (kTell) {
-      take_and_tell(end_of(1));
-    } else {
-      pool_.take(decoders_.takes(more));
-    }
+    kTell ? take_and_tell(end_of(1)) : pool_.take(decoders_.takes(more));
     decoders_.advance(more, end_of, on_blocks);
     for (i64 number = 0; number < in_flight_; ++number) {
       Step& step = steps_[oldest_ ^ number];

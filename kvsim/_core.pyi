@@ -8,16 +8,7 @@ Scheduler: Any
 def estimate(
     rates: Any, step: Any, turns: Any, columns: Any | None, threads: int, rows_per_thread: int
 ) -> tuple[Any, Any]: ...
-def simulate(
-    settings: Any,
-    law: Any,
-    contexts: Any,
-    workload: Any,
-    plan: Any,
-    fleet: Any,
-    timeline: Any,
-    evictions: bool = False,
-) -> tuple[tuple[Any, ...], list[tuple[int, ...]], Any]: ...
+def simulate(*inputs: Any, evictions: bool = False) -> tuple[tuple[Any, ...], list[tuple[int, ...]], Any]: ...
 def without(
     turns: Any, offsets: Any, entries: Any, rollouts: Any, positions: Any, base: int, left: tuple[Any, ...]
 ) -> int: ...

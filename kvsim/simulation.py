@@ -130,7 +130,7 @@ def run(
     inputs = (settings_of(settled, DROP if plan.drop else LRU), step_law(pricing.law), contexts, workload, plan, fleet)
     timeline = timeline_of(fleet.replicas)
     log = EvictionLog() if evictions else None
-    served, totals = serve_on(*inputs, timeline, log)
+    served, totals = serve_on(*inputs, timeline, log=log)
     unserved = int(np.count_nonzero(served.finish_ns == END))
     if unserved:
         raise KvsimError(

@@ -23,7 +23,7 @@ CASES = cases()
 
 def served(backend: str, case: Case, log: EvictionLog | None = None) -> tuple[Served, dict[str, Any]]:
     """The columns of rows, and those of replicas."""
-    columns, totals = serve(backend)(*case, log)
+    columns, totals = serve(backend)(*case, log=log)
     return columns, dict(zip(REPLICA_TOTALS, totals.T, strict=True))
 
 

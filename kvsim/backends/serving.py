@@ -13,14 +13,9 @@ from kvsim.backends import engine_kernels
 from kvsim.backends.engine_kernels import (
     REPLICA_TOTALS,
     ROUND_ROBIN,
-    Contexts,
     Fleet,
-    Plan,
     Served,
-    Settings,
-    StepLaw,
     Timeline,
-    Workload,
 )
 from kvsim.backends.eviction_log import EvictionLog, canonical
 from kvsim.backends.interface import Ints
@@ -29,22 +24,12 @@ from kvsim.errors import BackendUnavailableError, UnknownNameError
 
 
 class Serve(Protocol):
-    """Serves a workload."""
+    """Serves a workload: Settings, StepLaw, Contexts, Workload, Plan, Fleet, Timeline."""
 
-    def __call__(
-        self,
-        settings: Settings,
-        law: StepLaw,
-        contexts: Contexts,
-        workload: Workload,
-        plan: Plan,
-        fleet: Fleet,
-        timeline: Timeline,
-        log: EvictionLog | None = None,
-    ) -> tuple[Served, Ints]:
+    def __call__(self, *inputs: Any, log: EvictionLog | None = None) -> tuple[Served, Ints]:
         """The columns of rows and the totals of replicas, shape (replicas, REPLICA_TOTALS).
 
-        Blocks in use are added to the timeline, and evictions left in the log.
+        Blocks in use are added to the timeline, evictions left in the log.
         """
         ...
 
@@ -89,18 +74,8 @@ def _native() -> Serve:
             f"native: the C++ core is not built ({error}); reinstall kvsim with a C++17 compiler"
         ) from error
 
-    def run(
-        settings: Settings,
-        law: StepLaw,
-        contexts: Contexts,
-        workload: Workload,
-        plan: Plan,
-        fleet: Fleet,
-        timeline: Timeline,
-        log: EvictionLog | None = None,
-    ) -> tuple[Served, Ints]:
-        inputs = (settings, law, contexts, workload, plan, fleet, timeline)
-        columns, totals, entries = _core.simulate(*inputs, log is not None)
+    def run(*inputs: Any, log: EvictionLog | None = None) -> tuple[Served, Ints]:
+        columns, totals, entries = _core.simulate(*inputs, evictions=log is not None)
         if log is not None:
             log.evictions = canonical(entries)
         return Served(*columns), np.array(totals, np.int64)
@@ -109,20 +84,11 @@ def _native() -> Serve:
 
 
 def _from_text(text: ModuleType) -> Serve:
-    def run(
-        settings: Settings,
-        law: StepLaw,
-        contexts: Contexts,
-        workload: Workload,
-        plan: Plan,
-        fleet: Fleet,
-        timeline: Timeline,
-        log: EvictionLog | None = None,
-    ) -> tuple[Served, Ints]:
+    def run(*inputs: Any, log: EvictionLog | None = None) -> tuple[Served, Ints]:
+        settings, law, contexts, workload, plan, fleet, timeline = inputs
         entries = np.empty((fleet.replicas, 0, 4), np.int64)
         if log is not None:  # how many there will be, a first run tells
-            idle = timeline_of(fleet.replicas)
-            _, totals = run(settings, law, contexts, workload, plan, fleet, idle)
+            _, totals = run(*inputs[:-1], timeline_of(fleet.replicas))
             most = int(totals[:, REPLICA_TOTALS.index("evicted_blocks")].max())
             entries = np.empty((fleet.replicas, most, 4), np.int64)
         rows = len(contexts.prompt)
