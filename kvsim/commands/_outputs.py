@@ -6,13 +6,13 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvsim.commands._columns import records
+from kvsim.columns import records
 from kvsim.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kvsim.commands._columns import Columns
+    from kvsim.columns import Columns
 
 
 def require_free(paths: Iterable[str | None], *, force: bool) -> None:

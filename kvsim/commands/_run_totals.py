@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from kvsim.commands._columns import trajectory_columns
-from kvsim.commands._totals import BOUNDED, sums
+from kvsim.columns import sums, trajectory_columns
+from kvsim.commands._totals import BOUNDED
 
 if TYPE_CHECKING:
     from kvsim.simulation import Simulation
