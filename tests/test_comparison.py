@@ -162,12 +162,12 @@ def test_a_difficulty_that_is_the_same_everywhere_holds_nothing_fixed():
 
 
 def test_one_task_has_no_interval():
-    comparison = compare([Run.of("a", [1, 2], [1, 0], ["x", "x"]), Run.of("b", [1, 4], [0, 0], ["x", "x"])])
+    comparison = compare([Run.of("a", [1, 2, 2], [1, 0, 0], ["x"] * 3), Run.of("b", [1, 4, 4], [0, 0, 0], ["x"] * 3)])
     assert comparison.summaries[0].cost.interval is None
     assert comparison.summaries[1].cost_of_success.value is None
     (pair,) = comparison.pairs
     assert pair.cost.interval is None
-    assert pair.differences[0].cost.interval is not None  # both tried it twice
+    assert pair.differences[0].cost.interval is not None  # both tried it three times
     assert any("rough" in sentence for sentence in flagged(comparison))
 
 
@@ -176,6 +176,18 @@ def test_runs_without_a_task_in_common():
     (pair,) = comparison.pairs
     assert (pair.tasks, pair.cost.value, pair.cost_ratio.value, pair.differences) == (0, None, None, [])
     assert any("no task in common" in sentence for sentence in flagged(comparison))
+
+
+def test_the_same_rollouts_priced_twice_do_not_tell_of_each_other():
+    """Else a rollout's own success would be in the difficulty that is held fixed."""
+    random = np.random.default_rng(5)
+    cost, success, task = random.gamma(4.0, 1.0, 90), random.integers(0, 2, 90).astype(float), list(range(30)) * 3
+    alone = compare([Run.of("a", cost, success, task)]).links[0]
+    twice = compare([Run.of("a", cost, success, task, source="x"), Run.of("b", 2 * cost, success, task, source="x")])
+    assert twice.links[0] == alone
+    assert twice.links[1].given_difficulty.value == pytest.approx(alone.given_difficulty.value)
+    others = compare([Run.of("a", cost, success, task), Run.of("b", 2 * cost, success, task)])
+    assert others.links[0].given_difficulty.value != pytest.approx(alone.given_difficulty.value)
 
 
 def test_what_is_no_run_is_refused():

@@ -26,6 +26,9 @@ from kvsim.metrics.pareto import pareto_front
 FEW_TASKS = 10
 """Fewer give intervals that are rough."""
 
+FEWEST_TRIES = 3
+"""Of one task; two of them say nothing of how far others would lie."""
+
 RUNS, PAIRS, TASKS, CORRELATIONS = range(4)
 """Streams of random numbers, so that no figure's draws depend on which others are asked for."""
 
@@ -45,11 +48,22 @@ class Run:
     cost: Floats
     success: Floats
     task: Sequence[Hashable]
+    source: str
+    """Where the rollouts come from: runs of one source are the same rollouts, priced in different ways."""
 
     @classmethod
-    def of(cls, name: str, cost: npt.ArrayLike, success: npt.ArrayLike, task: Sequence[Hashable] | None = None) -> Run:
+    def of(
+        cls,
+        name: str,
+        cost: npt.ArrayLike,
+        success: npt.ArrayLike,
+        task: Sequence[Hashable] | None = None,
+        *,
+        source: str | None = None,
+    ) -> Run:
         """A run from one value a rollout; without ``task`` each rollout is of a task of its own place.
 
+        ``source`` is the name unless given.
         Raises :class:`InputError` where lengths differ, a value is not finite, or there is no rollout.
         """
         costs = values("cost", cost)
@@ -58,7 +72,7 @@ class Run:
             raise InputError("holds no rollout", field=name, remedy="Leave it out")
         if len(tasks) != len(costs):
             raise InputError(f"has {len(tasks)} values for {len(costs)}", field="task", remedy="Give one value each")
-        return cls(name, costs, values("success", success, len(costs)), tasks)
+        return cls(name, costs, values("success", success, len(costs)), tasks, name if source is None else source)
 
     @cached_property
     def rollouts(self) -> dict[Hashable, list[int]]:
@@ -94,7 +108,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class TaskDifference:
-    """One task in two runs; intervals where both tried it more than once."""
+    """One task in two runs; intervals where both tried it at least :data:`FEWEST_TRIES` times."""
 
     task: Hashable
     rollouts: tuple[int, int]
@@ -216,7 +230,7 @@ class Comparison:
     def _task(self, one: Run, other: Run, task: Hashable, number: int) -> TaskDifference:
         sides = [(run, run.rollouts[task]) for run in (one, other)]
         drawn = None
-        if all(len(its) > 1 for _, its in sides):
+        if all(len(its) >= FEWEST_TRIES for _, its in sides):
             # Draws belong to the run, not to its side, so that both orders see the same ones.
             first, second = (
                 resampled(_columns(run, its), lambda means: means, self._seed, TASKS, number, self._rank[run.name])
@@ -249,8 +263,9 @@ class Comparison:
     def _difficulty(self, run: Run) -> Floats:
         """Of each rollout the failure of all others of its task, in any run (leave one out); NaN: there is none."""
         found = np.full(len(run.cost), np.nan)
+        others = {each.source: each for each in self.runs} | {run.source: run}  # the same rollouts count once
         for task, its in run.rollouts.items():
-            scores = [score for each in self.runs for score in each.success[each.rollouts.get(task, [])].tolist()]
+            scores = [score for each in others.values() for score in each.success[each.rollouts.get(task, [])].tolist()]
             if len(scores) > 1:
                 total = fsum(scores)
                 for number in its:
@@ -261,8 +276,8 @@ class Comparison:
 def compare(runs: Sequence[Run], *, seed: int = 0) -> Comparison:
     """Set runs beside each other: cost against success, differences by task, cost against correctness.
 
-    Intervals cover 90 % and are the same for the same rollouts in any order. There is none where fewer than two tasks
-    (or rollouts of a task) could be drawn from. Difficulty of a task is the failure of all other rollouts of it, in
+    Intervals cover 90 % and are the same for the same rollouts in any order. There is none where fewer than two tasks,
+    or three rollouts of a task could be drawn from. Difficulty of a task is the failure of all other rollouts of it, in
     whichever run, each rollout left out for itself; correctness is the success as given.
     Raises :class:`InputError` for fewer than one run and for names that are not distinct.
     """
