@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 SECTIONS = {
     "overview": "Overview",
+    "tools": "Tools",
     "distribution": "Distribution",
     "trajectories": "Trajectories",
     "timeline": "Timeline",
     "engine": "Engine",
     "cliff": "Eviction cliff",
+    "what-if": "What if",
     "evidence": "Assumptions and evidence",
 }
 """The page's sections in order, by id."""
@@ -42,8 +44,10 @@ MAIN_SCRIPTS = (
     "ranking",
     "timeline",
     "distribution",
+    "tools",
     "engine",
     "cliff",
+    "what_if",
     "main",
 )
 

@@ -2,6 +2,9 @@
 
 const BINS = 40;
 
+/** So many trajectories are shown one by one. */
+const FEW = 12;
+
 function startDistribution(run, place) {
   let among = run.trajectories;
   let measure = MEASURES[measureOf(run)];
@@ -10,6 +13,7 @@ function startDistribution(run, place) {
   place.append(words, element("div", { class: "pair" }, spread, scatter));
 
   const histogram = plot(spread, () => {
+    if (among.length && among.length <= FEW) return barsOfFew(among, measure);
     const known = (some) => some.map(measure.of).filter((value) => value > 0);
     const bins = binsOf(known(run.trajectories));
     const bars = (name, some, shade) => ({
@@ -23,7 +27,7 @@ function startDistribution(run, place) {
     return {
       data,
       layout: {
-        barmode: "overlay", showlegend: data.length > 1, xaxis: { title: { text: `${measure.label} (${measure.unit})` }, type: "log" },
+        barmode: "overlay", showlegend: data.length > 1, xaxis: { title: { text: `${measure.label} (${measure.unit})` }, type: "log", dtick: "D2" },
         yaxis: { title: { text: "trajectories" }, fixedrange: true }, ...quantileLines(known(among), measure),
       },
       onClick: ({ customdata: [low, high] }) => goTo({ min: Number(low.toPrecision(6)), max: Number(high.toPrecision(6)), page: null }),
@@ -61,6 +65,21 @@ function startDistribution(run, place) {
   return { show };
 }
 
+function barsOfFew(among, measure) {
+  const sorted = among.filter((one) => measure.of(one) > 0).sort((a, b) => measure.of(a) - measure.of(b));
+  return {
+    data: [{
+      type: "bar", orientation: "h", y: sorted.map((_, at) => at), x: sorted.map(measure.of), marker: { color: colour("decode-base") },
+      customdata: sorted.map((one) => one.at), hovertext: sorted.map((one) => `${plotText(one.id)}<br>${measure.show(measure.of(one))}`), hovertemplate: "%{hovertext}<extra></extra>",
+    }],
+    layout: {
+      showlegend: false, xaxis: { title: { text: `${measure.label} (${measure.unit})` }, rangemode: "tozero" },
+      yaxis: { tickvals: sorted.map((_, at) => at), ticktext: sorted.map((one) => plotText(shorten(one.id, 28))), fixedrange: true, showgrid: false },
+    },
+    onClick: ({ customdata }) => goTo(linkTo(among.find((one) => one.at === customdata))),
+  };
+}
+
 /** Of sorted values, linear between neighbours. */
 function quantile(sorted, share) {
   const at = (sorted.length - 1) * share;
@@ -95,7 +114,7 @@ function quantileLines(values, measure) {
   return {
     shapes: marks.map(([, at]) => ({ type: "line", x0: at, x1: at, yref: "paper", y0: 0, y1: 1, line: { color: colour("ink"), width: 1, dash: "dot" } })),
     annotations: marks.map(([name, at], number) => ({
-      x: Math.log10(at), yref: "paper", y: 1 - 0.09 * number, text: `${name} ${measure.show(at)}`, showarrow: false, xanchor: "left", xshift: 4, font: { color: colour("ink"), size: 12 },
+      x: Math.log10(at), yref: "paper", y: 1 - 0.09 * number, text: `${name} ${measure.show(at)}`, showarrow: false, xanchor: "left", xshift: 4, font: { color: colour("ink"), size: 12 }, bgcolor: colour("paper"), opacity: 0.85,
     })),
   };
 }

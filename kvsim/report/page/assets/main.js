@@ -8,8 +8,9 @@ async function main() {
 
   const distribution = startDistribution(run, bodyOf("distribution"));
   const ranking = startRanking(run, bodyOf("trajectories"));
-  const timeline = startTimeline(run, bodyOf("timeline"));
+  const timeline = startTimeline(run, bodyOf("timeline"), startWhatIf(run, bodyOf("what-if")));
 
+  startTools(run, bodyOf("tools"));
   if (run.engine) startEngine(run, bodyOf("engine"));
   startCliff(run, bodyOf("cliff"));
 
@@ -29,6 +30,8 @@ async function main() {
   followAddress(render);
   render(address());
   document.documentElement.dataset.ready = "yes";
+  addEventListener("load", drawAtLeisure);
+  if (document.readyState === "complete") drawAtLeisure();
 }
 
 /** The trajectory of the address. */
