@@ -56,6 +56,19 @@ Ray = Annotated[
     ),
 ]
 
+Load = Annotated[
+    str | None,
+    typer.Option(metavar="K=V,...", help="As in 'kvsim estimate': each trajectory alone, beside this load."),
+]
+Sharing = Annotated[
+    str | None,
+    typer.Option(
+        "--arrivals",
+        metavar="PATTERN",
+        help="As in 'kvsim simulate': all on shared engines, coming so. Without it each trajectory is estimated alone.",
+        rich_help_panel=_TRAFFIC,
+    ),
+]
 Arrivals = Annotated[
     str,
     typer.Option(
@@ -74,6 +87,7 @@ Retention = Annotated[
         rich_help_panel=_TRAFFIC,
     ),
 ]
+Replicas = Annotated[int, typer.Option(min=1, metavar="N", help="Engines behind a router.", rich_help_panel=_TRAFFIC)]
 Router = Annotated[
     str,
     typer.Option(

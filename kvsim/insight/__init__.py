@@ -9,14 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kvsim.insight.advice import Advice, Saving, explain
     from kvsim.insight.attribution import Attribution, attribute
 
 _HOME = {
+    "Advice": "advice",
     "Attribution": "attribution",
+    "Saving": "advice",
     "attribute": "attribution",
+    "explain": "advice",
 }
 
-__all__ = ["Attribution", "attribute"]
+__all__ = ["Advice", "Attribution", "Saving", "attribute", "explain"]
 
 
 def __getattr__(name: str) -> Any:

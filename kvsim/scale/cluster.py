@@ -89,7 +89,7 @@ class Cluster:
         try:
             yield
         except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError, errors.ObjectLostError) as e:
-            raise workers_died(type(e).__name__) from None
+            raise workers_died(type(e).__name__, RETRIES + 1) from None
         except errors.RayError as e:
             if "No module named 'kvsim" in str(e):
                 raise KvsimError(
@@ -108,11 +108,11 @@ class Cluster:
         return result
 
 
-def workers_died(at: str) -> KvsimError:
-    """What kills whoever does it."""
+def workers_died(at: str, times: int) -> KvsimError:
+    """Work that kills whoever does it, or needs more than there is."""
     return KvsimError(
-        f"{at}: workers died {RETRIES + 1} times at this work; give them more memory, or put less into one piece. What "
-        "was written stays, and the same command goes on from there"
+        f"{at}: workers died {times} times at this work; give them more memory, or put less into one piece. What was "
+        "written stays, and the same command goes on from there"
     )
 
 

@@ -35,11 +35,12 @@ def price_on(
     address: str, jobs: Sequence[Job], asked: Asked, store: Store
 ) -> Iterator[tuple[int, Priced | KvsimError]]:
     """Shards by number as they are done on a cluster, or what went wrong with them."""
+    most = RETRIES + 1
 
     def price(job: Job) -> Receipt:
         _, shard, fingerprint = job
-        if store.begun(shard) > RETRIES + 1:  # Ray Data would go on for ever
-            raise workers_died(where(shard))
+        if store.begun(shard) > most:  # Ray Data would go on for ever
+            raise workers_died(where(shard), most)
         receipt = price_shard(shard, asked, fingerprint, store)
         store.ended(shard)
         return receipt
