@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kvsim.insight.advice import Advice, Saving, explain
     from kvsim.insight.attribution import Attribution, attribute
+    from kvsim.insight.comparison import Comparison, Run, compare
 
 _HOME = {
     "Advice": "advice",
     "Attribution": "attribution",
+    "Comparison": "comparison",
+    "Run": "comparison",
     "Saving": "advice",
     "attribute": "attribution",
+    "compare": "comparison",
     "explain": "advice",
 }
 
-__all__ = ["Advice", "Attribution", "Saving", "attribute", "explain"]
+__all__ = ["Advice", "Attribution", "Comparison", "Run", "Saving", "attribute", "compare", "explain"]
 
 
 def __getattr__(name: str) -> Any:
