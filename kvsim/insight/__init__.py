@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kvsim.insight.advice import Advice, Saving, explain
     from kvsim.insight.attribution import Attribution, attribute
+    from kvsim.insight.patterns import PatternFound, find_patterns
+    from kvsim.insight.transcript import Transcripts
 
 _HOME = {
     "Advice": "advice",
     "Attribution": "attribution",
+    "PatternFound": "patterns",
     "Saving": "advice",
+    "Transcripts": "transcript",
     "attribute": "attribution",
     "explain": "advice",
+    "find_patterns": "patterns",
 }
 
-__all__ = ["Advice", "Attribution", "Saving", "attribute", "explain"]
+__all__ = ["Advice", "Attribution", "PatternFound", "Saving", "Transcripts", "attribute", "explain", "find_patterns"]
 
 
 def __getattr__(name: str) -> Any:

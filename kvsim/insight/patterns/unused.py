@@ -20,12 +20,16 @@ LEAST_CHARACTERS = 2000
 _DISTINCT = re.compile(r"[A-Za-z_][\w./-]*[A-Z_./\d-][\w./-]*|[A-Za-z]{9,}|\d{3,}")
 #: Below this share of words that are its own, a response repeats what was read before.
 _OWN_SHARE = 0.2
+#: Parallel responses may stand between a response and the next answer.
+_NEAR = 32
+_CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 
 
 class Unused:
-    """Fires at a long response none of whose own words the model says later.
+    """Fires at a long response that the next answer says nothing about, and none of whose own words comes later.
 
-    Words said before it do not tell, unless nearly all of it was (something looked at again).
+    The next answer speaks of a response if it has a word of it, or of the call's arguments. Later on only words tell
+    that stood nowhere before, unless nearly all of them had (something looked at again).
     """
 
     name = "unused response"
@@ -35,17 +39,26 @@ class Unused:
         answers = {call.answer.number: call for call in transcript.calls if call.answer is not None}
         known: set[str] = set()
         later = _words_said_from(transcript)
-        for message in transcript.messages:
+        for at, message in enumerate(transcript.messages):
             words = set(_DISTINCT.findall(_everything(message)))
             call = answers.get(message.number)
             if call is not None and _tells_much(call):
+                asked = set(_DISTINCT.findall(call.arguments))
                 own = words - known
                 if len(own) < _OWN_SHARE * len(words):
-                    own = words - set(_DISTINCT.findall(call.arguments))  # seen before: then any of its words tells
-                if not own & later.get(message.number, set()):
+                    own = words - asked
+                if not own & later.get(message.number, set()) and not (words | asked) & _next_words(transcript, at):
                     characters = len(message.said.text)
                     yield at_answer(transcript, call, f"{call.name}: {characters:,} characters")
             known |= words
+
+
+def _next_words(transcript: Transcript, at: int) -> set[str]:
+    """The distinct words of the next answer's text, code left out."""
+    for message in transcript.messages[at + 1 : at + 1 + _NEAR]:
+        if message.said.role == "assistant":
+            return set(_DISTINCT.findall(_CODE.sub("", f"{message.said.reasoning}\n{message.said.text}")))
+    return set()
 
 
 def _tells_much(call: Call) -> bool:
