@@ -98,7 +98,7 @@ class Estimate(Costed):
         self.backend = backend.name
         self._threads = threads
         self._usd_per_hour = usd_per_hour
-        _require_clock(batch, pricing)
+        require_clock(batch, pricing)
         self._buffers = reuse.release_buffers(batch.turns) if reuse is not None else None
         priced = backend.estimate(pricing.handle(backend), batch.packed(backend), None, threads)
         self._totals = priced.totals
@@ -296,7 +296,7 @@ class Estimate(Costed):
         return self._totals[:, _COLUMN[name]]
 
 
-def _require_clock(batch: Batch, pricing: Pricing) -> None:
+def require_clock(batch: Batch, pricing: Pricing) -> None:
     """Refuse a batch whose turns together could take longer than 64-bit nanoseconds count."""
     law = pricing.law
     if batch.turns << (62 - law.fraction_bits) <= MAX_TOTAL_NS:  # no turn takes 2^62 of the law's units

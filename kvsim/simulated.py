@@ -260,6 +260,11 @@ class Simulation(Costed):
         }
         return ReplicaRun.of(totals, self._hit_rate(), self.pricing.engine.num_gpu_blocks - 1)
 
+    @property
+    def bin_ns(self) -> int:
+        """The length of the bins of :attr:`timeline`; 0: there is none."""
+        return int(self._timeline.bin_ns)
+
     @cached_property
     def timeline(self) -> Table:
         """What the engines did over time, one value a bin and replica, if ``timeline_s`` was given. Columns:
@@ -269,7 +274,7 @@ class Simulation(Costed):
         tokens of the turns first scheduled in the bin, NaN where there are none).
         Raises InputError without ``timeline_s``.
         """
-        if not self._timeline.bin_ns:
+        if not self.bin_ns:
             raise InputError("the run has no timeline", field="timeline_s", remedy="Give simulate timeline_s=1.0")
         usable_blocks = self.pricing.engine.num_gpu_blocks - 1
         return timeline_table(self._timeline, self.served, self.batch.prompt_tokens, self._status == OK, usable_blocks)

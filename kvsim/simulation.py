@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,6 +59,7 @@ def simulate(
     speedup: float = 1.0,
     stagger_s: float = 0.0,
     timeline_s: float | None = None,
+    timeline_bins: int | None = None,
     seed: int = 0,
     backend: str = "auto",
     calibration: str | Path | Calibration | None = None,
@@ -81,6 +83,7 @@ def simulate(
     speedup: logged arrivals come so many times as fast; pauses stay as they are.
     stagger_s: time between the first N starts of ``closed:N`` and ``batch:N``.
     timeline_s: length of the bins of :attr:`Simulation.timeline`; the run is then simulated twice.
+    timeline_bins: in its place, how many bins there may be: each lasts 1, 2 or 5 times a power of ten.
     backend: ``"auto"``, ``"native"``, ``"numba"`` or ``"reference"``; all give the same bits.
     model, gpu, engine, calibration, usd_per_hour, strict: as :func:`kvsim.estimate` has them.
 
@@ -96,7 +99,7 @@ def simulate(
     how = how_of(arrivals, retention, replicas, router, speedup, stagger_s, seed, backend, usd_per_hour)
     pricing = resolve_pricing(model, gpu, engine, None, calibration)
     require_servable(pricing)
-    result = run(batch, pricing, how, timeline_s=timeline_s)
+    result = run(batch, pricing, how, timeline_s=timeline_s, timeline_bins=timeline_bins)
     if strict:
         result.require_served()
         result.uncertainty.refuse_extrapolation()
@@ -134,7 +137,14 @@ def require_servable(pricing: Pricing) -> None:
         )
 
 
-def run(batch: Batch, pricing: Pricing, how: How, *, timeline_s: float | None = None) -> Simulation:
+def run(
+    batch: Batch,
+    pricing: Pricing,
+    how: How,
+    *,
+    timeline_s: float | None = None,
+    timeline_bins: int | None = None,
+) -> Simulation:
     """The simulation of a batch for a pricing that the engine can be simulated with."""
     serve_on, fleet, settled = serve(how.backend), how.fleet, pricing.engine
     status = status_of(batch, settled)
@@ -151,8 +161,10 @@ def run(batch: Batch, pricing: Pricing, how: How, *, timeline_s: float | None = 
             f"{unserved} turns were never released: they wait for turns of trajectories that start after them. Order "
             "the file by dependency, or use logged arrivals."
         )
+    end_ns = int(served.finish_ns.max(initial=0))
+    if timeline_s is None and timeline_bins is not None:
+        timeline_s = _round_bin_s(end_ns, timeline_bins, fleet.replicas)
     if timeline_s is not None:
-        end_ns = int(served.finish_ns.max(initial=0))
         timeline = timeline_of(fleet.replicas, _bin_ns(timeline_s, end_ns, fleet.replicas), end_ns)
         serve_on(*inputs, timeline)
     return Simulation(batch, pricing, how, status, served, totals, timeline)
@@ -178,6 +190,15 @@ def _bin_ns(timeline_s: float, end_ns: int, replicas: int) -> int:
             remedy=f"Use at least {end_ns / 1e9 * replicas / MAX_BINS:.3g} seconds: there may be {MAX_BINS:,} bins",
         )
     return bin_ns
+
+
+def _round_bin_s(end_ns: int, bins: int, replicas: int) -> float:
+    """The shortest of 1, 2 and 5 times powers of ten nanoseconds that divides a run into no more bins."""
+    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
+        raise InputError(f"{bins!r} bins", field="timeline_bins", remedy="Use a whole number of at least 1")
+    bins = min(bins, MAX_BINS // replicas)
+    lengths_ns = (step * 10**power for power in count() for step in (1, 2, 5))
+    return int(next(length_ns for length_ns in lengths_ns if end_ns // length_ns < bins)) / 1e9
 
 
 def require_kv_groups(architecture: Architecture, engine: Engine) -> None:

@@ -19,8 +19,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from .terms import Array
+
+Rows = npt.NDArray[np.intp]
 
 QUERY_ROWS = 64
 """Query rows of a block."""
@@ -54,9 +57,13 @@ class Blocks:
 class Chunks:
     """Equal chunks of a step: so many of ``new`` tokens each over ``cached`` ones, per row."""
 
-    number: float | Array
+    number: Array
     new: Array
     cached: Array
+
+    def of(self, rows: Rows) -> Chunks:
+        """Those of some rows."""
+        return Chunks(self.number[rows], self.new[rows], self.cached[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,10 @@ class Decoding:
 
     sequences: Array
     context: Array
+
+    def of(self, rows: Rows) -> Decoding:
+        """Those of some rows."""
+        return Decoding(self.sequences[rows], self.context[rows])
 
 
 def attention_s(

@@ -7,7 +7,7 @@ from typing import Any
 
 import kvsim
 from kvsim import Batch, Estimate, Simulation
-from kvsim.commands._report import Asked, page_of
+from kvsim.commands._report import AskedPage, page_of
 from kvsim.commands._traffic import Traffic
 from kvsim.report.page import Page
 
@@ -47,7 +47,7 @@ def page(batch: Batch, **options: Any) -> Page:
         "backend": "auto",
         "strict": False,
     }
-    return page_of(batch, Asked(**given | options))
+    return page_of(batch, AskedPage(**given | options))
 
 
 def result_of(batch: Batch, **options: Any) -> Estimate | Simulation:

@@ -6,8 +6,6 @@ Screenshots stay in build/report/.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,30 +19,6 @@ from kvsim.commands.demo import example
 from kvsim.report.page import render
 
 SHOTS = Path(__file__).parents[1] / "build" / "report"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-def absent(reason):
-    """Skips; a failure under CI, where everything has to be there."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        absent("needs a browser: apt-get install chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        absent("needs playwright: pip install playwright")
-    with sync_playwright() as playwright:
-        sandbox = [] if os.getuid() else ["--no-sandbox"]  # root has none
-        running = playwright.chromium.launch(executable_path=found, args=sandbox)
-        yield running
-        running.close()
 
 
 class Opened:
@@ -127,7 +101,7 @@ def many():
     return page(batch)
 
 
-PLOTS = ("histogram", "scatter", "timeline-plot", "cliff-plot")
+PLOTS = ("histogram", "scatter", "timeline-plot", "cliff-plot", "what-if-plot")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -138,7 +112,7 @@ def test_it_opens_draws_everything_and_complains_of_nothing(opened, made, scheme
         tab.draw(plot)
     tab.tab.evaluate("scrollTo(0, 0)")
     tab.shot(f"{made.__name__}-{scheme}")
-    for section in ("overview", "distribution", "trajectories", "timeline", "cliff", "evidence"):
+    for section in ("overview", "distribution", "trajectories", "timeline", "cliff", "what-if", "evidence"):
         tab.shot(f"{made.__name__}-{scheme}-{section}", f"#{section}")
     assert tab.complaints == []
 
@@ -174,13 +148,35 @@ def test_a_timeline_is_opened_with_the_keyboard_and_its_numbers_are_copied(opene
 
     tab.tab.locator("#timeline tbody tr").nth(3).focus()
     keys.press("Enter")
-    assert "turn=4" in tab.tab.url
-    assert tab.tab.locator("#timeline tbody tr[aria-selected=true] td").first.inner_text() == "4"
+    assert "turn=3" in tab.tab.url
+    assert tab.tab.locator("#timeline tbody tr[aria-selected=true] td").first.inner_text() == "3"
     tab.shot("timeline-zoomed", "#timeline")
     tab.tab.locator("button[data-view=turns]").click()
     tab.tab.wait_for_timeout(300)
     tab.shot("timeline-turn-by-turn", "#timeline")
     assert "view=turns" in tab.tab.url
+
+
+def test_a_what_if_is_read_and_opens_its_turn(opened):
+    advice = estimate().advice
+    tab = opened("estimate", estimate)
+    best = advice.top(10)
+    rows = tab.copied("#what-if button:has-text('Copy table') >> nth=0")
+    assert [row["change"] for row in rows] == [saving.name for saving in best]
+    np.testing.assert_allclose(
+        [float(row["saves (s)"]) for row in rows], [saving.saved_s for saving in best], rtol=1e-5
+    )
+    call = next(at for at, saving in enumerate(best) if saving.turn is not None)
+    shown = tab.tab.locator("#what-if-table tbody tr").nth(call)
+    assert _format.duration(best[call].saved_s) in shown.inner_text()
+    shown.focus()
+    tab.tab.keyboard.press("Enter")
+    assert tab.texts("#shown-trajectory") == [best[call].trajectory]
+    assert tab.tab.locator("#timeline tbody tr[aria-selected=true] td").first.inner_text() == str(best[call].turn)
+    tab.tab.locator("#kind").select_option("*")
+    assert f"{len(advice.agent):,} changes" in tab.tab.locator("#what-if .note").first.inner_text()
+    served = [saving.name for saving in advice.serving]
+    assert [row["change"] for row in tab.copied("#what-if button:has-text('Copy table') >> nth=1")] == served
 
 
 def test_hovering_over_a_bar_tells_its_numbers(opened):
@@ -305,8 +301,10 @@ def test_it_fits_a_narrow_window_and_paper(opened):
     assert tab.tab.evaluate("document.documentElement.scrollWidth") <= 390
     tab.tab.evaluate("scrollTo(0, 0)")
     tab.shot("narrow")
-    tab.tab.emulate_media(media="print")
-    tab.shot("print", "main")
+    tab.tab.set_viewport_size({"width": 1280, "height": 900})
+    for plot in PLOTS:
+        tab.tab.wait_for_selector(f"#{plot}[data-drawn=yes]")
+    tab.tab.pdf(path=SHOTS / "print.pdf", format="A4", print_background=True)
 
 
 def test_the_theme_can_be_chosen(opened):

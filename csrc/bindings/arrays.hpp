@@ -41,6 +41,7 @@ struct HeldTurns {
   std::shared_ptr<Cut> cut = std::make_shared<Cut>();
 };
 
+// Types are each module's own: kvsim._cuda has some of them too.
 void register_rates(py::module_& module);
 void register_turns(py::module_& module);
 void register_estimate(py::module_& module);

@@ -5,8 +5,7 @@
 #include <sys/mman.h>
 #endif
 
-#include "../estimate.hpp"
-#include "arrays.hpp"
+#include "prices.hpp"
 
 namespace kvsim::bindings {
 
@@ -64,22 +63,6 @@ Kernel kernel_for(i64 survival, bool with_turns, bool plain) {
   throw std::invalid_argument("unknown survival " + std::to_string(survival));
 }
 
-template <typename Value>
-Value* writable(const py::handle& column, i64 rows) {
-  auto array = py::array_t<Value, py::array::c_style>::ensure(column);
-  if (!array || array.ptr() != column.ptr() || array.size() != rows) {
-    throw std::invalid_argument("columns must be contiguous arrays of the right type and one value a turn");
-  }
-  return array.mutable_data();
-}
-
-PriceColumns price_columns(const py::tuple& columns, i64 rows) {
-  if (columns.size() != 8) throw std::invalid_argument("there are 8 columns of prices");
-  return {writable<i64>(columns[0], rows),    writable<i64>(columns[1], rows),        writable<i64>(columns[2], rows),
-          writable<i64>(columns[3], rows),    writable<i64>(columns[4], rows),        writable<i64>(columns[5], rows),
-          writable<double>(columns[6], rows), writable<std::int8_t>(columns[7], rows)};
-}
-
 // The pieces that a batch is cut into, so that threads end at about the same time.
 constexpr i64 kPieces = 256;
 
@@ -90,7 +73,6 @@ const Pieces& pieces_of(const HeldTurns& held, i64 threads) {
 
 py::tuple run_estimate(const Rates& rates, const IntArray& step, const HeldTurns& held,
                        const std::optional<py::tuple>& columns, i64 threads, i64 rows_per_thread) {
-  static_assert(sizeof(Totals) == 8 * sizeof(i64), "Totals is a row of eight integers");
   require_length(step, rates.chunk + 1, "step");
   const Turns& turns = held.turns;
   py::array_t<i64> totals({static_cast<py::ssize_t>(turns.trajectories), py::ssize_t{8}});

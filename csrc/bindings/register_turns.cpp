@@ -5,7 +5,7 @@ namespace kvsim::bindings {
 
 void register_turns(py::module_& module) {
   using Optional = std::optional<IntArray>;
-  py::class_<HeldTurns>(module, "Turns", "The columns of a batch; absent optional ones are None.")
+  py::class_<HeldTurns>(module, "Turns", py::module_local(), "The columns of a batch; absent optional ones are None.")
       .def(py::init([](i64 trajectories, IntArray parent, IntArray after, IntArray kept, IntArray prompt,
                        IntArray output, IntArray pause_ns, IntArray arrival_ns, IntArray trajectory, Optional order,
                        Optional waits_offsets, Optional waits_rows, Optional shared, Optional logged_cached) {

@@ -42,6 +42,7 @@ from .report import COLUMNS, accuracy
 from .robust import Accuracy, Array, next_model
 from .serving import TYPICAL, ServingFit, engine_of, expectations, fit_overheads, fits_in_memory, with_scales
 from .validation import UNQUEUED, Parts, held_out_errors, parts_of, points, to_csv
+from .whole_steps import MODELS, whole_steps
 
 PROFILES = Path(__file__).resolve().parents[2] / "profiles"
 
@@ -81,6 +82,11 @@ class Study:
         if name not in self._kernels:
             self._kernels[name] = kernel_findings(gpu(name), self.measurements)
         return self._kernels[name]
+
+    def whole_steps(self, name: str) -> list[Array]:
+        """Held-out errors of steps put together from a GPU's layers, by model."""
+        models = MODELS.get(name, ())
+        return [whole_steps(name, model, self.measurements, self.values(name)).held_out for model in models]
 
     def engine_steps(self, name: str) -> EngineSteps | None:
         """What whole steps of an engine say, where a card has sweeps; then nothing else bears on it."""
@@ -264,17 +270,19 @@ def calibrate(study: Study, name: str) -> Calibration:
 def _overheads(study: Study, name: str) -> tuple[dict[str, dict[str, Coefficient]], str]:
     own = study.overheads(name)
     out: dict[str, dict[str, Coefficient]] = {}
+    unknown = max(study.widening("prefill"), study.widening("decode"))
     for engine, fitted in own.items():
         found = fitted.result
         sources = ", ".join(sorted(set(study.serving(name, engine)["source"].tolist())))
         out[engine] = {
-            key: _overhead(key, found.values[key], found.intervals[key], sources, fitted.points) for key in TYPICAL
+            key: _overhead(key, found.values[key], found.intervals[key], sources, fitted.points, unknown)
+            for key in TYPICAL
         }
         apart = study.parts(name, engine)
         among = [apart.request_s, *apart.request_apart_s.values()]
         unqueued = int((np.isfinite(apart.rows["ttft_s"]) & (apart.rows["concurrency"] <= UNQUEUED)).sum())
         out[engine]["request_s"] = _overhead(
-            "request_s", apart.request_s, (min(among), max(among)), sources if unqueued else "", unqueued
+            "request_s", apart.request_s, (min(among), max(among)), sources if unqueued else "", unqueued, 0.0
         )
     if ENGINE in out:
         return out, ""
@@ -283,8 +291,14 @@ def _overheads(study: Study, name: str) -> tuple[dict[str, dict[str, Coefficient
     return out, f"engine overheads of {ENGINE} taken over from {OVERHEAD_DONOR}"
 
 
-def _overhead(name: str, value: float, low_high: tuple[float, float], source: str, n: int) -> Coefficient:
+def _overhead(
+    name: str, value: float, low_high: tuple[float, float], source: str, n: int, unknown: float
+) -> Coefficient:
+    """A fitted overhead. Where all draws of models gave one value (there is one model, or none bears on it), it may be
+    ``unknown`` (log) off."""
     least, most = OVERHEADS[name].bounds
+    if unknown and low_high[1] <= low_high[0] * (1 + 1e-6):
+        low_high, source = (value / np.exp(unknown), value * np.exp(unknown)), f"{source}; spread assumed"
     low, middle, high = (min(most, max(least, float(f"{part:.5g}"))) for part in (low_high[0], value, low_high[1]))
     return Coefficient(middle, min(low, middle), max(high, middle), "fitted", source, n)
 
@@ -306,10 +320,12 @@ def _scaled(coefficients: Mapping[str, Coefficient], fitted: ServingFit) -> dict
 
 
 def _residual(study: Study, name: str, regime: Regime) -> Residual:
-    """Quantiles of log(measured / predicted) expected of a model not yet seen: from serving points of models that
-    were held out; without, those of held-out kernels; without any, the measured GPUs', widened by what inheriting
-    costs."""
-    own = study.kernels(name).regimes[regime]
+    """Quantiles of log(measured / predicted) expected of a model not yet seen: from serving points of models that were
+    held out; without, those of held-out kernels and of steps put together from layers; without any, the measured
+    GPUs', widened by what inheriting costs."""
+    own = list(study.kernels(name).regimes[regime])
+    if regime == "prefill":
+        own += study.whole_steps(name)
     unseen = held_out_errors(study, name, regime)
     if unseen and (regime == "decode" or not own):  # to the first token a server takes time of its own
         return Residual(sum(map(len, unseen.values())), *(float(f"{value:.4g}") for value in next_model(unseen)))
@@ -371,6 +387,7 @@ def report(study: Study, names: Sequence[str]) -> str:
             continue
         kernels = study.kernels(name)
         parts = [(table, kernels.fitted[table], kernels.held_out[table]) for table in kernels.fitted]
+        parts += [("whole steps", np.array([]), np.concatenate(steps)) for steps in [study.whole_steps(name)] if steps]
         parts += [
             (engine, fitted.result.fitted, fitted.result.held_out) for engine, fitted in study.overheads(name).items()
         ]

@@ -19,7 +19,7 @@ from ..law import device_of
 from ..terms import LOGIT_BYTES, AttentionRates, Product, beyond_cache
 from .measurements import Measurements, Table
 from .robust import Array, Fit, Parameter, fit, held_out_groups, interval
-from .tile_kernels import has_tiles, mixed_by_tiles, prefill_by_tiles
+from .tile_kernels import errors_by_tiles, has_tiles, mixed_by_tiles, prefill_by_tiles
 
 Rows = npt.NDArray[np.intp]
 
@@ -89,7 +89,12 @@ def kernel_findings(gpu: Gpu, measurements: Measurements) -> Findings:
     for fmt in CACHE_FORMATS:
         _decode(gpu, measurements.table("decode_attention", gpu.id), fmt, found)
         _prefill(gpu, measurements.table("prefill_attention", gpu.id), fmt, found)
-    _mixed(gpu, measurements.table("mixed_attention", gpu.id), found)
+    _mixed(
+        gpu,
+        measurements.table("mixed_attention", gpu.id),
+        measurements.table("mixed_attention_apart", gpu.id),
+        found,
+    )
     _latent(gpu, measurements.table("latent_decode", gpu.id), found)
     for ranks in TENSOR_PARALLEL:
         _all_reduce(measurements.table("all_reduce", gpu.id), ranks, found)
@@ -301,8 +306,9 @@ def _prefill(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
             found.note("prefill_bf16_tiles", prefill_by_tiles(gpu, table, groups))
 
 
-def _mixed(gpu: Gpu, table: Table, found: Findings) -> None:
-    """Attention of steps that prefill a chunk over a cached prefix and decode beside it."""
+def _mixed(gpu: Gpu, table: Table, apart: Table, found: Findings) -> None:
+    """Attention of steps that prefill a chunk over a cached prefix and decode beside it; ``apart`` are shapes that are
+    predicted and not fitted."""
     table = table.every(MOST_ROWS)
     needed = {"prefill_bf16_compute", "decode_bf16_memory", "decode_sequence_s"}
     if not len(table) or not needed <= found.coefficients.keys():
@@ -337,7 +343,11 @@ def _mixed(gpu: Gpu, table: Table, found: Findings) -> None:
     groups = table.keys("heads", "kv_heads", "new", "cached")
     found.add("", fit(model, table["us"] / 1e6, groups, parameters), sources(table), "mixed_attention")
     if has_tiles(gpu):
-        found.note("mixed_attention_tiles", mixed_by_tiles(gpu, table, groups, rates.decode_memory))
+        by_tiles = mixed_by_tiles(gpu, table, groups, rates.decode_memory)
+        found.note("mixed_attention_tiles", by_tiles)
+        if len(apart):
+            unseen = errors_by_tiles(gpu, apart, rates.decode_memory, by_tiles.values)
+            found.note("mixed_attention_tiles_apart", Fit({}, {}, np.array([]), unseen))
 
 
 def _latent(gpu: Gpu, table: Table, found: Findings) -> None:

@@ -78,13 +78,13 @@ class Means(NamedTuple):
 def served_means(point: Point, deployment: Deployment, values: Mapping[str, float]) -> Means:
     """What the clients of a point see on the simulated engine with these coefficients. Raises InputError as
     :func:`point_evidence`, and for a model that the engine cannot be simulated with."""
-    batch, starts, _ = _load(point, deployment)
+    batch, starts, _ = load_of(point, deployment)
     return Means.of(deployment.serve(batch, starts, values), batch)
 
 
 def point_evidence(point: Point, deployment: Deployment) -> Loaded:
     """A serving point. Raises InputError where a request exceeds the longest context or the KV cache."""
-    batch, starts, at_once = _load(point, deployment)
+    batch, starts, at_once = load_of(point, deployment)
     means = [(name, getattr(point, name)) for name in Means._fields]
     means = [(name, value) for name, value in means if value is not None]
     if len(means) == 3:
@@ -116,7 +116,7 @@ def point_evidence(point: Point, deployment: Deployment) -> Loaded:
     )
 
 
-def _load(point: Point, deployment: Deployment) -> tuple[Batch, Starts, int]:
+def load_of(point: Point, deployment: Deployment) -> tuple[Batch, Starts, int]:
     """A point's requests, when they start, and how many of them run at once."""
     longest = deployment.engine.max_model_len
     if point.prompt_tokens + point.output_tokens > longest:

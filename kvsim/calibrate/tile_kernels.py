@@ -6,7 +6,8 @@ sees how much of an error is the form's and how much is the measurements'. Nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,48 +43,60 @@ def has_tiles(gpu: Gpu) -> bool:
 
 def prefill_by_tiles(gpu: Gpu, table: Table, groups: npt.NDArray[Any]) -> Fit:
     """Chunks alone: the columns of ``prefill_attention``, over a 16-bit cache."""
-    nobody = np.zeros(len(table))
     names = ["compute", "start_s", "floor_s"]
     if len(set(table["dim"].tolist())) > 1:  # one head size cannot tell the softmax from the products
         names.append("softmax_dims")
-    chunks = (table["batch"], table["new"], table["cached"])
-    return _fit(gpu, table, groups, names, chunks, (nobody, nobody), gpu.memory_bandwidth_byte_per_s)
+    nobody = np.zeros(len(table))
+    chunks, decoding = Chunks(table["batch"], table["new"], table["cached"]), Decoding(nobody, nobody)
+    return _fit(_Kernel(gpu, table, chunks, decoding, gpu.memory_bandwidth_byte_per_s), table, groups, names)
 
 
 def mixed_by_tiles(gpu: Gpu, table: Table, groups: npt.NDArray[Any], memory: float) -> Fit:
     """A chunk beside sequences that decode: the columns of ``mixed_attention``; ``memory`` in bytes/s."""
-    names = ["compute", "start_s", "empty_s", "floor_s"]
-    chunks = (np.ones(len(table)), table["new"], table["cached"])
-    return _fit(gpu, table, groups, names, chunks, (table["sequences"], table["context"]), memory)
+    return _fit(_mixed(gpu, table, memory), table, groups, ["compute", "start_s", "empty_s", "floor_s"])
 
 
-def _fit(
-    gpu: Gpu,
-    table: Table,
-    groups: npt.NDArray[Any],
-    names: list[str],
-    chunks: tuple[Array, Array, Array],
-    decoding: tuple[Array, Array],
-    memory: float,
-) -> Fit:
-    heads, kv_heads, dim = table["heads"], table["kv_heads"], table["dim"]
-    keys = keys_of_round(dim)
-    slots = gpu.sm_count * max(1, SHARED_BYTES.get(gpu.compute_capability, USUAL_SHARED_BYTES) // BLOCK_BYTES)
+def errors_by_tiles(gpu: Gpu, table: Table, memory: float, values: Mapping[str, float]) -> Array:
+    """log(measured / predicted) of a table that :func:`mixed_by_tiles` found ``values`` without."""
+    predicted = _mixed(gpu, table, memory).seconds(values, np.arange(len(table)))
+    return np.asarray(np.log(table["us"] / 1e6 / predicted))
 
-    def model(values: Mapping[str, float], rows: npt.NDArray[np.intp]) -> Array:
-        operations = 2 * QUERY_ROWS * keys[rows] * (2 * dim[rows] + 2 * values.get("softmax_dims", 0.0))
+
+def _mixed(gpu: Gpu, table: Table, memory: float) -> _Kernel:
+    chunks = Chunks(np.ones(len(table)), table["new"], table["cached"])
+    return _Kernel(gpu, table, chunks, Decoding(table["sequences"], table["context"]), memory)
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """The steps of a table on a card."""
+
+    gpu: Gpu
+    table: Table
+    chunks: Chunks
+    decoding: Decoding
+    memory: float
+
+    def seconds(self, values: Mapping[str, float], rows: npt.NDArray[np.intp]) -> Array:
+        """Of some rows."""
+        gpu, dim = self.gpu, self.table["dim"][rows]
+        shared = SHARED_BYTES.get(gpu.compute_capability, USUAL_SHARED_BYTES)
+        slots, keys = gpu.sm_count * max(1, shared // BLOCK_BYTES), keys_of_round(dim)
+        operations = 2 * QUERY_ROWS * keys * (2 * dim + 2 * values.get("softmax_dims", 0.0))
         blocks = Blocks(
-            keys=keys[rows],
+            keys=keys,
             round_s=operations * slots / (values["compute"] * gpu.half_flop_per_s),
             start_s=values["start_s"],
             empty_s=values.get("empty_s", STARTS["empty_s"].start),
             slots=slots,
-            memory=memory,
+            memory=self.memory,
             cache_bytes=gpu.l2_bytes,
         )
-        chunk, beside = Chunks(*(part[rows] for part in chunks)), Decoding(*(part[rows] for part in decoding))
-        own_s = attention_s(blocks, chunk, beside, heads[rows], kv_heads[rows], 4 * dim[rows])
-        return np.asarray(values["floor_s"] + own_s)
+        heads, kv_heads = self.table["heads"][rows], self.table["kv_heads"][rows]
+        chunks, decoding = self.chunks.of(rows), self.decoding.of(rows)
+        return np.asarray(values["floor_s"] + attention_s(blocks, chunks, decoding, heads, kv_heads, 4 * dim))
 
+
+def _fit(kernel: _Kernel, table: Table, groups: npt.NDArray[Any], names: Sequence[str]) -> Fit:
     parameters = {name: STARTS.get(name, Parameter(20.0, 1e-9, 256.0)) for name in names}
-    return fit(model, table["us"] / 1e6, groups, parameters, resamples=0)
+    return fit(kernel.seconds, table["us"] / 1e6, groups, parameters, resamples=0)

@@ -16,6 +16,7 @@ from kvsim.commands import (
     convert,
     demo,
     estimate,
+    export,
     profiles,
     report,
     rewards,
@@ -59,6 +60,7 @@ app.command("simulate", no_args_is_help=True)(simulate.simulate)
 app.command("sweep", no_args_is_help=True)(sweep.sweep)
 app.command("report", no_args_is_help=True)(report.report)
 app.command("rewards", no_args_is_help=True)(rewards.rewards)
+app.command("export", no_args_is_help=True)(export.export)
 app.command("demo")(demo.demo)
 app.command("convert", no_args_is_help=True)(convert.convert)
 app.add_typer(profiles.app, name="profiles")

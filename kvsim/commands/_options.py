@@ -47,6 +47,19 @@ Threads = Annotated[
     typer.Option(metavar="N|auto", help="Points at once; auto: one a core, as far as there is memory. Same results."),
 ]
 
+Load = Annotated[
+    str | None,
+    typer.Option(metavar="K=V,...", help="As in 'kvsim estimate': each trajectory alone, beside this load."),
+]
+Sharing = Annotated[
+    str | None,
+    typer.Option(
+        "--arrivals",
+        metavar="PATTERN",
+        help="As in 'kvsim simulate': all on shared engines, coming so. Without it each trajectory is estimated alone.",
+        rich_help_panel=_TRAFFIC,
+    ),
+]
 Arrivals = Annotated[
     str,
     typer.Option(
@@ -65,6 +78,7 @@ Retention = Annotated[
         rich_help_panel=_TRAFFIC,
     ),
 ]
+Replicas = Annotated[int, typer.Option(min=1, metavar="N", help="Engines behind a router.", rich_help_panel=_TRAFFIC)]
 Router = Annotated[
     str,
     typer.Option(

@@ -14,22 +14,10 @@ def report(
     model: options.Model,
     gpu: Annotated[str, typer.Option("--gpu", "-g", metavar="NAME", help="GPU id or TOML file.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="HTML", help="The page.")],
-    load: Annotated[
-        str | None,
-        typer.Option(metavar="K=V,...", help="As in 'kvsim estimate': each trajectory alone beside this load."),
-    ] = None,
-    arrivals: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATTERN",
-            help="As in 'kvsim simulate': all of them on one engine, coming so. Without it they are estimated.",
-            rich_help_panel="Traffic",
-        ),
-    ] = None,
+    load: options.Load = None,
+    arrivals: options.Sharing = None,
     retention: options.Retention = "lru",
-    replicas: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Engines behind a router.", rich_help_panel="Traffic")
-    ] = 1,
+    replicas: options.Replicas = 1,
     router: options.Router = "round-robin",
     speedup: options.Speedup = 1.0,
     stagger: options.Stagger = 0.0,
@@ -73,6 +61,7 @@ def report(
     [bold]kvsim report runs/ -m Qwen/Qwen3-8B -g h100-sxm --arrivals closed:16 -o report.html[/bold]: all on one engine
     """
     from kvsim.commands import _report
+    from kvsim.commands._asked import ALONE
     from kvsim.commands._console import print_facts, results, warn
     from kvsim.commands._inputs import read_logs
     from kvsim.commands._outputs import require_free, write_text
@@ -81,8 +70,8 @@ def report(
 
     require_free([output], force=force)
     require_packages()  # before a long read, not after it
-    traffic = Traffic(arrivals or "", retention, replicas, router, speedup, stagger, seed)
-    asked = _report.Asked(
+    traffic = Traffic(arrivals or ALONE, retention, replicas, router, speedup, stagger, seed)
+    asked = _report.AskedPage(
         model=model,
         gpu=gpu,
         engine=options.engine_config(locals()),

@@ -15,9 +15,7 @@ def simulate(
     gpu: Annotated[str, typer.Option("--gpu", "-g", metavar="NAME", help="GPU id or TOML file.")],
     arrivals: options.Arrivals = "logged",
     retention: options.Retention = "lru",
-    replicas: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Engines behind a router.", rich_help_panel="Traffic")
-    ] = 1,
+    replicas: options.Replicas = 1,
     router: options.Router = "round-robin",
     speedup: options.Speedup = 1.0,
     stagger: options.Stagger = 0.0,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from kvsim.estimation import Estimate
 from kvsim.report.page.overview import PARTS
+from kvsim.report.page.what_if import what_if_facts
 from kvsim.result import STATUSES
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def facts_of(page: Page) -> Json:
         "engine": None if page.timeline is None else _engine_facts(page.timeline),
         "cliff": None if page.cliff is None else asdict(page.cliff),
         "cliff_absent": page.cliff_absent,
+        "what_if": what_if_facts(page.advice),
         "survival": None if page.survival is None else asdict(page.survival),
     }
 

@@ -25,6 +25,7 @@ SECTIONS = {
     "timeline": "Timeline",
     "engine": "Engine",
     "cliff": "Eviction cliff",
+    "what-if": "What if",
     "evidence": "Assumptions and evidence",
 }
 """The page's sections in order, by id."""
@@ -44,6 +45,7 @@ MAIN_SCRIPTS = (
     "distribution",
     "engine",
     "cliff",
+    "what_if",
     "main",
 )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kvsim.estimation import Estimate
-    from kvsim.insight import Attribution
+    from kvsim.insight import Advice, Attribution
     from kvsim.result import Table
     from kvsim.simulation import Simulation
 
@@ -50,6 +50,7 @@ class Page:
 
     result: Estimate | Simulation
     attribution: Attribution
+    advice: Advice
     facts: Sequence[tuple[str, Sequence[str]]]
     how: str
     warnings: Sequence[str] = ()

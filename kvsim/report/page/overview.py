@@ -9,12 +9,15 @@ import numpy as np
 
 from kvsim import __version__
 from kvsim.estimation import Estimate
+from kvsim.report.page.what_if import leads
 
 if TYPE_CHECKING:
     from kvsim.report.page.inputs import Page
     from kvsim.simulation import Simulation
 
 Json = dict[str, Any]
+
+GIB_HOUR = 2**30 * 3600
 
 PARTS = (
     ("tool_ns", "tool pauses", "pause"),
@@ -42,6 +45,7 @@ def overview_of(page: Page) -> Json:
         "warnings": list(page.warnings),
         "tiles": [known(tile) for tile in _tiles(page)],
         "stacks": [_time_stack(page)],
+        "leads": leads(page.advice),
     }
 
 
@@ -82,7 +86,7 @@ def _tiles(page: Page) -> list[Json]:
     )
     if not isinstance(result, Estimate):
         tiles += _engine_tiles(result)
-    held = {"label": "KV held", "value": float(np.nansum(result.kv_byte_s)), "format": "kvHeld"}
+    held = {"label": "KV held, GiB·h", "value": float(np.nansum(result.kv_byte_s)) / GIB_HOUR, "format": "plain"}
     return [*tiles, held, _latency(page)]
 
 

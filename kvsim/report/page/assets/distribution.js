@@ -2,6 +2,9 @@
 
 const BINS = 40;
 
+/** So many trajectories are shown one by one. */
+const FEW = 12;
+
 function startDistribution(run, place) {
   let among = run.trajectories;
   let measure = MEASURES[measureOf(run)];
@@ -10,6 +13,7 @@ function startDistribution(run, place) {
   place.append(words, element("div", { class: "pair" }, spread, scatter));
 
   const histogram = plot(spread, () => {
+    if (among.length && among.length <= FEW) return barsOfFew(among, measure);
     const known = (some) => some.map(measure.of).filter((value) => value > 0);
     const bins = binsOf(known(run.trajectories));
     const bars = (name, some, shade) => ({
@@ -59,6 +63,21 @@ function startDistribution(run, place) {
     against.update();
   }
   return { show };
+}
+
+function barsOfFew(among, measure) {
+  const sorted = among.filter((one) => measure.of(one) > 0).sort((a, b) => measure.of(a) - measure.of(b));
+  return {
+    data: [{
+      type: "bar", orientation: "h", y: sorted.map((_, at) => at), x: sorted.map(measure.of), marker: { color: colour("decode-base") },
+      customdata: sorted.map((one) => one.at), hovertext: sorted.map((one) => `${plotText(one.id)}<br>${measure.show(measure.of(one))}`), hovertemplate: "%{hovertext}<extra></extra>",
+    }],
+    layout: {
+      showlegend: false, xaxis: { title: { text: `${measure.label} (${measure.unit})` }, rangemode: "tozero" },
+      yaxis: { tickvals: sorted.map((_, at) => at), ticktext: sorted.map((one) => plotText(shorten(one.id, 28))), fixedrange: true, showgrid: false },
+    },
+    onClick: ({ customdata }) => goTo(linkTo(among.find((one) => one.at === customdata))),
+  };
 }
 
 /** Of sorted values, linear between neighbours. */

@@ -8,7 +8,7 @@ async function main() {
 
   const distribution = startDistribution(run, bodyOf("distribution"));
   const ranking = startRanking(run, bodyOf("trajectories"));
-  const timeline = startTimeline(run, bodyOf("timeline"));
+  const timeline = startTimeline(run, bodyOf("timeline"), startWhatIf(run, bodyOf("what-if")));
 
   if (run.engine) startEngine(run, bodyOf("engine"));
   startCliff(run, bodyOf("cliff"));
@@ -29,6 +29,8 @@ async function main() {
   followAddress(render);
   render(address());
   document.documentElement.dataset.ready = "yes";
+  addEventListener("load", drawAtLeisure);
+  if (document.readyState === "complete") drawAtLeisure();
 }
 
 /** The trajectory of the address. */

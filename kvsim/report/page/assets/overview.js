@@ -2,7 +2,7 @@
 
 const summary = JSON.parse(byId("summary").textContent);
 
-const FORMATS = { duration, money, plain, count, percent, kvHeld };
+const FORMATS = { duration, money, plain, count, percent };
 
 /** A bar of parts, each {label, colour, value}, with its legend; nothing where they sum to nothing. */
 function stack(label, parts, format) {
@@ -36,6 +36,15 @@ function tile({ label, value, format, low, high, aside }) {
 }
 
 byId("tiles").append(...summary.tiles.map(tile));
+/** The change that would save most of the time, in a sentence; nothing where there is none. */
+function lead({ label, name, trajectory, turn, model_s, model_s_low, model_s_high, share }) {
+  return element("p", { class: "lead" }, `${label} `, element("strong", {}, element("bdi", {}, name)),
+    trajectory === null ? "" : [" in ", nameFromLog(trajectory), turn === null ? "" : `, turn ${turn}`],
+    ` – ${duration(model_s)} less in the model (90 %: ${duration(model_s_low)} – ${duration(model_s_high)}), ${percent(share)}. `,
+    element("a", { href: "#what-if", "data-section": "what-if" }, "All changes"));
+}
+
+byId("leads").append(...summary.leads.map(lead));
 byId("where").append(...summary.stacks
   .map(({ label, format, parts }) => stack(label, parts, FORMATS[format]))
   .filter(Boolean));

@@ -1,4 +1,4 @@
-// Plotly, unpacked when the first plot comes into view; each plot is drawn when it does.
+// Plotly, unpacked when the first plot comes into view; each plot is drawn when it does, or when there is time.
 
 let plotly;
 
@@ -29,6 +29,7 @@ function plot(place, figure) {
   const draw = () => {
     pending = pending.then(() => loadPlotly()).then(async (Plotly) => {
       const { data, layout, onClick } = figure();
+      if (document.documentElement.dataset.printing) layout.width = place.clientWidth;
       await Plotly.react(place, data, withStyle(layout), { displaylogo: false, responsive: true, displayModeBar: false });
       place.removeAllListeners("plotly_click");
       if (onClick) place.on("plotly_click", ({ points }) => onClick(points[0]));
@@ -46,8 +47,16 @@ function plot(place, figure) {
   return { update: () => visible && draw() };
 }
 
-/** Draws all plots anew; those that were never in view too, if asked. */
-const redrawPlots = (all) => Promise.all([...drawn.values()].map((one) => (all ? one.come() : null, one.redraw())));
+/** Draws all plots anew. */
+const redrawPlots = () => [...drawn.values()].forEach((one) => one.redraw());
+
+/** Draws the plots that were never in view yet when there is nothing else to do, so that they can be printed. */
+async function drawAtLeisure() {
+  for (const one of drawn.values()) {
+    await new Promise((resume) => (window.requestIdleCallback ?? setTimeout)(resume));
+    await one.come();
+  }
+}
 
 function withStyle(layout) {
   const [ink, soft, line, paper] = ["ink", "soft", "line", "paper"].map(colour);

@@ -6,7 +6,7 @@ const STATUS_WORDS = { ok: "priced", over_max: "beyond the longest context", ove
 function startRanking(run, place) {
   const priced = run.facts.usd_per_hour !== null;
   const columns = [
-    { key: "id", label: "trajectory", text: true, of: (one) => one.id, show: (id) => nameFromLog(id) },
+    { key: "id", label: "trajectory", text: true, wide: true, of: (one) => one.id, show: (id) => nameFromLog(id) },
     { key: "turns", label: "turns", of: (one) => one.turns, show: count },
     ...["latency_s", "model_s", "recompute_s", ...(priced ? ["usd"] : ["gpu_s"]), "kv"].map((key) => ({
       key, label: MEASURES[key].short, meaning: MEASURES[key].label, of: MEASURES[key].of, show: MEASURES[key].show,
@@ -35,10 +35,10 @@ function startRanking(run, place) {
     cells(columns, one),
     element("td", { class: "bar-cell" }, one.status ? STATUS_WORDS[run.facts.statuses[one.status]] : miniature(one)));
 
-  const heading = (column, sort) => {
+  const sortable = (column, sort) => {
     const direction = sort.key === column.key ? (sort.down ? "descending" : "ascending") : null;
     const next = direction === "descending" || (!direction && column.text) ? column.key : "-" + column.key;
-    return element("th", { scope: "col", class: column.text ? "text" : null, "aria-sort": direction, title: column.meaning },
+    return element("th", { scope: "col", class: classOf(column), "aria-sort": direction, title: column.meaning },
       element("button", { type: "button", onclick: () => goTo({ sort: next, page: null }) }, column.label));
   };
 
@@ -68,7 +68,7 @@ function startRanking(run, place) {
     page = pageWithin(found.length, PAGE, state.page);
     const first = (page - 1) * PAGE;
     controls.show(state);
-    replaceContent(head, ...columns.map((column) => heading(column, sort)), element("th", { scope: "col", class: "text" }, "where the time went"));
+    replaceContent(head, ...columns.map((column) => sortable(column, sort)), element("th", { scope: "col", class: "text" }, "where the time went"));
     body.replaceChildren(...found.slice(first, first + PAGE).map((one) => row(one, chosen)));
     reachable(body);
     said.textContent = found.length === run.trajectories.length

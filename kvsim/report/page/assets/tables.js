@@ -8,15 +8,18 @@ function table(columns, rows, { caption, bodyRow } = {}) {
   return element("table", {},
     caption ? element("caption", { class: "offscreen" }, caption) : null,
     element("thead", {}, element("tr", {},
-      columns.map((column) => element("th", { scope: "col", class: column.text ? "text" : null, title: column.meaning }, column.label)))),
+      columns.map(heading))),
     element("tbody", {}, rows.map((row) => bodyRow ? bodyRow(row, cells(columns, row)) : element("tr", {}, cells(columns, row)))));
 }
+
+const classOf = (column) => [column.text ? "text" : "", column.wide ? "wide" : ""].join(" ").trim() || null;
+
+const heading = (column) => element("th", { scope: "col", class: classOf(column), title: column.meaning }, column.label);
 
 function cells(columns, row) {
   return columns.map((column) => {
     const value = column.of(row);
-    return element("td", { class: column.text ? "text" : null, title: column.show ? null : undefined },
-      column.show ? column.show(value, row) : String(value ?? ""));
+    return element("td", { class: classOf(column) }, column.show ? column.show(value, row) : String(value ?? ""));
   });
 }
 

@@ -41,12 +41,14 @@ function startTheme(redraw) {
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   // Paper is light.
-  const before = () => document.documentElement.dataset.theme;
-  let kept;
-  addEventListener("beforeprint", () => ((kept = before()), (document.documentElement.dataset.theme = "light"), redraw(true)));
+  addEventListener("beforeprint", () => {
+    document.documentElement.dataset.printing = "yes";
+    document.documentElement.dataset.theme = "light";
+    redraw();
+  });
   addEventListener("afterprint", () => {
-    if (kept) document.documentElement.dataset.theme = kept;
-    else delete document.documentElement.dataset.theme;
+    delete document.documentElement.dataset.printing;
+    set(button.value);
     redraw();
   });
 }

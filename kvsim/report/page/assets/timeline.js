@@ -2,7 +2,7 @@
 
 const TURNS_A_PAGE = 200;
 
-function startTimeline(run, place) {
+function startTimeline(run, place, changesOf) {
   const { turns, facts } = run;
   let one;
   let state = {};
@@ -22,18 +22,17 @@ function startTimeline(run, place) {
     figure, tableTitle,
     element("div", { class: "scroll turns", tabindex: "-1" }, element("table", {},
       element("caption", { class: "offscreen" }, "Turns of the trajectory"),
-      element("thead", {}, element("tr", {}, columns.map((column) =>
-        element("th", { scope: "col", class: column.text ? "text" : null, title: column.meaning }, column.label)))), body)), pages);
+      element("thead", {}, element("tr", {}, columns.map(heading))), body)), pages);
 
-  const drawing = plot(figure, () => ({
-    ...(state.view === "turns" ? turnByTurn(run, one) : overTime(run, one, Number(state.turn) - 1)),
-    onClick: ({ customdata }) => customdata !== undefined && goTo({ turn: customdata + 1 }, { replace: true }),
+  const drawing = plot(figure, () => (!one ? { data: [], layout: {} } : {
+    ...(state.view === "turns" ? turnByTurn(run, one) : overTime(run, one, state.turn === undefined ? -1 : Number(state.turn))),
+    onClick: ({ customdata }) => customdata !== undefined && goTo({ turn: customdata }, { replace: true }),
   }));
 
   const goToPage = (page) => goTo({ turns: page === 1 ? null : page }, { replace: true });
   let page = 1;
   rovingRows(body, {
-    open: (row) => goTo({ turn: Number(row.dataset.turn) + 1 }, { replace: true }),
+    open: (row) => goTo({ turn: row.dataset.turn }, { replace: true }),
     turnPage: (by) => {
       goToPage(pageWithin(one.turns, TURNS_A_PAGE, page + by));
       return true;
@@ -55,17 +54,17 @@ function startTimeline(run, place) {
       element("h3", { id: "shown-trajectory" }, nameFromLog(one.id), one.named ? null : ` (number ${count(one.at + 1)})`),
       element("div", { class: "pager" }, step("⟨", "Previous trajectory", at - 1),
         element("span", {}, at < 0 ? "not among the filtered" : `${count(at + 1)} of ${count(among.length)}`), step("⟩", "Next trajectory", at + 1)));
-    totals.replaceChildren(...trajectoryTotals(run, one));
+    totals.replaceChildren(...trajectoryTotals(run, one), ...savingsOf(changesOf(one)));
     for (const view of views) view.setAttribute("aria-pressed", String(view.dataset.view === (state.view ?? "clock")));
     note.textContent = state.view === "turns" ? "Tool pauses are left out. Below: what each turn's context is made of."
       : "Drag to zoom, double-click to see all; a click on a bar chooses its turn. Below: the KV it holds.";
-    page = pageWithin(one.turns, TURNS_A_PAGE, state.turns ?? Math.ceil((Number(state.turn) || 1) / TURNS_A_PAGE));
+    page = pageWithin(one.turns, TURNS_A_PAGE, state.turns ?? Math.floor((Number(state.turn) || 0) / TURNS_A_PAGE) + 1);
     const first = (page - 1) * TURNS_A_PAGE;
     const rows = rowsOf(one);
     tableTitle.replaceChildren(tableHead(`${plural(one.turns, "turn")}: ↑ ↓ move, Enter zooms to a turn.`, columns, () => rows));
     body.replaceChildren(...rows.slice(first, first + TURNS_A_PAGE).map((row) => {
       const turn = row - one.first;
-      return element("tr", { class: "row", tabindex: "-1", "data-turn": turn, "aria-selected": String(turn + 1 === Number(state.turn)) }, cells(columns, row));
+      return element("tr", { class: "row", tabindex: "-1", "data-turn": turn, "aria-selected": String(String(turn) === state.turn) }, cells(columns, row));
     }));
     reachable(body);
     body.querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest" });
@@ -79,15 +78,15 @@ function startTimeline(run, place) {
     const column = (name) => (row) => turns[name][row];
     const tokens = (label, name, meaning) => ({ label, heading: `${label} tokens`, of: column(name), show: count, meaning });
     return [
-      { label: "turn", of: (row) => row - one.first + 1 },
-      { label: "after tool", text: true, of: (row) => tools[turns.tool[row]] ?? "", show: (name) => (name ? nameFromLog(name) : "") },
+      { label: "turn", of: (row) => row - one.first },
+      { label: "after tool", text: true, wide: true, of: (row) => tools[turns.tool[row]] ?? "", show: (name) => (name ? nameFromLog(name) : "") },
       nanoseconds("starts at", column("release_ns"), { meaning: "since the trajectory's first turn" }),
       ...presentParts.map((part) => nanoseconds(part.label, column(part.key))),
       nanoseconds("in all", (row) => turnTime(turns, row), { meaning: "from release to the last token" }),
       tokens("prompt", "prompt_tokens"), tokens("cached", "cached_tokens", "prompt tokens found in the KV cache"),
       tokens("recomputed", "recomputed_tokens", "had been in the cache, evicted"), tokens("output", "output_tokens"),
       ...(facts.kind === "simulation" ? [{ label: "preempted", of: column("preemptions"), show: count }] : []),
-      { label: "KV GiB·h", of: (row) => turns.kv_byte_s[row] / GIB / 3600, show: plain },
+      { label: "KV GiB·s", of: (row) => turns.kv_byte_s[row] / GIB, show: plain },
       usd_per_hour === null ? { label: "GPU-s", of: (row) => turns.gpu_ns[row] / 1e9, show: plain }
         : { label: "USD", of: (row) => (turns.gpu_ns[row] / 1e9) * (usd_per_hour / 3600), show: money },
       { label: "status", text: true, of: (row) => statuses[turns.status[row]], show: (status) => (status === "ok" ? "" : STATUS_WORDS[status]) },
@@ -114,12 +113,23 @@ function trajectoryTotals({ facts }, one) {
   return [whole, stack("Where its time went", presentParts.map((part) => ({ ...part, value: one[part.key] / 1e9 })), duration)].filter(Boolean);
 }
 
+/** The changes that would save most of a trajectory's time, in a line each. */
+function savingsOf(changes) {
+  if (!changes.length) return [];
+  return [element("details", { class: "savings" }, element("summary", {}, `What would save most here: ${changes[0].name}, ${duration(changes[0].model_s)}`),
+    element("ol", {}, changes.slice(0, 5).map((saving) => element("li", {},
+      element("bdi", {}, saving.name), saving.turn === null ? "" : [" at ", element("a", { href: "#", onclick: (event) => {
+        event.preventDefault();
+        goTo({ turn: saving.turn });
+      } }, `turn ${saving.turn}`)], `: ${duration(saving.model_s)} (90 %: ${between(saving)})`))))];
+}
+
 /** What hovering over a part of a turn says. */
 function hoverText(run, one, row, part) {
   const { turns, facts } = run;
   const tool = facts.tools[turns.tool[row]];
   const lines = [
-    `<b>turn ${row - one.first + 1}</b>${tool === undefined ? "" : ` after ${plotText(tool)}`}`,
+    `<b>turn ${row - one.first}</b>${tool === undefined ? "" : ` after ${plotText(tool)}`}`,
     `${part.label}: ${exactSeconds(turns[part.key][row])} s`,
     `prompt ${count(turns.prompt_tokens[row])} tokens, ${count(turns.cached_tokens[row])} of them cached`,
   ];
@@ -274,7 +284,7 @@ function turnByTurn(run, one) {
   const { turns } = run;
   const longest = Math.max(...Array.from({ length: one.turns }, (_, at) => turnTime(turns, one.first + at)));
   const [unit, unitNs] = timeUnit(longest / 1e9);
-  const turn = (row) => row - one.first + 1;
+  const turn = (row) => row - one.first;
   const bars = barsOf(run, one, presentParts.filter((part) => part !== TOOL_PART), (part, rows) => ({
     x: rows.map(turn), y: rows.map((row) => turns[part.key][row] / unitNs),
   }));
@@ -293,7 +303,7 @@ function turnByTurn(run, one) {
     data: [...bars, ...tokens],
     layout: {
       barmode: "stack", bargap: 0.15, hovermode: "closest",
-      xaxis: { title: { text: "turn" }, anchor: "y2", rangemode: "tozero" },
+      xaxis: { title: { text: "turn" }, anchor: "y2", range: [-0.7, one.turns - 0.3] },
       yaxis: { domain: [0.48, 1], title: { text: `time in the model, ${unit}` }, fixedrange: true },
       yaxis2: { domain: [0, 0.4], title: { text: "context, tokens" }, fixedrange: true },
     },
