@@ -60,9 +60,7 @@ def _excerpt(finding: Finding, transcripts: Transcripts | None) -> str:
     if span is None or transcripts is None:
         return ""
     said = transcripts.by_trajectory[span.trajectory].messages[span.message].said
-    if span.part.startswith("calls["):
-        text = said.calls[int(span.part[6:-1])].arguments
-    else:
-        text = getattr(said, span.part)
+    called = span.part.startswith("calls[")
+    text = said.calls[int(span.part[6:-1])].arguments if called else getattr(said, span.part)
     words = " ".join(text[span.begin : min(span.end, span.begin + 4 * EXCERPT)].split())
     return words if len(words) <= EXCERPT else words[: EXCERPT - 1] + "…"
