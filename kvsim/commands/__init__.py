@@ -13,6 +13,7 @@ from kvsim import __version__
 from kvsim.commands import (
     backends,
     calibrate,
+    compare,
     convert,
     demo,
     estimate,
@@ -60,6 +61,7 @@ app.command("simulate", no_args_is_help=True)(simulate.simulate)
 app.command("sweep", no_args_is_help=True)(sweep.sweep)
 app.command("report", no_args_is_help=True)(report.report)
 app.command("rewards", no_args_is_help=True)(rewards.rewards)
+app.command("compare", no_args_is_help=True)(compare.compare)
 app.command("export", no_args_is_help=True)(export.export)
 app.command("demo")(demo.demo)
 app.command("convert", no_args_is_help=True)(convert.convert)
