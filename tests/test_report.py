@@ -223,7 +223,11 @@ def conversation(number, response):
     """A run that calls a tool twice with the same arguments, with hostile text in what it says and reads."""
     messages = [{"role": "user", "content": "Look it up."}]
     for call in range(2):
-        asked = {"id": str(call), "type": "function", "function": {"name": "look</script>", "arguments": '{"at": "<b>"}'}}
+        asked = {
+            "id": str(call),
+            "type": "function",
+            "function": {"name": "look</script>", "arguments": '{"at": "<b>"}'},
+        }
         messages.append({"role": "assistant", "content": "", "tool_calls": [asked]})
         messages.append({"role": "tool", "tool_call_id": str(call), "content": response})
     return {"id": f"run {number}", "messages": [*messages, {"role": "assistant", "content": "Done."}]}
