@@ -37,6 +37,15 @@ def _progress(stack: ExitStack) -> _Bar | None:
     return _Bar(stack) if sys.stderr.isatty() else None
 
 
+def read_text(files: list[str], *, format: str, lenient: bool, tokenizer: str | None) -> Transcripts:
+    """The files' batch with what was said in it, as far as they carry text."""
+    from kvsim.insight import Transcripts
+
+    with ExitStack() as stack:
+        progress = _Bar(stack) if sys.stderr.isatty() else None
+        return Transcripts.read(files, format, lenient=lenient, tokenizer=tokenizer, progress=progress)
+
+
 class _Bar:
     """Called with bytes read and bytes in all; draws nothing at first."""
 
