@@ -46,11 +46,14 @@ class AskedPage(Asked):
     """The result that the options ask for, and whether its eviction cliff is wanted."""
 
     cliff: bool | None
+    gpus: tuple[str, ...] = ()
+    """Others to ask about, and likewise models."""
+    models: tuple[str, ...] = ()
 
     def explained(self, batch: Batch, transcripts: Transcripts | None) -> Advice:
         """The result, which changes would save most, and inefficiency patterns."""
         how = self.traffic.arguments if self.simulated else {"load": Load.parse(self.load or "")}
-        return explain(batch, **self.pricing, **how, transcripts=transcripts)
+        return explain(batch, **self.pricing, **how, transcripts=transcripts, gpus=self.gpus, models=self.models)
 
 
 def page_of(batch: Batch, asked: AskedPage, transcripts: Transcripts | None = None) -> Page:
