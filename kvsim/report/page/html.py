@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SECTIONS = {
     "overview": "Overview",
+    "tools": "Tools",
     "distribution": "Distribution",
     "trajectories": "Trajectories",
     "timeline": "Timeline",
@@ -43,6 +44,7 @@ MAIN_SCRIPTS = (
     "ranking",
     "timeline",
     "distribution",
+    "tools",
     "engine",
     "cliff",
     "what_if",

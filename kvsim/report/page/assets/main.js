@@ -10,6 +10,7 @@ async function main() {
   const ranking = startRanking(run, bodyOf("trajectories"));
   const timeline = startTimeline(run, bodyOf("timeline"), startWhatIf(run, bodyOf("what-if")));
 
+  startTools(run, bodyOf("tools"));
   if (run.engine) startEngine(run, bodyOf("engine"));
   startCliff(run, bodyOf("cliff"));
 
