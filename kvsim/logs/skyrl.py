@@ -12,7 +12,7 @@ import msgspec
 
 from kvsim.logs.reading import Format, Reading
 from kvsim.logs.records import reader_of
-from kvsim.logs.rollout_text import cut, turns_of
+from kvsim.logs.rollout_text import cut, said_in, turns_of
 from kvsim.logs.source import Source
 from kvsim.logs.turns import add_turns
 
@@ -26,8 +26,16 @@ def _add(reading: Reading, rollout: _Rollout, source: Source, line: int) -> None
     if rollout.input_prompt is None:
         reading.report.skip("metrics of a whole evaluation")
         return
-    turns = turns_of(rollout.input_prompt, cut(rollout.output_response), reading.count)
-    add_turns(reading, turns, id=f"{source.stem}:{line}", source=source, line=line, estimated=True)
+    pieces = cut(rollout.output_response)
+    add_turns(
+        reading,
+        turns_of(rollout.input_prompt, pieces, reading.count),
+        id=f"{source.stem}:{line}",
+        source=source,
+        line=line,
+        estimated=True,
+        said=said_in(rollout.input_prompt, pieces) if reading.keep_text else (),
+    )
 
 
 FORMAT = Format(

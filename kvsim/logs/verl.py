@@ -15,7 +15,7 @@ import msgspec
 
 from kvsim.logs.reading import Format, Reading
 from kvsim.logs.records import reader_of
-from kvsim.logs.rollout_text import cut, turns_of
+from kvsim.logs.rollout_text import cut, said_in, turns_of
 from kvsim.logs.source import Source
 from kvsim.logs.turns import add_turns, load
 
@@ -31,13 +31,21 @@ class _Rollout(msgspec.Struct):
 
 def _add(reading: Reading, rollout: _Rollout, source: Source, line: int) -> None:
     exact = rollout.kvsim_turns is not None
+    pieces = cut(rollout.output)
     turns = (
         load(rollout.kvsim_turns, file=source.name, line=line)
         if exact
-        else turns_of(rollout.input, cut(rollout.output), reading.count)
+        else turns_of(rollout.input, pieces, reading.count)
     )
-    id = rollout.uid or rollout.request_id or f"{source.stem}:{line}"
-    add_turns(reading, turns, id=id, source=source, line=line, estimated=not exact)
+    add_turns(
+        reading,
+        turns,
+        id=rollout.uid or rollout.request_id or f"{source.stem}:{line}",
+        source=source,
+        line=line,
+        estimated=not exact,
+        said=said_in(rollout.input, pieces) if reading.keep_text else (),
+    )
 
 
 FORMAT = Format(
