@@ -19,6 +19,7 @@ from kvsim.insight.independence import independent_chains
 from kvsim.insight.patterns import PatternFound, find_patterns
 from kvsim.insight.patterns.repeats import Repeats
 from kvsim.insight.patterns.unused import Unused
+from kvsim.insight.tool_costs import ResponseCost, by_tool
 from kvsim.insight.what_if.candidates import TRUNCATE_TO, Candidates, Finder, Wishes
 from kvsim.insight.what_if.change import AgentChange, ServingChange
 from kvsim.insight.what_if.compact import SUMMARY_TOKENS, Compact
@@ -86,6 +87,7 @@ class Advice:
     def __init__(
         self,
         base: Priced,
+        alone: Priced,
         by: str,
         agent: list[Saving],
         serving: list[Saving],
@@ -95,6 +97,7 @@ class Advice:
         self.result: Estimate | Simulation = base.result
         """The run as it is."""
         self.by = by
+        self._alone = alone
         self.agent = agent
         """Changes of what the agent does, by falling saving."""
         self.serving = serving
@@ -130,6 +133,11 @@ class Advice:
             if not any(_adds_nothing(saving, other) for other in shown):
                 shown.append(saving)
         return shown
+
+    @cached_property
+    def tools(self) -> list[ResponseCost]:
+        """What the responses of the heaviest tools cost over the rest of the run, each trajectory estimated alone."""
+        return by_tool(self._alone)
 
     @cached_property
     def attribution(self) -> Attribution:
@@ -205,7 +213,7 @@ def explain(
     if how is not None:
         agent = _simulated(base, found, by, top, notes)
     serving = [_saving(change, "serving", ends, base, by) for change, ends in _serving(base, gpus, models, notes)]
-    return Advice(base, by, _ranked(agent), _ranked(serving), patterns, notes)
+    return Advice(base, alone, by, _ranked(agent), _ranked(serving), patterns, notes)
 
 
 def _reading_rows(

@@ -127,6 +127,12 @@ class Transcripts:
     def __len__(self) -> int:
         return len(self.by_trajectory)
 
+    def select(self, trajectories: Sequence[int]) -> Transcripts:
+        """Those of these trajectories only, as :meth:`kvsim.Batch.select` renumbers them."""
+        batch = self.batch.select(trajectories)
+        rows = np.flatnonzero(np.isin(self.batch.trajectory, trajectories)).tolist()
+        return Transcripts(batch, {new: self._said[old] for new, old in enumerate(rows) if old in self._said})
+
 
 def _calls_in(message: Message) -> Iterator[Call]:
     said = message.said
