@@ -212,12 +212,17 @@ class Estimate(Costed):
     @cached_property
     def uncertainty(self) -> Uncertainty:
         """How far its times may be off, and what of the batch lies beyond the evidence."""
+        return self.pricing.uncertainty(**self.extremes)
+
+    @cached_property
+    def extremes(self) -> dict[str, int]:
+        """The largest prefill, the sequences in a step and the longest context that were priced; 0 for none."""
         batch, priced = self.batch, self._columns.status == OK
-        return self.pricing.uncertainty(
-            prefilled_tokens=largest((batch.prompt_tokens - self._columns.cached_tokens)[priced]),
-            sequences=self.pricing.load.concurrent,
-            context_tokens=largest((batch.prompt_tokens + batch.output_tokens)[priced]),
-        )
+        return {
+            "prefilled_tokens": largest((batch.prompt_tokens - self._columns.cached_tokens)[priced]),
+            "sequences": self.pricing.load.concurrent,
+            "context_tokens": largest((batch.prompt_tokens + batch.output_tokens)[priced]),
+        }
 
     @cached_property
     def interval(self) -> Interval[Estimate]:

@@ -55,15 +55,18 @@ def sweep(
     wanted = threads_of(threads)
 
     def run(numbered: tuple[int, Mapping[str, Any]]) -> Any:
-        number, point = numbered
-        if not isinstance(point, Mapping) or (twice := sorted(set(point) & set(common))):
-            problem = (
-                f"gives {twice} as all points do" if isinstance(point, Mapping) else f"is a {type(point).__name__}"
-            )
-            raise InputError(
-                f"point {number} {problem}", field="points", remedy="Give mappings of what differs between the points"
-            )
-        made = simulate(batch, **common, **point)
+        made = simulated_at(batch, numbered, common)
         return made if keep is None else keep(made)
 
     return in_order(run, enumerate(points), wanted)
+
+
+def simulated_at(batch: Batch, numbered: tuple[int, Mapping[str, Any]], common: Mapping[str, Any]) -> Simulation:
+    """The simulation at a point; its number is for errors."""
+    number, point = numbered
+    if not isinstance(point, Mapping) or (twice := sorted(set(point) & set(common))):
+        problem = f"gives {twice} as all points do" if isinstance(point, Mapping) else f"is a {type(point).__name__}"
+        raise InputError(
+            f"point {number} {problem}", field="points", remedy="Give mappings of what differs between the points"
+        )
+    return simulate(batch, **common, **point)

@@ -1,4 +1,4 @@
-"""Fit every shipped calibration: ``python -m kvsim.calibrate.fit [--check] [GPU ...]``.
+"""Fit every shipped calibration: ``python -m kvsim.calibrate.fit [--check] [--ray ADDRESS] [GPU ...]``.
 
 Reads profiles/measurements, writes profiles/calibrations/<gpu>.toml and prints how well fitted and held-out
 points are predicted. ``--check`` writes nothing and fails if a shipped file is not reproduced.
@@ -434,8 +434,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="compare with the shipped files instead of writing")
     parser.add_argument("--measurements", type=Path, default=PROFILES / "measurements", help="folder of tables")
     parser.add_argument("--output", type=Path, default=PROFILES / "calibrations", help="folder to write to")
+    parser.add_argument("--ray", metavar="ADDRESS", help="draw intervals on a Ray cluster: host:6379, auto or local")
     options = parser.parse_args(arguments)
+    if options.ray is None:
+        return _fit(options)
+    from ..scale import resampling
 
+    with resampling(options.ray):
+        return _fit(options)
+
+
+def _fit(options: argparse.Namespace) -> int:
     study = Study(Measurements(options.measurements))
     names = options.gpus or gpus()
     wrong = 0

@@ -47,6 +47,15 @@ Threads = Annotated[
     typer.Option(metavar="N|auto", help="Points at once; auto: one a core, as far as there is memory. Same results."),
 ]
 
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Work on a Ray cluster (kvsim[scale]): host:6379, auto for the one that this machine belongs to, local "
+        "for one of its own cores. Same results.",
+    ),
+]
+
 Load = Annotated[
     str | None,
     typer.Option(metavar="K=V,...", help="As in 'kvsim estimate': each trajectory alone, beside this load."),

@@ -18,7 +18,9 @@ def rewards(
     ] = "gpu_s",
     reward: Annotated[
         str | None,
-        typer.Option(metavar="FIELD", help="The field of a record that is its reward; without: reward or score."),
+        typer.Option(
+            metavar="FIELD", help="The field of a record that is its reward; without: reward, score, resolved, ..."
+        ),
     ] = None,
     correct_above: Annotated[float, typer.Option(metavar="X", help="A rollout of more reward counts as correct.")] = 0,
     duration: Annotated[

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 SECTIONS = {
     "overview": "Overview",
+    "tools": "Tools",
     "distribution": "Distribution",
     "trajectories": "Trajectories",
     "timeline": "Timeline",
     "engine": "Engine",
     "cliff": "Eviction cliff",
     "what-if": "What if",
+    "patterns": "Patterns",
     "evidence": "Assumptions and evidence",
 }
 """The page's sections in order, by id."""
@@ -43,9 +45,12 @@ MAIN_SCRIPTS = (
     "ranking",
     "timeline",
     "distribution",
+    "tools",
     "engine",
     "cliff",
     "what_if",
+    "patterns",
+    "evidence",
     "main",
 )
 

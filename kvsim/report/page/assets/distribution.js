@@ -27,7 +27,7 @@ function startDistribution(run, place) {
     return {
       data,
       layout: {
-        barmode: "overlay", showlegend: data.length > 1, xaxis: { title: { text: `${measure.label} (${measure.unit})` }, type: "log" },
+        barmode: "overlay", showlegend: data.length > 1, xaxis: { title: { text: `${measure.label} (${measure.unit})` }, type: "log", dtick: "D2" },
         yaxis: { title: { text: "trajectories" }, fixedrange: true }, ...quantileLines(known(among), measure),
       },
       onClick: ({ customdata: [low, high] }) => goTo({ min: Number(low.toPrecision(6)), max: Number(high.toPrecision(6)), page: null }),
@@ -114,7 +114,7 @@ function quantileLines(values, measure) {
   return {
     shapes: marks.map(([, at]) => ({ type: "line", x0: at, x1: at, yref: "paper", y0: 0, y1: 1, line: { color: colour("ink"), width: 1, dash: "dot" } })),
     annotations: marks.map(([name, at], number) => ({
-      x: Math.log10(at), yref: "paper", y: 1 - 0.09 * number, text: `${name} ${measure.show(at)}`, showarrow: false, xanchor: "left", xshift: 4, font: { color: colour("ink"), size: 12 },
+      x: Math.log10(at), yref: "paper", y: 1 - 0.09 * number, text: `${name} ${measure.show(at)}`, showarrow: false, xanchor: "left", xshift: 4, font: { color: colour("ink"), size: 12 }, bgcolor: colour("paper"), opacity: 0.85,
     })),
   };
 }

@@ -79,7 +79,7 @@ function startTimeline(run, place, changesOf) {
     const tokens = (label, name, meaning) => ({ label, heading: `${label} tokens`, of: column(name), show: count, meaning });
     return [
       { label: "turn", of: (row) => row - one.first },
-      { label: "after tool", text: true, wide: true, of: (row) => tools[turns.tool[row]] ?? "", show: (name) => (name ? nameFromLog(name) : "") },
+      ...(tools.length ? [{ label: "after tool", text: true, wide: true, of: (row) => tools[turns.tool[row]] ?? "", show: (name) => (name ? nameFromLog(name) : "") }] : []),
       nanoseconds("starts at", column("release_ns"), { meaning: "since the trajectory's first turn" }),
       ...presentParts.map((part) => nanoseconds(part.label, column(part.key))),
       nanoseconds("in all", (row) => turnTime(turns, row), { meaning: "from release to the last token" }),

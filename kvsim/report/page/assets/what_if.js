@@ -15,7 +15,8 @@ function startWhatIf(run, place) {
   const serving = rowsOf(what_if.serving);
   const top = what_if.top.map((at) => agent[at]);
   const byId = new Map(run.trajectories.map((one) => [one.id, one]));
-  const columns = savingColumns(run);
+  const assumptions = [...new Set([...agent, ...serving].map((saving) => saving.assumption).filter(Boolean))];
+  const columns = savingColumns(run, assumptions);
   const servingColumns = columns.filter((column) => !column.placed);
 
   const best = [...top.slice(0, DEAREST), ...serving].sort((a, b) => b.model_s - a.model_s)[0];
@@ -24,7 +25,7 @@ function startWhatIf(run, place) {
     : "Nothing was found that would save time or money."));
   if (!best) return () => [];
 
-  const figure = element("div", { class: "plot", id: "what-if-plot", role: "img", "aria-label": "Time saved by each change, with its 90 % interval; the tables below have the numbers." });
+  const figure = element("div", { class: "plot fitted", id: "what-if-plot", role: "img", "aria-label": "Time saved by each change, with its 90 % interval; the tables below have the numbers." });
   place.append(figure);
   plot(figure, () => savingBars(run, top, serving));
 
@@ -70,6 +71,7 @@ function startWhatIf(run, place) {
       element("div", { class: "scroll" }, table(servingColumns, serving, { caption: "Changes of how it is served" })));
   const notes = [...what_if.notes];
   if (what_if.found > agent.length) notes.push(`${count(agent.length)} of ${count(what_if.found)} priced changes are here, the most valuable.`);
+  notes.unshift(...assumptions.map((words, at) => `(${String.fromCharCode(97 + at)}) ${words}`));
   if (notes.length) place.append(element("ul", { class: "note" }, notes.map((note) => element("li", {}, note))));
 
   const ofTrajectory = new Map();
@@ -79,7 +81,8 @@ function startWhatIf(run, place) {
 
 const between = (saving) => `${duration(saving.model_s_low)} – ${duration(saving.model_s_high)}`;
 
-function savingColumns(run) {
+function savingColumns(run, assumptions) {
+  const mark = (words) => String.fromCharCode(97 + assumptions.indexOf(words));
   const seconds = (label, name, meaning) => ({ label, heading: `${label} (s)`, of: (saving) => saving[name], show: (value) => duration(value ?? NaN), meaning });
   return [
     { label: "change", text: true, wide: true, of: (saving) => saving.name, show: (name) => element("bdi", {}, name) },
@@ -91,7 +94,7 @@ function savingColumns(run) {
     { label: "share", of: (saving) => saving.share, show: percent, meaning: "of the run's time in the model" },
     seconds("end to end", "latency_s", "saved from first arrival to last finish, summed over trajectories"),
     ...(run.facts.usd_per_hour === null ? [] : [{ label: "USD", meaning: "saved; below 0 it costs more", of: (saving) => saving.usd, show: (value) => money(value ?? NaN) }]),
-    { label: "if", text: true, of: (saving) => saving.assumption ?? "" },
+    { label: "if", text: true, of: (saving) => saving.assumption ?? "", show: (words) => (words ? mark(words) : "") },
   ];
 }
 
