@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from kvsim._timeline import timeline_table
 from kvsim.backends.engine_kernels import REPLICA_TOTALS, Fleet, Served, Timeline
+from kvsim.backends.eviction_log import EvictionLog, Evictions
 from kvsim.backends.kernels import OK
 from kvsim.errors import InputError
 from kvsim.kv_groups import cached_blocks
@@ -80,6 +81,7 @@ class Simulation(Costed):
         served: Served,
         totals: Ints,
         timeline: Timeline,
+        log: EvictionLog | None = None,
     ) -> None:
         self.batch = batch
         self.pricing = pricing
@@ -90,6 +92,7 @@ class Simulation(Costed):
         self._status = status
         self._totals = totals
         self._timeline = timeline
+        self._log = log
         self._usd_per_hour = how.usd_per_hour
 
     @property
@@ -278,6 +281,23 @@ class Simulation(Costed):
             raise InputError("the run has no timeline", field="timeline_s", remedy="Give simulate timeline_s=1.0")
         usable_blocks = self.pricing.engine.num_gpu_blocks - 1
         return timeline_table(self._timeline, self.served, self.batch.prompt_tokens, self._status == OK, usable_blocks)
+
+    @property
+    def keeps_evictions(self) -> bool:
+        """Whether evictions were written down."""
+        return self._log is not None
+
+    @property
+    def evictions(self) -> Evictions:
+        """Which row's allocation took which blocks of which context, and when, if ``evictions`` was asked for.
+
+        Raises InputError without.
+        """
+        if self._log is None:
+            raise InputError(
+                "the run has no log of evictions", field="evictions", remedy="Give simulate evictions=True"
+            )
+        return self._log.evictions
 
     @cached_property
     def status_counts(self) -> dict[str, int]:

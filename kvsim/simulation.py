@@ -12,6 +12,7 @@ import numpy.typing as npt
 from kvsim.arrivals import starts_of
 from kvsim.backends.contexts import contexts_of, settings_of, step_law
 from kvsim.backends.engine_kernels import DROP, END, LEAST_LOADED, LRU, PREFIX_AWARE, ROUND_ROBIN, STICKY, Fleet
+from kvsim.backends.eviction_log import EvictionLog
 from kvsim.backends.kernels import OK, OVER_CAPACITY, OVER_MAX
 from kvsim.backends.serving import serve, timeline_of
 from kvsim.backends.workload import workload_of
@@ -60,6 +61,7 @@ def simulate(
     stagger_s: float = 0.0,
     timeline_s: float | None = None,
     timeline_bins: int | None = None,
+    evictions: bool = False,
     seed: int = 0,
     backend: str = "auto",
     calibration: str | Path | Calibration | None = None,
@@ -84,6 +86,7 @@ def simulate(
     stagger_s: time between the first N starts of ``closed:N`` and ``batch:N``.
     timeline_s: length of the bins of :attr:`Simulation.timeline`; the run is then simulated twice.
     timeline_bins: in its place, how many bins there may be: each lasts 1, 2 or 5 times a power of ten.
+    evictions: write down who evicted what, as :attr:`Simulation.evictions`.
     backend: ``"auto"``, ``"native"``, ``"numba"`` or ``"reference"``; all give the same bits.
     model, gpu, engine, calibration, usd_per_hour, strict: as :func:`kvsim.estimate` has them.
 
@@ -99,7 +102,7 @@ def simulate(
     how = how_of(arrivals, retention, replicas, router, speedup, stagger_s, seed, backend, usd_per_hour)
     pricing = resolve_pricing(model, gpu, engine, None, calibration)
     require_servable(pricing)
-    result = run(batch, pricing, how, timeline_s=timeline_s, timeline_bins=timeline_bins)
+    result = run(batch, pricing, how, timeline_s=timeline_s, timeline_bins=timeline_bins, evictions=evictions)
     if strict:
         result.require_served()
         result.uncertainty.refuse_extrapolation()
@@ -144,6 +147,7 @@ def run(
     *,
     timeline_s: float | None = None,
     timeline_bins: int | None = None,
+    evictions: bool = False,
 ) -> Simulation:
     """The simulation of a batch for a pricing that the engine can be simulated with."""
     serve_on, fleet, settled = serve(how.backend), how.fleet, pricing.engine
@@ -154,7 +158,8 @@ def run(
     plan = checked(how.retention.plan(batch, pricing), batch, pricing)
     inputs = (settings_of(settled, DROP if plan.drop else LRU), step_law(pricing.law), contexts, workload, plan, fleet)
     timeline = timeline_of(fleet.replicas)
-    served, totals = serve_on(*inputs, timeline)
+    log = EvictionLog() if evictions else None
+    served, totals = serve_on(*inputs, timeline, log=log)
     unserved = int(np.count_nonzero(served.finish_ns == END))
     if unserved:
         raise KvsimError(
@@ -167,7 +172,7 @@ def run(
     if timeline_s is not None:
         timeline = timeline_of(fleet.replicas, _bin_ns(timeline_s, end_ns, fleet.replicas), end_ns)
         serve_on(*inputs, timeline)
-    return Simulation(batch, pricing, how, status, served, totals, timeline)
+    return Simulation(batch, pricing, how, status, served, totals, timeline, log)
 
 
 def _fleet(replicas: int, router: str) -> Fleet:

@@ -219,6 +219,46 @@ def test_longer_survival_means_less_recompute():
     assert sorted(survival.recompute_s, reverse=True) == survival.recompute_s
 
 
+def conversation(number, response):
+    """A run that calls a tool twice with the same arguments, with hostile text in what it says and reads."""
+    messages = [{"role": "user", "content": "Look it up."}]
+    for call in range(2):
+        asked = {
+            "id": str(call),
+            "type": "function",
+            "function": {"name": "look</script>", "arguments": '{"at": "<b>"}'},
+        }
+        messages.append({"role": "assistant", "content": "", "tool_calls": [asked]})
+        messages.append({"role": "tool", "tool_call_id": str(call), "content": response})
+    return {"id": f"run {number}", "messages": [*messages, {"role": "assistant", "content": "Done."}]}
+
+
+def test_patterns_are_listed_with_the_words_they_fired_on(tmp_path):
+    from kvsim.insight import Transcripts
+
+    log = tmp_path / "runs.jsonl"
+    answers = ["Error: </script><script>alert(5)</script> is unknown", "found it"]
+    runs = [conversation(number, answers[number % 2]) for number in range(6)]
+    log.write_text("\n".join(map(json.dumps, runs)) + "\n")
+    said = Transcripts.read(log)
+    made = page(said.batch, transcripts=said)
+    text = render(made)
+    assert "alert(5)" not in text
+    assert not Scripts(text).outside
+    patterns = unpacked(text)[0]["patterns"]
+    assert patterns["with_text"] == 6
+    by_name = {pattern["name"]: pattern for pattern in patterns["found"]}
+    assert [pattern.name for pattern in made.advice.patterns] == list(by_name)
+    failed = by_name["lack of tool priors"]
+    assert (failed["looked_at"], failed["fired"], failed["occurrences"]) == (6, 3, 6)
+    assert failed["findings"]["trajectory"] == [0, 0, 2, 2, 4, 4]
+    assert failed["findings"]["turn"] == [0, 1] * 3 or failed["findings"]["turn"] == [1, 2] * 3
+    assert "alert(5)" in failed["findings"]["excerpt"][0]
+    repeated = by_name["repeated call"]
+    assert repeated["fired"] > 0
+    assert repeated["findings"]["excerpt"][0] == '{"at": "<b>"}'
+
+
 @pytest.fixture
 def ask(monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "80")

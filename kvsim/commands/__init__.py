@@ -13,15 +13,18 @@ from kvsim import __version__
 from kvsim.commands import (
     backends,
     calibrate,
+    compare,
     convert,
     demo,
     estimate,
+    explain,
     export,
     profiles,
     report,
     rewards,
     simulate,
     sweep,
+    top,
     validate,
 )
 from kvsim.commands._group import Group
@@ -58,8 +61,11 @@ def root(
 app.command("estimate", no_args_is_help=True)(estimate.estimate)
 app.command("simulate", no_args_is_help=True)(simulate.simulate)
 app.command("sweep", no_args_is_help=True)(sweep.sweep)
+app.command("explain", no_args_is_help=True)(explain.explain)
+app.command("top", no_args_is_help=True)(top.top)
 app.command("report", no_args_is_help=True)(report.report)
 app.command("rewards", no_args_is_help=True)(rewards.rewards)
+app.command("compare", no_args_is_help=True)(compare.compare)
 app.command("export", no_args_is_help=True)(export.export)
 app.command("demo")(demo.demo)
 app.command("convert", no_args_is_help=True)(convert.convert)

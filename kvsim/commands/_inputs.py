@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kvsim.commands._console import asides
 
 if TYPE_CHECKING:
+    from kvsim.insight import Transcripts
     from kvsim.trajectory import Batch
 
 _PATIENCE_S = 0.5
@@ -21,8 +22,28 @@ def read_logs(files: list[str], *, format: str, lenient: bool, tokenizer: str | 
     from kvsim.logs import read
 
     with ExitStack() as stack:
+        return read(files, format, lenient=lenient, tokenizer=tokenizer, progress=_progress(stack))
+
+
+def read_transcripts(files: list[str], *, format: str, lenient: bool, tokenizer: str | None) -> Transcripts:
+    """The files with what was said in them; ``.batch`` is what :func:`read_logs` gives."""
+    from kvsim.insight import Transcripts
+
+    with ExitStack() as stack:
+        return Transcripts.read(files, format, lenient=lenient, tokenizer=tokenizer, progress=_progress(stack))
+
+
+def _progress(stack: ExitStack) -> _Bar | None:
+    return _Bar(stack) if sys.stderr.isatty() else None
+
+
+def read_text(files: list[str], *, format: str, lenient: bool, tokenizer: str | None) -> Transcripts:
+    """The files' batch with what was said in it, as far as they carry text."""
+    from kvsim.insight import Transcripts
+
+    with ExitStack() as stack:
         progress = _Bar(stack) if sys.stderr.isatty() else None
-        return read(files, format, lenient=lenient, tokenizer=tokenizer, progress=progress)
+        return Transcripts.read(files, format, lenient=lenient, tokenizer=tokenizer, progress=progress)
 
 
 class _Bar:

@@ -56,6 +56,12 @@ Ray = Annotated[
     ),
 ]
 
+Duration = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--duration", metavar="TOOL=SECONDS", help="A tool's time where none was logged; '*' is any. Repeat it."
+    ),
+]
 Load = Annotated[
     str | None,
     typer.Option(metavar="K=V,...", help="As in 'kvsim estimate': each trajectory alone, beside this load."),

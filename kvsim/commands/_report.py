@@ -19,7 +19,7 @@ from kvsim.load import Load
 from kvsim.report.page import Page
 
 if TYPE_CHECKING:
-    from kvsim.insight import Advice
+    from kvsim.insight import Advice, Transcripts
     from kvsim.simulation import Simulation
     from kvsim.trajectory import Batch
 
@@ -47,19 +47,21 @@ class AskedPage(Asked):
 
     cliff: bool | None
 
-    def explained(self, batch: Batch) -> Advice:
-        """The result, and which changes would save most."""
-        if self.simulated:
-            return explain(batch, **self.pricing, **self.traffic.arguments)
-        return explain(batch, **self.pricing, load=Load.parse(self.load or ""))
+    def explained(self, batch: Batch, transcripts: Transcripts | None) -> Advice:
+        """The result, which changes would save most, and inefficiency patterns."""
+        how = self.traffic.arguments if self.simulated else {"load": Load.parse(self.load or "")}
+        return explain(batch, **self.pricing, **how, transcripts=transcripts)
 
 
-def page_of(batch: Batch, asked: AskedPage) -> Page:
-    """The page of a batch."""
+def page_of(batch: Batch, asked: AskedPage, transcripts: Transcripts | None = None) -> Page:
+    """The page of a batch, and of what was said in it."""
     if asked.strict:
         asked.priced(batch, strict=True)
     advice: Advice
-    finders: tuple[Callable[[Batch], Any], ...] = (asked.explained, partial(cliff_of, asked=asked))
+    finders: tuple[Callable[[Batch], Any], ...] = (
+        partial(asked.explained, transcripts=transcripts),
+        partial(cliff_of, asked=asked),
+    )
     advice, (cliff, absent) = in_order(lambda find: find(batch), finders, threads_of("auto"))
     result = advice.result
     how, pricing = asked.fact(result), result.pricing
@@ -68,6 +70,7 @@ def page_of(batch: Batch, asked: AskedPage) -> Page:
         result=result,
         attribution=advice.attribution,
         advice=advice,
+        transcripts=transcripts,
         facts=[
             ("Read", read_facts(batch)),
             ("Priced", priced_facts(pricing, result.usd_per_hour)),

@@ -63,7 +63,7 @@ def report(
     from kvsim.commands import _report
     from kvsim.commands._asked import ALONE
     from kvsim.commands._console import print_facts, results, warn
-    from kvsim.commands._inputs import read_logs
+    from kvsim.commands._inputs import read_transcripts
     from kvsim.commands._outputs import require_free, write_text
     from kvsim.commands._traffic import Traffic
     from kvsim.report.page import render, require_packages
@@ -84,7 +84,8 @@ def report(
         strict=strict,
     )
     asked.require_names()
-    page = _report.page_of(read_logs(files, format=format, lenient=lenient, tokenizer=tokenizer), asked)
+    said = read_transcripts(files, format=format, lenient=lenient, tokenizer=tokenizer)
+    page = _report.page_of(said.batch, asked, said)
     write_text(output, render(page))
     print_facts(results(), [("Wrote", [output])])
     warn(page.warnings)

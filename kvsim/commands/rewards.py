@@ -18,15 +18,12 @@ def rewards(
     ] = "gpu_s",
     reward: Annotated[
         str | None,
-        typer.Option(metavar="FIELD", help="The field of a record that is its reward; without: reward or score."),
-    ] = None,
-    correct_above: Annotated[float, typer.Option(metavar="X", help="A rollout of more reward counts as correct.")] = 0,
-    duration: Annotated[
-        list[str] | None,
         typer.Option(
-            "--duration", metavar="TOOL=SECONDS", help="A tool's time where none was logged; '*' is any. Repeat it."
+            metavar="FIELD", help="The field of a record that is its reward; without: reward, score, resolved, ..."
         ),
     ] = None,
+    correct_above: Annotated[float, typer.Option(metavar="X", help="A rollout of more reward counts as correct.")] = 0,
+    duration: options.Duration = None,
     output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="An HTML plot.")] = None,
     load: Annotated[str, typer.Option(metavar="K=V,...", help="As in 'kvsim estimate'.")] = "concurrent=1",
     format: options.Format = "auto",

@@ -11,16 +11,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kvsim.insight.advice import Advice, Saving, explain
     from kvsim.insight.attribution import Attribution, attribute
+    from kvsim.insight.comparison import Comparison, Run, compare
+    from kvsim.insight.patterns import PatternFound, find_patterns
+    from kvsim.insight.transcript import Transcripts
 
 _HOME = {
     "Advice": "advice",
     "Attribution": "attribution",
+    "Comparison": "comparison",
+    "Run": "comparison",
+    "PatternFound": "patterns",
     "Saving": "advice",
+    "Transcripts": "transcript",
     "attribute": "attribution",
+    "compare": "comparison",
     "explain": "advice",
+    "find_patterns": "patterns",
 }
 
-__all__ = ["Advice", "Attribution", "Saving", "attribute", "explain"]
+__all__ = [
+    "Advice",
+    "Attribution",
+    "Comparison",
+    "PatternFound",
+    "Run",
+    "Saving",
+    "Transcripts",
+    "attribute",
+    "compare",
+    "explain",
+    "find_patterns",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kvsim.engine import EngineConfig
 from kvsim.errors import DoesNotFitError, InputError
 from kvsim.estimation import Estimate
+from kvsim.insight.independence import independent_chains
+from kvsim.insight.patterns import PatternFound, find_patterns
+from kvsim.insight.patterns.repeats import Repeats
+from kvsim.insight.patterns.unused import Unused
+from kvsim.insight.tool_costs import ResponseCost, by_tool
 from kvsim.insight.what_if.candidates import TRUNCATE_TO, Candidates, Finder, Wishes
 from kvsim.insight.what_if.change import AgentChange, ServingChange
-from kvsim.insight.what_if.compact import SUMMARY_TOKENS
+from kvsim.insight.what_if.compact import SUMMARY_TOKENS, Compact
 from kvsim.insight.what_if.deployment import Deployment, KeepCache, OnGpu, WithEngine, WithModel, WithPolicy
+from kvsim.insight.what_if.drop_call import DropCalls
 from kvsim.insight.what_if.edits import Edits
 from kvsim.insight.what_if.expected import Expected
+from kvsim.insight.what_if.merge import Links, Merge
 from kvsim.insight.what_if.savings import Ends, Priced, savings, savings_of_batch, savings_of_deployment
+from kvsim.insight.what_if.truncate import Truncate
 from kvsim.load import Load
 from kvsim.simulation import how_of
 
@@ -29,6 +40,7 @@ if TYPE_CHECKING:
     from kvsim.calibration import Calibration
     from kvsim.hardware import Gpu
     from kvsim.insight.attribution import Attribution
+    from kvsim.insight.transcript import Transcripts
     from kvsim.simulated import Simulation
     from kvsim.trajectory import Batch
 
@@ -72,14 +84,26 @@ class Saving:
 class Advice:
     """What was found: the run as it is, and changes by falling saving."""
 
-    def __init__(self, base: Priced, by: str, agent: list[Saving], serving: list[Saving], notes: list[str]) -> None:
+    def __init__(
+        self,
+        base: Priced,
+        alone: Priced,
+        by: str,
+        agent: list[Saving],
+        serving: list[Saving],
+        patterns: list[PatternFound],
+        notes: list[str],
+    ) -> None:
         self.result: Estimate | Simulation = base.result
         """The run as it is."""
         self.by = by
+        self._alone = alone
         self.agent = agent
         """Changes of what the agent does, by falling saving."""
         self.serving = serving
         """Changes of how it is served, by falling saving."""
+        self.patterns = patterns
+        """Inefficiency patterns; without transcripts those that counts reveal."""
         self.notes = notes
         """What was not looked into, and why."""
         self.totals = {unit: base.totals(unit) for unit in ("model_s", "latency_s", "usd")}
@@ -98,16 +122,22 @@ class Advice:
     def top(self, count: int = 10) -> list[Saving]:
         """The most valuable distinct changes of what the agent does.
 
-        Of a call those are left out that a change of all its tool's calls, or of all calls, above it takes in; of
-        several ways to do the same (thresholds of compaction) the best is shown.
+        Those are left out that one above them takes in (a call of a tool all of whose calls are changed alike), or of
+        which one above them is all that saves anything; of several ways to do the same (thresholds of compaction) the
+        best is shown.
         """
         shown: list[Saving] = []
         for saving in self.agent:
             if len(shown) == count:
                 break
-            if not any(_takes_in(wide, saving) for wide in shown):
+            if not any(_adds_nothing(saving, other) for other in shown):
                 shown.append(saving)
         return shown
+
+    @cached_property
+    def tools(self) -> list[ResponseCost]:
+        """What the responses of the heaviest tools cost over the rest of the run, each trajectory estimated alone."""
+        return by_tool(self._alone)
 
     @cached_property
     def attribution(self) -> Attribution:
@@ -140,6 +170,7 @@ def explain(
     summary_tokens: int = SUMMARY_TOKENS,
     tools_share: float = 0.5,
     parallel: Iterable[str] = (),
+    transcripts: Transcripts | None = None,
     gpus: Sequence[str] = (),
     models: Sequence[str] = (),
 ) -> Advice:
@@ -152,6 +183,8 @@ def explain(
     truncate_to: tokens that truncated tool responses keep. summary_tokens: what a compacted context comes to beside its
     head. tools_share: of the tokens of tool definitions, how much goes.
     parallel: names of tools whose neighbouring calls do not need each other's results, and might be made at once.
+    transcripts: what was said (:meth:`kvsim.insight.Transcripts.read`), for patterns, and to find calls that need not
+        wait for each other, repeat what was known, or bring what nothing refers to.
     gpus, models: others to price the same turns on.
     Raises :class:`~kvsim.errors.KvsimError` as estimate and simulate do.
     """
@@ -164,14 +197,40 @@ def explain(
     )
     alone = Priced(batch, deployment.changed(how=None))
     base = alone if how is None else Priced(batch, deployment)
-    wishes = Wishes(truncate_to, summary_tokens, tools_share, frozenset(parallel))
+    patterns = find_patterns(alone.result, transcripts) if isinstance(alone.result, Estimate) else []
+    wishes = Wishes(
+        truncate_to,
+        summary_tokens,
+        tools_share,
+        frozenset(parallel),
+        tuple(independent_chains(transcripts)) if transcripts is not None else (),
+        _reading_rows(patterns, Repeats.name, batch, transcripts),
+        _reading_rows(patterns, Unused.name, batch, transcripts),
+    )
     notes: list[str] = []
     found = _agent(alone, wishes, by, top)
     agent = [_saving(change, scope, ends, base, by) for change, scope, ends in found]
     if how is not None:
         agent = _simulated(base, found, by, top, notes)
     serving = [_saving(change, "serving", ends, base, by) for change, ends in _serving(base, gpus, models, notes)]
-    return Advice(base, by, _ranked(agent), _ranked(serving), notes)
+    return Advice(base, alone, by, _ranked(agent), _ranked(serving), patterns, notes)
+
+
+def _reading_rows(
+    patterns: Sequence[PatternFound], name: str, batch: Batch, transcripts: Transcripts | None
+) -> tuple[int, ...]:
+    """The turns that read responses on which a pattern fired; of repeated calls where the turn made no others."""
+    found = next((pattern for pattern in patterns if pattern.name == name), None)
+    if found is None or transcripts is None:
+        return ()
+    if name != Repeats.name:
+        return tuple(sorted({finding.row for finding in found.findings}))
+    made = Counter(call.message.row for transcript in transcripts.by_trajectory.values() for call in transcript.calls)
+    fired = Counter(finding.row for finding in found.findings)
+    only = np.zeros(batch.turns, bool)
+    only[[row for row, count in fired.items() if count == made[row]]] = True
+    simple = Links(batch).simple
+    return tuple(np.flatnonzero(simple & only[batch.parent]).tolist())
 
 
 def _agent(base: Priced, wishes: Wishes, by: str, top: int) -> list[tuple[AgentChange, str, dict[str, Ends]]]:
@@ -218,7 +277,7 @@ def _simulated(
     kept: list[Saving] = []
     for change, scope, ends in ranked:
         estimated = _saving(change, scope, ends, base, by)
-        if not any(_takes_in(wide, estimated) for wide in kept):
+        if not any(_adds_nothing(estimated, other) for other in kept):
             kept.append(estimated)
         if len(kept) == most:
             break
@@ -306,14 +365,30 @@ def _ranked(found: list[Saving]) -> list[Saving]:
 
 
 def _takes_in(wide: Saving, narrow: Saving) -> bool:
-    """Whether a change that is shown already holds another."""
-    if wide.kind != narrow.kind:
-        return False
-    if wide.kind == "compact":
-        return wide.scope == "run" or wide.trajectory == narrow.trajectory
-    if wide.scope == "run":
-        return narrow.scope == "call"
-    return wide.scope == "tool" and narrow.scope == "call" and wide.tool == narrow.tool
+    """Whether a change holds another: where the first is made, the second has nothing left to save."""
+    one, other = wide.change, narrow.change
+    if isinstance(one, Truncate) and isinstance(other, Truncate):
+        same = one.of is None or one.of == other.of or one.tool == other.tool
+        return same and one.tokens <= other.tokens and _holds(one.rows, other.rows)
+    if isinstance(one, DropCalls) and isinstance(other, DropCalls):
+        return _holds(one.rows, other.rows)
+    if isinstance(one, Merge) and isinstance(other, Merge):
+        return _holds(one.chains, other.chains)
+    if isinstance(one, Compact) and isinstance(other, Compact):
+        return one.trajectory is None or one.trajectory == other.trajectory
+    return False
+
+
+def _holds(wide: tuple[Any, ...] | None, narrow: tuple[Any, ...] | None) -> bool:
+    """Whether all of the second are among the first; None holds all."""
+    return wide is None or (narrow is not None and set(narrow) <= set(wide))
+
+
+def _adds_nothing(saving: Saving, shown: Saving) -> bool:
+    """Whether a change need not be told beside one that saves at least as much."""
+    if _takes_in(shown, saving):
+        return True
+    return _takes_in(saving, shown) and saving.saved_s <= shown.saved_s * (1 + 1e-9)
 
 
 def _require(by: str, truncate_to: int, summary_tokens: int, tools_share: float) -> None:

@@ -28,6 +28,10 @@ TRUNCATE_TO = 1000
 """Tokens that truncated responses keep, unless told otherwise."""
 
 _COMPACT_AT = (8_000, 16_000, 32_000, 64_000, 128_000, 256_000)
+UNUSED_TO = 100
+"""Tokens that responses keep which nothing refers to."""
+_REPEATED = "the model goes on as it did with the same response before it a second time"
+_UNUSED = "a response is unused where none of its words comes again: a hint, see docs/patterns.md"
 _COMPACTED = "a summary of {:,} tokens is taken to do as well as the context it replaces"
 
 
@@ -54,7 +58,11 @@ class Wishes:
     tools_share: float = 0.5
     parallel: frozenset[str] = frozenset()
     chains: tuple[tuple[int, ...], ...] = ()
-    """Calls known not to need each other's results, as :class:`~kvsim.insight.what_if.merge.Merge` takes them."""
+    """Calls found not to need each other's results, as :class:`~kvsim.insight.what_if.merge.Merge` takes them."""
+    repeated: tuple[int, ...] = ()
+    """Turns that read nothing but responses to calls that could only bring what was known."""
+    unused: tuple[int, ...] = ()
+    """Turns that read long responses that nothing later refers to."""
 
 
 class Finder:
@@ -74,6 +82,7 @@ class Finder:
         yield self.responses()
         yield self.contexts()
         yield from self.merges()
+        yield from self.needless()
         yield from self.responses_of_tools()
         yield from self.everywhere()
 
@@ -152,7 +161,9 @@ class Finder:
         if not chains:
             return
         expected = np.array([self._merged_s(chain) for chain in chains])
-        assumption = "no call needs what the ones before it brought"
+        assumption = "no call needs what the ones before it brought" + (
+            "" if self._wishes.parallel else ": no word of its arguments first appears there"
+        )
 
         def make(number: int) -> AgentChange:
             chain = chains[number]
@@ -170,6 +181,28 @@ class Finder:
                 "run",
                 np.array([expected.sum()]),
                 lambda number: Merge(text, None, None, None, assumption, chains=tuple(chains)),
+            )
+
+    def needless(self) -> Iterator[Candidates]:
+        """What detectors found needless: all repeated calls left out, all unused responses cut short."""
+        batch, wishes = self._batch, self._wishes
+        repeated = np.array(wishes.repeated, np.int64)
+        if repeated.size:
+            name = f"drop calls that were made before ({repeated.size:,})"
+            expected = self._expected.call(batch, repeated, pauses=self._pauses).sum()
+            yield Candidates(
+                "run",
+                np.array([expected]),
+                lambda number: DropCalls(name, assumption=_REPEATED, rows=wishes.repeated),
+            )
+        unused = np.array(wishes.unused, np.int64)
+        rows, cut = self._responses.beyond(UNUSED_TO, np.isin(self._responses.row, unused))
+        if rows.size:
+            text = f"cut responses that nothing refers to, to {UNUSED_TO:,} tokens ({rows.size:,})"
+            yield Candidates(
+                "run",
+                np.array([self._expected.response(batch, rows, cut).sum()]),
+                lambda number: Truncate(text, assumption=_UNUSED, tokens=UNUSED_TO, rows=tuple(rows.tolist())),
             )
 
     def everywhere(self) -> Iterator[Candidates]:

@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kvsim.estimation import Estimate
+from kvsim.report.page.evidence import calibration_facts
 from kvsim.report.page.overview import PARTS
+from kvsim.report.page.patterns import pattern_facts
 from kvsim.report.page.what_if import what_if_facts
 from kvsim.result import STATUSES
 
@@ -117,6 +119,8 @@ def facts_of(page: Page) -> Json:
         "engine": None if page.timeline is None else _engine_facts(page.timeline),
         "cliff": None if page.cliff is None else asdict(page.cliff),
         "cliff_absent": page.cliff_absent,
+        "calibration": calibration_facts(pricing.calibration),
+        "patterns": pattern_facts(page.advice, page.transcripts),
         "what_if": what_if_facts(page.advice),
         "survival": None if page.survival is None else asdict(page.survival),
     }

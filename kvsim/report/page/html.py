@@ -27,6 +27,7 @@ SECTIONS = {
     "engine": "Engine",
     "cliff": "Eviction cliff",
     "what-if": "What if",
+    "patterns": "Patterns",
     "evidence": "Assumptions and evidence",
 }
 """The page's sections in order, by id."""
@@ -48,6 +49,8 @@ MAIN_SCRIPTS = (
     "engine",
     "cliff",
     "what_if",
+    "patterns",
+    "evidence",
     "main",
 )
 

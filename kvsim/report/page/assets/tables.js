@@ -53,7 +53,7 @@ function rovingRows(body, { open, turnPage }) {
     const at = rows.indexOf(event.target);
     if (at < 0) return;
     const focus = (to) => rows[Math.max(0, Math.min(rows.length - 1, to))].focus();
-    const turn = (by) => turnPage(by) && body.firstElementChild?.focus();
+    const turn = (by) => turnPage?.(by) && body.firstElementChild?.focus();
     const actions = {
       ArrowDown: () => focus(at + 1), ArrowUp: () => focus(at - 1), Home: () => focus(0), End: () => focus(rows.length),
       PageDown: () => turn(1), PageUp: () => turn(-1), Enter: () => open(rows[at]), " ": () => open(rows[at]),
