@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import kvsim
 from kvsim.commands import app
+from kvsim.insight import Transcripts, explain
 
 LABELLED = Path(__file__).parent / "data" / "labelled"
 OPENHANDS = str(LABELLED / "openhands.jsonl.gz")
@@ -48,8 +49,8 @@ def test_explain_fits_80_columns_and_has_no_colour_when_piped() -> None:
 def test_explain_as_json_is_what_python_gives() -> None:
     found = json.loads(run("explain", OPENHANDS, *PRICED, "--load", "kv=always", "--json"))
     assert found["schema"] == "kvsim.explain/1"
-    transcripts = kvsim.insight.Transcripts.read(OPENHANDS)
-    advice = kvsim.insight.explain(
+    transcripts = Transcripts.read(OPENHANDS)
+    advice = explain(
         transcripts.batch,
         model="Qwen/Qwen3-8B",
         gpu="h100-sxm",

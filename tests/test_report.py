@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as arrays
 from report_cases import GPU, HOSTILE, MODEL, named, one_too_long, page
 from typer.testing import CliRunner
 
+import kvsim
 from kvsim import Batch
 from kvsim.commands import app
 from kvsim.commands.demo import example
@@ -124,6 +125,26 @@ def test_the_data_sum_to_the_results_totals(way):
     assert ("replica" in facts["turn_columns"]) == ("arrivals" in way)
 
 
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_blame_is_the_attributions_and_adds_up(way):
+    tight = {"engine": kvsim.EngineConfig(num_gpu_blocks_override=2_500)} if "arrivals" in way else {}
+    made = page(example(), **way, **tight)
+    facts, columns = unpacked(render(made))
+    attribution = made.attribution
+    for name in ("fresh_ns", "recompute_ns", "decode_context_ns"):
+        np.testing.assert_array_equal(columns[f"call.{name}"], attribution.tool_calls[name])
+        assert sum(facts["tool_totals"][name]) == attribution.tools[name].sum()
+    at = list(facts["tools"]).index("execute_bash")
+    assert facts["tool_totals"]["calls"][facts["tool_totals"]["tool"].index(at)] == attribution.tools.calls[at]
+    fresh = sum(columns[f"trajectory.fresh.{name}"].sum() for name in facts["sources"])
+    assert fresh == columns["fresh_ns"].sum()
+    if "arrivals" in way:
+        lost = sum(part["value"] for part in facts["evictions"]["by_time"])
+        assert lost == pytest.approx(columns["recompute_ns"].sum() / 1e9, rel=1e-12)
+    else:
+        assert facts["evictions"] is None
+
+
 def test_rows_in_any_order_are_sorted_by_trajectory():
     batch = Batch.from_columns(
         parent=[-1, -1, 1, 0],
@@ -199,17 +220,11 @@ def test_the_same_page_gives_the_same_bytes():
 
 
 def test_the_cliff_is_the_sweeps():
-    found = page(example(), cliff=True, engine=small_cache()).cliff
+    found = page(example(), cliff=True, engine=kvsim.EngineConfig(num_gpu_blocks_override=2_500)).cliff
     assert found.in_flight == [1, 2, 3]
     assert found.reuse_share[0] == 1.0
     assert found.reuse_share[-1] < 0.9
     assert page(example()).cliff is None
-
-
-def small_cache():
-    import kvsim
-
-    return kvsim.EngineConfig(num_gpu_blocks_override=2_500)
 
 
 def test_longer_survival_means_less_recompute():

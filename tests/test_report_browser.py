@@ -179,6 +179,22 @@ def test_a_what_if_is_read_and_opens_its_turn(opened):
     assert [row["change"] for row in tab.copied("#what-if button:has-text('Copy table') >> nth=1")] == served
 
 
+def test_tools_are_told_and_their_calls_open(opened):
+    made = estimate()
+    tab = opened("estimate", estimate)
+    tools = made.attribution.tools
+    rows = {row["tool"]: row for row in tab.copied("#tools button:has-text('Copy table') >> nth=0")}
+    for at, name in enumerate(made.result.batch.tool_names):
+        if tools.calls[at]:
+            assert float(rows[name]["fresh prefill (s)"]) == pytest.approx(tools.fresh_ns[at] / 1e9)
+            assert float(rows[name]["read while decoding (s)"]) == pytest.approx(tools.decode_context_ns[at] / 1e9)
+    dearest = tab.copied("#tools button:has-text('Copy table') >> nth=1")[0]
+    tab.tab.locator("#calls-table tbody tr").first.focus()
+    tab.tab.keyboard.press("Enter")
+    assert tab.texts("#shown-trajectory") == [dearest["trajectory"]]
+    assert tab.tab.locator("#timeline tbody tr[aria-selected=true] td").first.inner_text() == dearest["turn"]
+
+
 def test_hovering_over_a_bar_tells_its_numbers(opened):
     tab = opened("estimate", estimate, "#view=turns")
     tab.draw("timeline-plot")

@@ -25,8 +25,8 @@ def read_logs(files: list[str], *, format: str, lenient: bool, tokenizer: str | 
         return read(files, format, lenient=lenient, tokenizer=tokenizer, progress=_progress(stack))
 
 
-def read_transcripts(files: list[str], *, format: str, lenient: bool, tokenizer: str | None) -> Transcripts:
-    """The files with what was said in them; ``.batch`` is what :func:`read_logs` gives."""
+def read_text(files: list[str], *, format: str, lenient: bool, tokenizer: str | None) -> Transcripts:
+    """The files' batch with what was said in it, as far as they carry text."""
     from kvsim.insight import Transcripts
 
     with ExitStack() as stack:
@@ -35,15 +35,6 @@ def read_transcripts(files: list[str], *, format: str, lenient: bool, tokenizer:
 
 def _progress(stack: ExitStack) -> _Bar | None:
     return _Bar(stack) if sys.stderr.isatty() else None
-
-
-def read_text(files: list[str], *, format: str, lenient: bool, tokenizer: str | None) -> Transcripts:
-    """The files' batch with what was said in it, as far as they carry text."""
-    from kvsim.insight import Transcripts
-
-    with ExitStack() as stack:
-        progress = _Bar(stack) if sys.stderr.isatty() else None
-        return Transcripts.read(files, format, lenient=lenient, tokenizer=tokenizer, progress=progress)
 
 
 class _Bar:

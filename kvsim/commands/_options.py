@@ -113,6 +113,9 @@ Stagger = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, metavar="S", help="Of random arrivals.", rich_help_panel=_TRAFFIC)]
 
+TryGpu = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Another GPU to ask about. Repeat it.")]
+TryModel = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Another model to ask about. Repeat it.")]
+
 TensorParallelSize = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="GPUs that share one model.", rich_help_panel=_ENGINE)
 ]

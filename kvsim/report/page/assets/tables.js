@@ -1,5 +1,8 @@
 // Tables of numbers: shown with sensible digits, copied with all of them.
 
+/** The rows of columns, as many as one of them has. */
+const rowsOf = (columns, key) => columns[key].map((_, at) => Object.fromEntries(Object.entries(columns).map(([name, values]) => [name, values[at]])));
+
 /**
  * A table of rows. Columns are {label, of(row), show, exact, text}: show makes what is seen of a value (an element or
  * text), exact what is copied. bodyRow may add to each tr.

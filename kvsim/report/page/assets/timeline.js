@@ -14,7 +14,7 @@ function startTimeline(run, place, changesOf) {
   const tableTitle = element("div", {});
   const pages = element("div", { class: "pager" });
   const columns = turnColumns(run);
-  const rowsOf = (trajectory) => Array.from({ length: trajectory.turns }, (_, at) => trajectory.first + at);
+  const turnsOf = (trajectory) => Array.from({ length: trajectory.turns }, (_, at) => trajectory.first + at);
   const views = [["clock", "Over time"], ["turns", "Turn by turn"]].map(([view, label]) =>
     element("button", { type: "button", "data-view": view, onclick: () => goTo({ view: view === "clock" ? null : view }) }, label));
   place.append(head, totals,
@@ -60,7 +60,7 @@ function startTimeline(run, place, changesOf) {
       : "Drag to zoom, double-click to see all; a click on a bar chooses its turn. Below: the KV it holds.";
     page = pageWithin(one.turns, TURNS_A_PAGE, state.turns ?? Math.floor((Number(state.turn) || 0) / TURNS_A_PAGE) + 1);
     const first = (page - 1) * TURNS_A_PAGE;
-    const rows = rowsOf(one);
+    const rows = turnsOf(one);
     tableTitle.replaceChildren(tableHead(`${plural(one.turns, "turn")}: ↑ ↓ move, Enter zooms to a turn.`, columns, () => rows));
     body.replaceChildren(...rows.slice(first, first + TURNS_A_PAGE).map((row) => {
       const turn = row - one.first;
@@ -110,7 +110,16 @@ function trajectoryTotals({ facts }, one) {
   const whole = one.status
     ? element("p", {}, `Not priced as a whole: a turn is ${STATUS_WORDS[facts.statuses[one.status]]}.`)
     : element("p", {}, said.join(" · "));
-  return [whole, stack("Where its time went", presentParts.map((part) => ({ ...part, value: one[part.key] / 1e9 })), duration)].filter(Boolean);
+  return [whole, stack("Where its time went", presentParts.map((part) => ({ ...part, value: one[part.key] / 1e9 })), duration), ...bySource(facts, one)].filter(Boolean);
+}
+
+/** What its prefill and its reading of context were for, folded; nothing where the log does not say. */
+function bySource({ sources }, one) {
+  const parts = (kind) => Object.entries(sources).map(([name, label]) => ({ label, colour: `source-${name}`, value: (one[`${kind}.${name}`] ?? 0) / 1e9 }));
+  const [fresh, reading] = [parts("fresh"), parts("reading")];
+  if (!["system", "tools", "user", "tool"].some((name) => one[`fresh.${name}`] > 0)) return [];
+  return [element("details", { class: "savings" }, element("summary", {}, "What was prefilled and read, by source"),
+    [stack("Fresh prefill, by source", fresh, duration), stack("Reading context, by source", reading, duration)].filter(Boolean))];
 }
 
 /** The changes that would save most of a trajectory's time, in a line each. */

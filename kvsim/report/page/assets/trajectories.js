@@ -56,7 +56,8 @@ function readRun(facts, columns) {
   for (const one of trajectories) one.named = one.id !== "" && uses.get(one.id) === 1 && isWellFormed(one.id);
   presentParts = ALL_PARTS.filter((part) => trajectories.some((one) => one[part.key] > 0));
   const engine = facts.engine && { kv_use: columns["engine.kv_use"], running: columns["engine.running"], waiting: columns["engine.waiting"] };
-  return { facts, turns, trajectories, engine };
+  const calls = Object.fromEntries(Object.entries(columns).filter(([name]) => name.startsWith("call.")).map(([name, values]) => [name.slice(5), values]));
+  return { facts, turns, trajectories, engine, calls };
 }
 
 const isWellFormed = (text) => new URLSearchParams(new URLSearchParams({ text }).toString()).get("text") === text;

@@ -4,15 +4,11 @@ const SCOPE_WORDS = { call: "one call", tool: "a tool", run: "everywhere", servi
 
 const DEAREST = 10;
 
-/** Rows of columns. */
-const rowsOf = (columns) => columns.name.map((_, at) =>
-  Object.fromEntries(Object.entries(columns).map(([name, values]) => [name, values[at] ?? (typeof values[at] === "string" ? "" : null)])));
-
 /** Returns what says of a trajectory which changes concern it. */
 function startWhatIf(run, place) {
   const { what_if } = run.facts;
-  const agent = rowsOf(what_if.agent);
-  const serving = rowsOf(what_if.serving);
+  const agent = rowsOf(what_if.agent, "name");
+  const serving = rowsOf(what_if.serving, "name");
   const top = what_if.top.map((at) => agent[at]);
   const byId = new Map(run.trajectories.map((one) => [one.id, one]));
   const assumptions = [...new Set([...agent, ...serving].map((saving) => saving.assumption).filter(Boolean))];
