@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -316,3 +317,12 @@ def test_segments_may_be_packed_already():
     packed = Segments(*(np.array(column, np.int64) for column in ([0, 1], [TOOL], [-1], [4])))
     batch = Batch.from_columns(**{n: c for n, c in batch.columns.items() if n != "prefix"}, segments=packed)
     assert attribute(kvsim.estimate(batch, **DEVICE)).tools.response_tokens.tolist() == [4]
+
+
+def test_its_sums_are_plain_json(logs):
+    batch = kvsim.read(logs / "tau-bench/gpt-4o-airline.excerpt.json")
+    attribution = attribute(kvsim.estimate(batch, **DEVICE))
+    told = json.loads(json.dumps(attribution.to_dict()))
+    assert told["run"]["fresh_ns"] == sum(told["run"]["by_source"]["fresh_ns"].values()) > 0
+    assert sum(one["decode_context_ns"] for one in told["trajectories"]) == told["run"]["decode_context_ns"]
+    assert [one["tool"] for one in told["tools"]] == [*batch.tool_names, ""]
