@@ -6,6 +6,7 @@ ones interrupt decoding, and the last ones run beside fewer; where the KV cache 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -88,6 +89,7 @@ CLOSED = ("aiconfigurator_silicon", "cloudrift")
 def closed_loops(table: Table, gpu: Gpu, calibration: Calibration) -> list[ClosedLoop | None]:
     """What the clients of each of a serving table's points see; None where the point is of another kind."""
     found: list[ClosedLoop | None] = [None] * len(table)
+    apart = unfused(calibration)
     for load in loads(table):
         deployment = Deployment(load.architecture, gpu, load.quantization, load.cache, load.tensor_parallel)
         for row in load.rows.tolist():
@@ -95,13 +97,20 @@ def closed_loops(table: Table, gpu: Gpu, calibration: Calibration) -> list[Close
             if source in CLOSED and table["measure"][row] == "tpot" and clients == int(clients):
                 found[row] = closed_loop(
                     deployment,
-                    calibration,
+                    calibration if load.fused else apart,
                     clients=int(clients),
                     prompt=float(table["prompt_tokens"][row]),
                     output=float(table["output_tokens"][row]),
                     spread=SPREAD.get(source, 0.0),
                 )
     return found
+
+
+def unfused(calibration: Calibration) -> Calibration:
+    """The calibration of an engine that runs all-reduces and norms in kernels of their own."""
+    nothing = replace(calibration.overheads[calibration.engine]["fused_s"], value=0.0, low=0.0, high=0.0)
+    overheads = {name: {**table, "fused_s": nothing} for name, table in calibration.overheads.items()}
+    return replace(calibration, overheads=overheads)
 
 
 @lru_cache(maxsize=64)
