@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from csrc.cuda.build import BuildExtensions, cuda_extension
 
 # No -march=native, no fast-math, no fused multiply-add: the same bits on every machine and backend.
-FLAGS = ["-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
+FLAGS = ["-O3", "-pthread", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
 FLAGS += os.environ.get("KVSIM_EXTRA_CXXFLAGS", "").split()
 HEADERS = sorted(str(path) for path in Path("csrc").rglob("*.hpp"))
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "chains.hpp"
+#include "evictions.hpp"
 #include "host_tier.hpp"
 #include "settings.hpp"
 
@@ -56,6 +57,9 @@ class BlockPool {
     leading_ = std::find(kinds_.begin(), kinds_.end(), 0) == kinds_.end() ? windows_.front() : 0;
     for (i64 block = settings.num_gpu_blocks - 1; block > 0; --block) plain_.push_back(static_cast<i32>(block));
   }
+
+  // From now on, what is evicted is written down.
+  void keep(EvictionLog* log) { log_ = log; }
 
   i64 free_blocks() const { return free_; }
   i64 evicted() const { return evicted_; }
@@ -335,6 +339,10 @@ class BlockPool {
     } else {
       block = blocks_[0].later;
       unlink(block);
+      if (log_ != nullptr) {
+        const Block& gone = blocks_[block];
+        log_->note(gone.chain, gone.group, gone.place, gone.place + 1);
+      }
       take_key(block);
       ++evicted_;
     }
@@ -386,6 +394,7 @@ class BlockPool {
   i64 retention_;
   i64 free_;
   i64 evicted_ = 0;
+  EvictionLog* log_ = nullptr;
   std::vector<i64> reach_;    // by group: blocks before a token that its window reaches into, if the token begins one
   std::vector<i64> kinds_;    // the windows that differ
   std::vector<i32> kind_of_;  // by group

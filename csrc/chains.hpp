@@ -23,6 +23,7 @@ struct Contexts {
   const i64* priority = nullptr;
   const i64* above = nullptr;
   const i64* own_from = nullptr;
+  const i64* first_key = nullptr;
   const i64* prefix_key = nullptr;
   const i64* hittable = nullptr;
   const i64* continues = nullptr;

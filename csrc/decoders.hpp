@@ -59,6 +59,9 @@ class Decoders {
     return blocks;
   }
 
+  // Whether it takes one in the next round.
+  bool takes_block(i32 seat) const { return members_[seat].phase == phase_; }
+
   // A round is scheduled.
   void schedule(i64 now_ns) {
     take(now_ns);

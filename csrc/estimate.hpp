@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
+#include "pieces.hpp"
 #include "rates.hpp"
 #include "turns.hpp"
 
@@ -31,7 +31,7 @@ struct Price {
 
 // One row a trajectory.
 struct Totals {
-  i64 first_release_ns = std::numeric_limits<i64>::max();
+  i64 first_release_ns = INT64_MAX;
   i64 last_finish_ns = 0;
   i64 fresh_ns = 0;
   i64 recompute_ns = 0;
@@ -123,11 +123,12 @@ KVSIM_HD Price price_turn(const Rates& rates, const i64* step, i64 prompt, i64 o
   return price;
 }
 
-// Sums of the trajectory at hand, in registers while it stays the same.
+// Sums of the trajectory at hand, in registers while it stays the same. Trajectories [first, end) are cleared on the
+// way, so that nobody need do so before; others are only added to.
 class RunningTotals {
  public:
-  RunningTotals(Totals* totals, double* held_block_ns, i64 trajectories)
-      : totals_(totals), held_(held_block_ns), trajectories_(trajectories) {}
+  KVSIM_HD RunningTotals(Totals* totals, double* held_block_ns, i64 first, i64 end)
+      : totals_(totals), held_(held_block_ns), end_(end), seen_(first) {}
 
   KVSIM_HD void add(i64 trajectory, i64 release, i64 finish, const Price& price) {
     if (trajectory != owner_) switch_to(trajectory);
@@ -144,7 +145,7 @@ class RunningTotals {
 
   KVSIM_HD void finish() {
     if (owner_ >= 0) store();
-    clear_up_to(trajectories_);
+    clear_up_to(end_);
   }
 
  private:
@@ -176,23 +177,20 @@ class RunningTotals {
 
   Totals* totals_;
   double* held_;
-  i64 trajectories_;
+  i64 end_;
   i64 owner_ = -1;
-  i64 seen_ = 0;  // trajectories below have a row in memory, or are the owner
+  i64 seen_;  // trajectories below have a row in memory, or are the owner
   Totals total_;
   double total_held_ = 0.0;
 };
 
-// Prices every row in dependency order. `finish_ns` [rows] is scratch; `totals` and `held_block_ns` [trajectories].
+// Prices the rows at places [first, last) of the order, all that they depend on being among them or before them.
 // `kPlain` promises rows in order, no joins, shared prefixes or windows, and blocks of a power of two.
 template <i64 kSurvival, bool kWithTurns, bool kPlain>
-void estimate(const Rates& given, const i64* step, const Turns& columns, i64* finish_ns, Totals* totals,
-              double* held_block_ns, const PriceColumns& out) {
-  const Rates rates = given;  // copies that nothing else can point to stay in registers
-  const Turns turns = columns;
+KVSIM_HD void price_rows(const Rates& rates, const i64* step, const Turns& turns, i64 first, i64 last, i64* finish_ns,
+                         RunningTotals& running, const PriceColumns& out) {
   if (kPlain && !is_plain(rates, turns)) KVSIM_UNREACHABLE();
-  RunningTotals running(totals, held_block_ns, turns.trajectories);
-  for (i64 i = 0; i < turns.rows; ++i) {
+  for (i64 i = first; i < last; ++i) {
     const i64 row = turns.order != nullptr ? turns.order[i] : i;
     const i64 parent = turns.parent[row];
     const i64 prompt = turns.prompt[row];
@@ -236,6 +234,16 @@ void estimate(const Rates& given, const i64* step, const Turns& columns, i64* fi
       out.status[row] = price.status;
     }
   }
+}
+
+// Prices the rows of a piece. `finish_ns` [rows] is scratch; `totals` and `held_block_ns` [trajectories].
+template <i64 kSurvival, bool kWithTurns, bool kPlain>
+void estimate(const Rates& given, const i64* step, const Turns& columns, const Piece& piece, i64* finish_ns,
+              Totals* totals, double* held_block_ns, const PriceColumns& out) {
+  const Rates rates = given;  // copies that nothing else can point to stay in registers
+  const Turns turns = columns;
+  RunningTotals running(totals, held_block_ns, piece.first_trajectory, piece.end_trajectory);
+  price_rows<kSurvival, kWithTurns, kPlain>(rates, step, turns, piece.begin, piece.end, finish_ns, running, out);
   running.finish();
 }
 

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "chains.hpp"
+#include "evictions.hpp"
 #include "host_tier.hpp"
 #include "settings.hpp"
 
@@ -47,12 +48,19 @@ class Pool {
         retention_(settings.retention),
         ordered_(ordered),
         host_(host),
+        told_(host != nullptr),
         plain_free_(settings.num_gpu_blocks - 1),
         free_(settings.num_gpu_blocks - 1),
         states_(chains.shapes.size()) {
     for (std::size_t c = 0; c < states_.size(); ++c) states_[c].end = shapes_[c].start;
     runs_.push_back(Run{});  // run 0: the ends of the free queue
     runs_[0].earlier = runs_[0].later = 0;
+  }
+
+  // From now on, what is evicted is written down.
+  void keep(EvictionLog* log) {
+    log_ = log;
+    told_ = log_ != nullptr || host_ != nullptr;
   }
 
   i64 free_blocks() const { return free_; }
@@ -148,7 +156,7 @@ class Pool {
       const i32 taken = static_cast<i32>(min_of(count, runs_[r].hi - runs_[r].lo));
       count -= taken;
       evicted_ += taken;
-      if (host_ != nullptr) host_->store(runs_[r].chain, runs_[r].hi - taken, runs_[r].hi);
+      if (told_) tell(runs_[r].chain, runs_[r].hi - taken, runs_[r].hi);
       forget(r, taken);
     }
   }
@@ -307,6 +315,11 @@ class Pool {
       if (runs_[r].holders == 0) join_idle(r);
       r = below;
     }
+  }
+
+  KVSIM_RARE void tell(i32 chain, i32 lo, i32 hi) {
+    if (log_ != nullptr) log_->note(chain, 0, lo, hi);
+    if (host_ != nullptr) host_->store(chain, lo, hi);
   }
 
   // The last `count` blocks of an idle run lose their keys.
@@ -525,6 +538,8 @@ class Pool {
   i64 retention_;
   bool ordered_;
   HostTier* host_;
+  EvictionLog* log_ = nullptr;
+  bool told_;                   // whether anybody asks what is evicted
   i64 next_use_ = 0;            // of the blocks being given back
   std::map<i64, i32> last_of_;  // by next use
   i64 plain_free_;

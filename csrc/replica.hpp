@@ -89,6 +89,9 @@ class BasicReplica {
   const S& scheduler() const { return scheduler_; }
   i64 missing_blocks(i64 row) { return scheduler_.missing_blocks(row); }
 
+  // From now on, what is evicted is written down.
+  void keep(EvictionLog* log) { scheduler_.keep(log); }
+
   void arrive(i64 row, i64 now_ns) {
     if (steps_ > 1 && scheduler_.admits_arrivals()) plan(steps_until(now_ns));
     served_.replica[row] = number_;

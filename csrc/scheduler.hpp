@@ -101,6 +101,12 @@ class BasicScheduler {
   BasicScheduler(const BasicScheduler&) = delete;  // the pool points to seats
   BasicScheduler& operator=(const BasicScheduler&) = delete;
 
+  // From now on, what is evicted is written down.
+  void keep(EvictionLog* log) {
+    log_ = log;
+    pool_.keep(log);
+  }
+
   // A request joins the waiting queue. What the turn above still holds then stays held until it is admitted.
   void arrive(i64 row, i64 now_ns) {
     Request request;
@@ -198,35 +204,11 @@ class BasicScheduler {
   // after it starts; `on_blocks(ns, count)` follows where so many blocks more are in use.
   template <class EndOf, class OnBlocks>
   void advance(i64 more, EndOf&& end_of, OnBlocks&& on_blocks) {
-    if constexpr (P::kStepwise) {
-      for (i64 step = 1; step <= more; ++step) {
-        const i64 free_blocks = pool_.free_blocks();
-        for (Work& work : work_->parts) {
-          Request& request = seats_[work.seat];
-          const i64 held = request.holding.in_use();
-          move(work, request, 1);
-          const i64 blocks = request.holding.in_use() - held;
-          if (blocks != 0) request.held_block_ns -= blocks * (end_of(step) - request.release_ns);
-        }
-        if (free_blocks != pool_.free_blocks()) on_blocks(end_of(step), free_blocks - pool_.free_blocks());
-        least_free_ = min_of(least_free_, pool_.free_blocks());
-      }
+    if (log_ == nullptr) {
+      advance_by<false>(more, end_of, on_blocks);
     } else {
-      if (work_->lines > 0) advance_lines(more, end_of, on_blocks);
-      for (Work& work : work_->parts) {
-        Request& request = seats_[work.seat];
-        const i64 held = request.holding.blocks() * settings_.block_size;
-        for (i64 step = held - request.computed + 1; step <= more; step += settings_.block_size) {
-          const i64 at_ns = end_of(step);
-          request.held_block_ns -= at_ns - request.release_ns;
-          on_blocks(at_ns, 1);
-        }
-        move(work, request, more);
-      }
-      least_free_ = pool_.free_blocks();
+      advance_and_tell(more, end_of, on_blocks);
     }
-    if (in_flight_ < 2) return;
-    for (Work& work : steps_[oldest_].parts) work.before += more;
   }
 
   // When blocks are loaded or held no longer, as of the last schedule(); -1: nothing is to come by itself.
@@ -340,6 +322,47 @@ class BasicScheduler {
     grow(request, request.computed);
   }
 
+  // Who takes which block is told step by step.
+  template <class EndOf, class OnBlocks>
+  KVSIM_RARE void advance_and_tell(i64 more, EndOf& end_of, OnBlocks& on_blocks) {
+    for (i64 step = 1; step <= more; ++step) advance_by<true>(1, [&](i64) { return end_of(step); }, on_blocks);
+  }
+
+  template <bool kTell, class EndOf, class OnBlocks>
+  void advance_by(i64 more, EndOf&& end_of, OnBlocks&& on_blocks) {
+    if constexpr (P::kStepwise) {
+      for (i64 step = 1; step <= more; ++step) {
+        const i64 free_blocks = pool_.free_blocks();
+        for (Work& work : work_->parts) {
+          Request& request = seats_[work.seat];
+          const i64 held = request.holding.in_use();
+          if (kTell) log_->taken_by(request.row, end_of(step));
+          move(work, request, 1);
+          const i64 blocks = request.holding.in_use() - held;
+          if (blocks != 0) request.held_block_ns -= blocks * (end_of(step) - request.release_ns);
+        }
+        if (free_blocks != pool_.free_blocks()) on_blocks(end_of(step), free_blocks - pool_.free_blocks());
+        least_free_ = min_of(least_free_, pool_.free_blocks());
+      }
+    } else {
+      if (work_->lines > 0) advance_lines<kTell>(more, end_of, on_blocks);
+      for (Work& work : work_->parts) {
+        Request& request = seats_[work.seat];
+        const i64 held = request.holding.blocks() * settings_.block_size;
+        for (i64 step = held - request.computed + 1; step <= more; step += settings_.block_size) {
+          const i64 at_ns = end_of(step);
+          request.held_block_ns -= at_ns - request.release_ns;
+          on_blocks(at_ns, 1);
+        }
+        if (kTell) log_->taken_by(request.row, end_of(1));
+        move(work, request, more);
+      }
+      least_free_ = pool_.free_blocks();
+    }
+    if (in_flight_ < 2) return;
+    for (Work& work : steps_[oldest_].parts) work.before += more;
+  }
+
   static bool same_requests(const Step& one, const Step& other) {
     return one.lines == other.lines && (one.lines == 0 || one.version == other.version) &&
            std::equal(one.parts.begin(), one.parts.end(), other.parts.begin(), other.parts.end(),
@@ -367,7 +390,7 @@ class BasicScheduler {
       work_->computed = decoders_.computed();
       work_->round = decoders_.scheduled();
       work_->version = decoders_.version();
-      pool_.take(decoders_.takes());
+      log_ == nullptr ? pool_.take(decoders_.takes()) : take_and_tell(now_ns_);
       decoders_.schedule(now_ns_);
       budget -= lines;
     }
@@ -469,14 +492,23 @@ class BasicScheduler {
     work_->joined.clear();
   }
 
-  template <class EndOf, class OnBlocks>
+  template <bool kTell, class EndOf, class OnBlocks>
   void advance_lines(i64 more, EndOf& end_of, OnBlocks& on_blocks) {
-    pool_.take(decoders_.takes(more));
+    kTell ? take_and_tell(end_of(1)) : pool_.take(decoders_.takes(more));
     decoders_.advance(more, end_of, on_blocks);
     for (i64 number = 0; number < in_flight_; ++number) {
       Step& step = steps_[oldest_ ^ number];
       step.round += more;
       step.computed += more * step.lines;
+    }
+  }
+
+  // The blocks that the next round of the lines takes, one by one.
+  KVSIM_RARE void take_and_tell(i64 at_ns) {
+    for (std::size_t place = 0; place < static_cast<std::size_t>(decoders_.size()); ++place) {
+      if (!decoders_.takes_block(running_[place])) continue;
+      log_->taken_by(seats_[running_[place]].row, at_ns);
+      pool_.take(1);
     }
   }
 
@@ -527,6 +559,7 @@ class BasicScheduler {
           if (victim < place) --place;
         }
         note_blocks(request, pool_.takes(request.holding, blocks));
+        if (log_ != nullptr) log_->taken_by(request.row, now_ns_);
         pool_.allocate(request.holding, blocks);
       }
       work_->parts.emplace_back(seat, request.computed, count);
@@ -576,6 +609,7 @@ class BasicScheduler {
       }
       request.computed = slots;
       request.settled = cached;
+      if (log_ != nullptr) log_->taken_by(request.row, now_ns_);
       if (stored > 0) {
         load(request, found, stored);
         note_blocks(request, request.holding.in_use());
@@ -823,6 +857,7 @@ class BasicScheduler {
   Plan plan_;
   const Chains& chains_;
   std::unique_ptr<HostTier> host_;
+  EvictionLog* log_ = nullptr;
   P pool_;
   std::vector<Request> seats_;  // of the running; never resized, since the pool points into them
   std::vector<i32> empty_seats_;

@@ -40,6 +40,13 @@ class BasicSimulation {
     }
   }
 
+  // What each replica evicts is written down, here.
+  void keep(std::vector<EvictionLog>& logs) {
+    logs.resize(replicas_.size());
+    for (std::size_t number = 0; number < logs.size(); ++number) replicas_[number].keep(&logs[number]);
+  }
+  const Chains& chains() const { return chains_; }
+
   std::vector<ReplicaTotals> run() {
     for (i64 now_ns = 0;;) {
       const i64 next_ns = next_instant();

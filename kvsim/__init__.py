@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kvsim.reward import CostTerm
     from kvsim.simulation import Simulation, simulate
     from kvsim.step import step_time
+    from kvsim.sweeping import sweep
     from kvsim.trajectory import Batch
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ _HOME = {
     "read": "logs",
     "simulate": "simulation",
     "step_time": "step",
+    "sweep": "sweeping",
 }
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "read",
     "simulate",
     "step_time",
+    "sweep",
 ]
 
 

@@ -15,6 +15,7 @@ from kvsim.trajectory import COLUMNS, SEGMENT_KINDS, Batch, Ragged, Segments
 
 if TYPE_CHECKING:
     from kvsim.logs.report import ReadReport
+    from kvsim.logs.said import Exchange
 
 
 #: Said, after its name, of a figure that is not needed and out of range (lenient reading).
@@ -35,6 +36,8 @@ class Builder:
         self._columns = {name: array("q") for name in COLUMNS}
         self._waits: dict[int, list[int]] = {}
         self._segments: dict[int, list[tuple[int, int, int]]] = {}
+        self.said: dict[int, Exchange] = {}
+        """What was said in turns, by row, where readers were asked to keep it."""
         self._ids: list[str] = []
         self._origins: list[tuple[str | None, int | None]] = []
         self._tools: dict[str, int] = {}
@@ -80,11 +83,12 @@ class Builder:
         e2e_ns: int = -1,
         estimated_tokens: int = 0,
         trajectory: int = -1,
+        said: Exchange | None = None,
     ) -> int:
         """Add a turn to the open trajectory (or the one numbered ``trajectory``) and return its row.
 
         ``parent``, ``after`` and ``waits_for`` are rows as returned here; forward references are checked in
-        :meth:`build`. ``after`` None means the parent.
+        :meth:`build`. ``after`` None means the parent. ``said`` is kept beside the batch (:attr:`said`).
         """
         owner = trajectory if trajectory >= 0 else len(self._ids) - 1
         checks = (
@@ -140,6 +144,8 @@ class Builder:
             (SEGMENT_KINDS.index(kind), self._number(self._tools, of), tokens) for kind, of, tokens in segments
         ]:
             self._segments[row] = packed
+        if said is not None:
+            self.said[row] = said
         return row
 
     def _left_out(self, name: str, unknown: int) -> int:
@@ -176,7 +182,7 @@ class Builder:
         rows, trajectories = mark
         for column in self._columns.values():
             del column[rows:]
-        for lists in (self._waits, self._segments):
+        for lists in (self._waits, self._segments, self.said):
             while lists and next(reversed(lists)) >= rows:
                 lists.popitem()
         del self._ids[trajectories:], self._origins[trajectories:]
@@ -275,6 +281,7 @@ class Builder:
             if not lost[row]
         }
         self._segments = {int(new_row[row]): parts for row, parts in self._segments.items() if not lost[row]}
+        self.said = {int(new_row[row]): said for row, said in self.said.items() if not lost[row]}
         self._columns = {name: array("q", column[~lost].tobytes()) for name, column in columns.items()}
         self._ids = [id for id, dropped in zip(self._ids, gone, strict=True) if not dropped]
         self._origins = [origin for origin, dropped in zip(self._origins, gone, strict=True) if not dropped]

@@ -101,7 +101,7 @@ class Costs:
         own = values["sequence_s"] + sum(group.layers for group in self._groups()) * values["decode_sequence_s"]
         return {
             "head": product.dense_s(sequences, head.vocabulary, head.hidden) + gather,
-            "sampler": self.rates.move_s(values["sampler_passes"] * logits),
+            "sampler": values["sampler_passes"] * self.rates.hand_on_s(logits),
             "states": self.rates.move_s(state),
             "sequences": sequences * own,
         }
@@ -200,14 +200,16 @@ class Costs:
         """Per layer two norms with residual (each reads and writes two vectors of the hidden size), rotary
         embedding and cache write, and the activation between up- and down-projection."""
         architecture = self.architecture
-        elements = architecture.num_layers * 8 * architecture.hidden_size
+        kernels = [(2 * architecture.num_layers, 4 * architecture.hidden_size)]
         for part in self._groups():
-            rotated = part.query_heads * part.qk_dim + part.cached_elements
-            elements += 2 * part.layers * rotated
+            kernels.append((part.layers, 2 * (part.query_heads * part.qk_dim + part.cached_elements)))
         for gemm in architecture.gemms(self.tensor_parallel):
             if gemm.name.endswith("gate_up"):
-                elements += gemm.layers * 3 * gemm.n // 2
-        return self.rates.move_s(tokens * (elements * ACTIVATION_BYTES))
+                kernels.append((gemm.layers, 3 * gemm.n // 2))
+        total = np.zeros_like(tokens)
+        for layers, elements in kernels:
+            total += layers * self.rates.hand_on_s(tokens * (elements * ACTIVATION_BYTES))
+        return total
 
     def _all_reduce_s(self, tokens: Array) -> Array:
         tp, reduces = self.tensor_parallel, self.architecture.all_reduces_per_step

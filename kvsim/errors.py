@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 _MOST_LISTED = 12
 """Up to so many known models or GPUs are listed where none is like the unknown one."""
@@ -18,6 +19,16 @@ class KvsimError(Exception):
     """Base of all errors that kvsim raises on purpose."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:  # processes hand errors on whole, whatever their constructors want
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(kind: type[KvsimError], arguments: tuple[Any, ...], state: dict[str, Any]) -> KvsimError:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    error.__dict__.update(state)
+    return error
 
 
 class InputError(KvsimError, ValueError):

@@ -13,6 +13,7 @@ from kvsim.backends import get, kernels
 from kvsim.backends.interface import empty_columns
 from kvsim.backends.kernels import OK, TOTALS, PriceColumns
 from kvsim.backends.rates import rates
+from kvsim.cores import threads_of
 from kvsim.errors import InputError
 from kvsim.load import Load
 from kvsim.pricing import Pricing, require_price, resolve_pricing
@@ -47,6 +48,7 @@ def estimate(
     usd_per_hour: float | None = None,
     strict: bool = False,
     reuse: Estimate | None = None,
+    threads: int | str = 1,
 ) -> Estimate:
     """Price every turn of a batch on a GPU, each trajectory alone beside the declared load.
 
@@ -58,6 +60,9 @@ def estimate(
     strict: turns beyond the model's maximum or the card's capacity are an error instead of a status, and so is what
         lies beyond the calibration's evidence.
     reuse: an earlier estimate of as many turns, no longer needed, whose buffers for columns of turns are taken over.
+    threads: how many threads price, or ``"auto"``: one a core. Each takes whole trajectories with all that they depend
+        on, so that no bit depends on how many there are. One by default: callers often run processes of their own.
+        Only ``"native"`` uses more, where the batch is large enough to gain by it (32,768 turns a thread).
 
     A turn's prompt tokens that nothing cached are prefilled in chunks, each chunk in a step with one decoding token
     of every other sequence; its output tokens but the first take one decode step each, all sequences decoding.
@@ -66,7 +71,7 @@ def estimate(
     chosen = get(backend)
     pricing = resolve_pricing(model, gpu, engine, load, calibration)
     require_price(usd_per_hour)
-    result = Estimate(batch, pricing, chosen, usd_per_hour, reuse)
+    result = Estimate(batch, pricing, chosen, usd_per_hour, reuse, threads_of(threads))
     if strict:
         result.require_priced()
         result.uncertainty.refuse_extrapolation()
@@ -86,14 +91,16 @@ class Estimate(Costed):
         backend: Backend,
         usd_per_hour: float | None = None,
         reuse: Estimate | None = None,
+        threads: int = 1,
     ) -> None:
         self.batch = batch
         self.pricing = pricing
         self.backend = backend.name
+        self._threads = threads
         self._usd_per_hour = usd_per_hour
-        _require_clock(batch, pricing)
+        require_clock(batch, pricing)
         self._buffers = reuse.release_buffers(batch.turns) if reuse is not None else None
-        priced = backend.estimate(pricing.handle(backend), batch.packed(backend), None)
+        priced = backend.estimate(pricing.handle(backend), batch.packed(backend), None, threads)
         self._totals = priced.totals
         self._held_block_ns = priced.held_block_ns
 
@@ -161,12 +168,17 @@ class Estimate(Costed):
     @cached_property
     def uncertainty(self) -> Uncertainty:
         """How far its times may be off, and what of the batch lies beyond the evidence."""
+        return self.pricing.uncertainty(**self.extremes)
+
+    @cached_property
+    def extremes(self) -> dict[str, int]:
+        """The largest prefill, the sequences in a step and the longest context that were priced; 0 for none."""
         batch, priced = self.batch, self._columns.status == OK
-        return self.pricing.uncertainty(
-            prefilled_tokens=largest((batch.prompt_tokens - self._columns.cached_tokens)[priced]),
-            sequences=self.pricing.load.concurrent,
-            context_tokens=largest((batch.prompt_tokens + batch.output_tokens)[priced]),
-        )
+        return {
+            "prefilled_tokens": largest((batch.prompt_tokens - self._columns.cached_tokens)[priced]),
+            "sequences": self.pricing.load.concurrent,
+            "context_tokens": largest((batch.prompt_tokens + batch.output_tokens)[priced]),
+        }
 
     @cached_property
     def interval(self) -> Interval[Estimate]:
@@ -174,7 +186,8 @@ class Estimate(Costed):
         sure = self.uncertainty
 
         def end(prefill: float, decode: float) -> Estimate:
-            return Estimate(self.batch, self.pricing.scaled(prefill, decode), get(self.backend), self._usd_per_hour)
+            pricing = self.pricing.scaled(prefill, decode)
+            return Estimate(self.batch, pricing, get(self.backend), self._usd_per_hour, threads=self._threads)
 
         return Interval(end(sure.prefill.low, sure.decode.low), end(sure.prefill.high, sure.decode.high), self, sure)
 
@@ -224,12 +237,14 @@ class Estimate(Costed):
         return self._columns.fresh_ns + self._columns.recompute_ns + self._columns.decode_ns
 
     @property
+    def columns(self) -> PriceColumns:
+        """Whole nanoseconds and tokens, one value a turn; 0 where not priced."""
+        return self._columns
+
+    @property
     def pauses_ns(self) -> Ints:
         """Nanoseconds from the release of every turn back to the finish it waited for; 0 where it came by itself."""
-        waited = self.batch.after >= 0
-        if self.batch.waits_for is not None:
-            waited = waited | (np.diff(self.batch.waits_for.offsets) > 0)
-        return np.where(waited, self.batch.pause_ns, 0)
+        return np.where(self.batch.waits, self.batch.pause_ns, 0)
 
     @property
     def held_block_ns(self) -> Floats:
@@ -273,7 +288,7 @@ class Estimate(Costed):
     def _columns(self) -> PriceColumns:
         backend = get(self.backend)
         columns = self._buffers if self._buffers is not None else empty_columns(self.batch.turns)
-        backend.estimate(self.pricing.handle(backend), self.batch.packed(backend), columns)
+        backend.estimate(self.pricing.handle(backend), self.batch.packed(backend), columns, self._threads)
         return columns
 
     @cached_property
@@ -286,7 +301,7 @@ class Estimate(Costed):
         return self._totals[:, _COLUMN[name]]
 
 
-def _require_clock(batch: Batch, pricing: Pricing) -> None:
+def require_clock(batch: Batch, pricing: Pricing) -> None:
     """Refuse a batch whose turns together could take longer than 64-bit nanoseconds count."""
     law = pricing.law
     if batch.turns << (62 - law.fraction_bits) <= MAX_TOTAL_NS:  # no turn takes 2^62 of the law's units

@@ -86,8 +86,13 @@ def build_law(
     cache holds (a load declared by hand). ``fraction_bits`` is the largest up to 20 with which no turn the engine can
     hold overflows (:func:`check_horizon`). Raises InputError where not even whole nanoseconds would fit.
     """
+    return law_of(costs_of(architecture, engine, gpu, calibration.values()), engine, held_tokens=held_tokens)
+
+
+def law_of(costs: StepCosts, engine: Engine, *, held_tokens: int = 0) -> Law:
+    """:func:`build_law` of terms that are known."""
     return tabulate(
-        costs_of(architecture, engine, gpu, calibration),
+        costs,
         tokens=engine.max_num_batched_tokens,
         sequences=engine.max_num_seqs,
         max_model_len=engine.max_model_len,
@@ -95,11 +100,10 @@ def build_law(
     )
 
 
-def costs_of(architecture: Architecture, engine: Engine, gpu: Gpu, calibration: Calibration) -> Costs:
-    """The terms behind a law, in seconds."""
+def costs_of(architecture: Architecture, engine: Engine, gpu: Gpu, values: Mapping[str, float]) -> Costs:
+    """The terms behind a law, in seconds; ``values`` are a calibration's, by name."""
     storage = Storage.of(engine.weights, engine.kv_cache_dtype, engine.dtype)
-    rates = Rates(calibration.values(), device_of(gpu))
-    return Costs(architecture, engine.tensor_parallel_size, storage, rates)
+    return Costs(architecture, engine.tensor_parallel_size, storage, Rates(values, device_of(gpu)))
 
 
 def device_of(gpu: Gpu) -> Device:
@@ -110,6 +114,7 @@ def device_of(gpu: Gpu) -> Device:
         peak={name: value for name, value in peak.items() if value},
         bandwidth=gpu.memory_bandwidth_byte_per_s,
         multiprocessors=gpu.sm_count,
+        cache_bytes=0.0 if gpu.is_processor else gpu.l2_bytes,
         overlaps=not gpu.is_processor,
         monolithic=MONOLITHIC.get(generation, frozenset()),
         fused_reduce_bytes={

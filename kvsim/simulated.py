@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from kvsim._timeline import timeline_table
 from kvsim.backends.engine_kernels import REPLICA_TOTALS, Fleet, Served, Timeline
+from kvsim.backends.eviction_log import EvictionLog, Evictions
 from kvsim.backends.kernels import OK
 from kvsim.errors import InputError
 from kvsim.kv_groups import cached_blocks
@@ -80,6 +81,7 @@ class Simulation(Costed):
         served: Served,
         totals: Ints,
         timeline: Timeline,
+        log: EvictionLog | None = None,
     ) -> None:
         self.batch = batch
         self.pricing = pricing
@@ -90,12 +92,19 @@ class Simulation(Costed):
         self._status = status
         self._totals = totals
         self._timeline = timeline
+        self._log = log
         self._usd_per_hour = how.usd_per_hour
 
     @property
     def served_whole(self) -> npt.NDArray[np.bool_]:
         """Whether all turns of the trajectory were served, shape (trajectories,)."""
         return ~self._refused_trajectories
+
+    @property
+    def ok(self) -> npt.NDArray[np.bool_]:
+        """Whether the turn was served, shape (rows,)."""
+        served: npt.NDArray[np.bool_] = self._status == OK
+        return served
 
     @property
     def latency_s(self) -> Floats:
@@ -254,6 +263,11 @@ class Simulation(Costed):
         }
         return ReplicaRun.of(totals, self._hit_rate(), self.pricing.engine.num_gpu_blocks - 1)
 
+    @property
+    def bin_ns(self) -> int:
+        """The length of the bins of :attr:`timeline`; 0: there is none."""
+        return int(self._timeline.bin_ns)
+
     @cached_property
     def timeline(self) -> Table:
         """What the engines did over time, one value a bin and replica, if ``timeline_s`` was given. Columns:
@@ -263,10 +277,27 @@ class Simulation(Costed):
         tokens of the turns first scheduled in the bin, NaN where there are none).
         Raises InputError without ``timeline_s``.
         """
-        if not self._timeline.bin_ns:
+        if not self.bin_ns:
             raise InputError("the run has no timeline", field="timeline_s", remedy="Give simulate timeline_s=1.0")
         usable_blocks = self.pricing.engine.num_gpu_blocks - 1
         return timeline_table(self._timeline, self.served, self.batch.prompt_tokens, self._status == OK, usable_blocks)
+
+    @property
+    def keeps_evictions(self) -> bool:
+        """Whether evictions were written down."""
+        return self._log is not None
+
+    @property
+    def evictions(self) -> Evictions:
+        """Which row's allocation took which blocks of which context, and when, if ``evictions`` was asked for.
+
+        Raises InputError without.
+        """
+        if self._log is None:
+            raise InputError(
+                "the run has no log of evictions", field="evictions", remedy="Give simulate evictions=True"
+            )
+        return self._log.evictions
 
     @cached_property
     def status_counts(self) -> dict[str, int]:
@@ -298,13 +329,18 @@ class Simulation(Costed):
     @cached_property
     def _held_block_ns(self) -> Ints:
         """While the turn ran, and what it found in the cache for as long as nobody used it."""
+        return self.served.held_block_ns + self.idle_block_ns
+
+    @cached_property
+    def idle_block_ns(self) -> Ints:
+        """Blocks that every turn found in the cache x nanoseconds that they waited for it there, shape (rows,)."""
         served, parent = self.served, self.batch.parent
         idle_ns = np.maximum(served.scheduled_ns - served.finish_ns[parent], 0)
         stayed = (parent >= 0) & (self._status == OK)
         engine = self.pricing.engine
         stayed_tokens = served.cached_tokens - served.loaded_tokens
         found_blocks = cached_blocks(engine.windows, stayed_tokens // engine.block_size, engine.block_size)
-        return served.held_block_ns + np.where(stayed, found_blocks * idle_ns, 0)
+        return np.where(stayed, found_blocks * idle_ns, 0)
 
     @property
     def _prefill_ns(self) -> Ints:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from kvsim.arrivals import starts_of
 from kvsim.backends.contexts import contexts_of, settings_of, step_law
 from kvsim.backends.engine_kernels import DROP, END, LEAST_LOADED, LRU, PREFIX_AWARE, ROUND_ROBIN, STICKY, Fleet
+from kvsim.backends.eviction_log import EvictionLog
 from kvsim.backends.kernels import OK, OVER_CAPACITY, OVER_MAX
 from kvsim.backends.serving import serve, timeline_of
 from kvsim.backends.workload import workload_of
@@ -58,6 +60,8 @@ def simulate(
     speedup: float = 1.0,
     stagger_s: float = 0.0,
     timeline_s: float | None = None,
+    timeline_bins: int | None = None,
+    evictions: bool = False,
     seed: int = 0,
     backend: str = "auto",
     calibration: str | Path | Calibration | None = None,
@@ -81,6 +85,8 @@ def simulate(
     speedup: logged arrivals come so many times as fast; pauses stay as they are.
     stagger_s: time between the first N starts of ``closed:N`` and ``batch:N``.
     timeline_s: length of the bins of :attr:`Simulation.timeline`; the run is then simulated twice.
+    timeline_bins: in its place, how many bins there may be: each lasts 1, 2 or 5 times a power of ten.
+    evictions: write down who evicted what, as :attr:`Simulation.evictions`.
     backend: ``"auto"``, ``"native"``, ``"numba"`` or ``"reference"``; all give the same bits.
     model, gpu, engine, calibration, usd_per_hour, strict: as :func:`kvsim.estimate` has them.
 
@@ -93,12 +99,37 @@ def simulate(
     not fit.
     """
     require_price(usd_per_hour)
+    how = how_of(arrivals, retention, replicas, router, speedup, stagger_s, seed, backend, usd_per_hour)
+    pricing = resolve_pricing(model, gpu, engine, None, calibration)
+    require_servable(pricing)
+    result = run(batch, pricing, how, timeline_s=timeline_s, timeline_bins=timeline_bins, evictions=evictions)
+    if strict:
+        result.require_served()
+        result.uncertainty.refuse_extrapolation()
+    return result
+
+
+def how_of(
+    arrivals: str,
+    retention: str | Policy = "lru",
+    replicas: int = 1,
+    router: str = "round-robin",
+    speedup: float = 1.0,
+    stagger_s: float = 0.0,
+    seed: int = 0,
+    backend: str = "auto",
+    usd_per_hour: float | None = None,
+) -> How:
+    """What :func:`simulate` is asked for beside batch and pricing, checked."""
     fleet = _fleet(replicas, router)
     if not (math.isfinite(speedup) and speedup > 0):
         raise InputError(f"a speed-up of {speedup!r}", field="speedup", remedy="Use a number above 0")
-    how = How(arrivals, policy(retention), fleet, speedup, stagger_s, seed, backend, usd_per_hour)
-    pricing = resolve_pricing(model, gpu, engine, None, calibration)
-    _require_kv_groups(pricing)
+    return How(arrivals, policy(retention), fleet, speedup, stagger_s, seed, backend, usd_per_hour)
+
+
+def require_servable(pricing: Pricing) -> None:
+    """Refuse what the engine cannot be simulated with."""
+    require_kv_groups(pricing.architecture, pricing.engine)
     settled = pricing.engine
     if not settled.enable_chunked_prefill and settled.max_num_batched_tokens < settled.max_model_len:
         raise InputError(
@@ -107,14 +138,17 @@ def simulate(
             field="max_num_batched_tokens",
             remedy="Raise it, lower max_model_len, or enable chunked prefill",
         )
-    result = run(batch, pricing, how, timeline_s=timeline_s)
-    if strict:
-        result.require_served()
-        result.uncertainty.refuse_extrapolation()
-    return result
 
 
-def run(batch: Batch, pricing: Pricing, how: How, *, timeline_s: float | None = None) -> Simulation:
+def run(
+    batch: Batch,
+    pricing: Pricing,
+    how: How,
+    *,
+    timeline_s: float | None = None,
+    timeline_bins: int | None = None,
+    evictions: bool = False,
+) -> Simulation:
     """The simulation of a batch for a pricing that the engine can be simulated with."""
     serve_on, fleet, settled = serve(how.backend), how.fleet, pricing.engine
     status = status_of(batch, settled)
@@ -124,18 +158,21 @@ def run(batch: Batch, pricing: Pricing, how: How, *, timeline_s: float | None = 
     plan = checked(how.retention.plan(batch, pricing), batch, pricing)
     inputs = (settings_of(settled, DROP if plan.drop else LRU), step_law(pricing.law), contexts, workload, plan, fleet)
     timeline = timeline_of(fleet.replicas)
-    served, totals = serve_on(*inputs, timeline)
+    log = EvictionLog() if evictions else None
+    served, totals = serve_on(*inputs, timeline, log=log)
     unserved = int(np.count_nonzero(served.finish_ns == END))
     if unserved:
         raise KvsimError(
             f"{unserved} turns were never released: they wait for turns of trajectories that start after them. Order "
             "the file by dependency, or use logged arrivals."
         )
+    end_ns = int(served.finish_ns.max(initial=0))
+    if timeline_s is None and timeline_bins is not None:
+        timeline_s = _round_bin_s(end_ns, timeline_bins, fleet.replicas)
     if timeline_s is not None:
-        end_ns = int(served.finish_ns.max(initial=0))
         timeline = timeline_of(fleet.replicas, _bin_ns(timeline_s, end_ns, fleet.replicas), end_ns)
         serve_on(*inputs, timeline)
-    return Simulation(batch, pricing, how, status, served, totals, timeline)
+    return Simulation(batch, pricing, how, status, served, totals, timeline, log)
 
 
 def _fleet(replicas: int, router: str) -> Fleet:
@@ -160,12 +197,21 @@ def _bin_ns(timeline_s: float, end_ns: int, replicas: int) -> int:
     return bin_ns
 
 
-def _require_kv_groups(pricing: Pricing) -> None:
+def _round_bin_s(end_ns: int, bins: int, replicas: int) -> float:
+    """The shortest of 1, 2 and 5 times powers of ten nanoseconds that divides a run into no more bins."""
+    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
+        raise InputError(f"{bins!r} bins", field="timeline_bins", remedy="Use a whole number of at least 1")
+    bins = min(bins, MAX_BINS // replicas)
+    lengths_ns = (step * 10**power for power in count() for step in (1, 2, 5))
+    return int(next(length_ns for length_ns in lengths_ns if end_ns // length_ns < bins)) / 1e9
+
+
+def require_kv_groups(architecture: Architecture, engine: Engine) -> None:
     """Refuse models whose KV cache vLLM keeps in ways that are not built."""
-    reason = obstacle(pricing.architecture, pricing.engine.tensor_parallel_size)
+    reason = obstacle(architecture, engine.tensor_parallel_size)
     if reason:
         raise InputError(
-            f"{pricing.architecture.name} cannot be simulated: {reason}",
+            f"{architecture.name} cannot be simulated: {reason}",
             field="model",
             remedy="Use kvsim.estimate, or a model with full attention or equally wide sliding-window layers",
         )

@@ -36,13 +36,19 @@ MONOLITHIC_KERNELS = 2
 
 _LGAMMA = np.frompyfunc(lgamma, 1, 1)
 
+CACHE_SHARE, CACHE_GAIN = 0.3, 3.0
+"""Kernels between products find part of what they read in the L2 cache, where the kernel before left it: of large
+vectors so much of the cache's size, and small ones move so many times faster. (LLMServingSim's layers inside vLLM:
+shares of 0.2 to 0.45, gains of 2.1 to 4.1 on RTX 4090 and RTX PRO 6000.)"""
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
     """Datasheet figures of one GPU that coefficients are fractions of.
 
     ``peak`` maps "bf16", "fp8", "fp4" to dense operations/s (absent: no such arithmetic); ``bandwidth`` in
-    bytes/s; ``multiprocessors`` counts; ``overlaps``: attention reads all the while it computes (GPUs).
+    bytes/s; ``multiprocessors`` counts; ``cache_bytes`` is the L2 cache that kernels hand vectors on in;
+    ``overlaps``: attention reads all the while it computes (GPUs).
     ``monolithic``: formats whose routed experts vLLM runs as one operation; ``fused_reduce_bytes``: by number of ranks,
     the largest message whose all-reduce it fuses with the norm that follows.
     """
@@ -50,6 +56,7 @@ class Device:
     peak: Mapping[str, float]
     bandwidth: float
     multiprocessors: int
+    cache_bytes: float = 0.0
     overlaps: bool = True
     monolithic: frozenset[str] = frozenset()
     fused_reduce_bytes: Mapping[int, float] = field(default_factory=dict)
@@ -156,8 +163,11 @@ class AttentionRates:
     ) -> Array:
         """:meth:`decode_s` in a step that also has a chunk: kernels that serve both alike give each head of a
         decoding sequence a tile of ``mixed_rows`` query rows of which one is needed, so that arithmetic outlasts
-        reading. 0 rows: decoding keeps a kernel of its own."""
-        tiles = self.mixed_rows * self.pair_s(heads, dims)
+        reading. A tile is one multiprocessor's, so that few of them take as long as one, and many as long as their
+        work: the smooth maximum of both (:mod:`kvsim.tiles` has the tiles one by one). 0 rows: decoding keeps a
+        kernel of its own."""
+        alone = self.multiprocessors / (sequences * heads)
+        tiles = self.mixed_rows * self.pair_s(heads, dims) * np.hypot(1, alone)
         return np.asarray(np.hypot(self.decode_s(sequences, heads, kv_heads, dims, token_bytes), tiles))
 
 
@@ -233,5 +243,16 @@ class Rates:
         return np.minimum(small, large)
 
     def move_s(self, size_bytes: Array) -> Array:
-        """Seconds of element-by-element kernels that move ``size_bytes``."""
+        """Seconds of element-by-element kernels that move ``size_bytes`` from and to memory."""
         return size_bytes / (self.values["elementwise_memory"] * self.device.bandwidth)
+
+    def hand_on_s(self, size_bytes: Array) -> Array:
+        """Seconds of one such kernel that goes on with what the one before it wrote."""
+        return self.move_s(beyond_cache(size_bytes, self.device.cache_bytes))
+
+
+def beyond_cache(size_bytes: Array, cache_bytes: float) -> Array:
+    """How many of ``size_bytes`` handed on from kernel to kernel go through memory, or take as long."""
+    if not cache_bytes:
+        return size_bytes
+    return np.asarray(np.maximum(size_bytes / CACHE_GAIN, size_bytes - CACHE_SHARE * cache_bytes))

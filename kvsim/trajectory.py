@@ -253,6 +253,12 @@ class Batch:
         return columns
 
     @cached_property
+    def waits(self) -> npt.NDArray[np.bool_]:
+        """Whether the turn waits for others to finish, shape (rows,): only then does its pause count."""
+        waits = self.after >= 0
+        return waits if self.waits_for is None else waits | (np.diff(self.waits_for.offsets) > 0)
+
+    @cached_property
     def shared_tokens(self) -> Ints | None:
         """Tokens a root shares with an earlier root (in row order) of the same named prefix, 0 elsewhere."""
         if self.prefix is None:

@@ -120,7 +120,7 @@ def uncertainty_of(
     """How sure the times of a model are under an engine's settings, for steps and contexts up to ``reach``."""
     beyond = (
         *_ranges(calibration.evidence, reach),
-        *_deployment(costs_of(architecture, engine, gpu, calibration), calibration),
+        *_deployment(costs_of(architecture, engine, gpu, calibration.values()), calibration),
     )
     extra = hypot(*(part.width for part in beyond))
 
@@ -208,7 +208,7 @@ def scaled_law(
     held_tokens: int,
 ) -> Law:
     """The law of a machine whose chunks take ``prefill`` times as long and whose other steps ``decode`` times."""
-    costs = _Scaled(costs_of(architecture, engine, gpu, calibration), prefill, decode, engine.max_num_seqs)
+    costs = _Scaled(costs_of(architecture, engine, gpu, calibration.values()), prefill, decode, engine.max_num_seqs)
     return tabulate(
         costs,
         tokens=engine.max_num_batched_tokens,

@@ -1,13 +1,24 @@
-"""What tests share: the folder of data that is too big to ship."""
+"""What tests share: the folder of data that is too big to ship, the logs that ship, a browser."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
 HERE = Path(__file__).parent
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def absent(reason: str) -> NoReturn:
+    """Skips; a failure under CI, where everything has to be there."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -15,10 +26,7 @@ def shared() -> Path:
     """The folder with the full corpora: ``KVSIM_SHARED`` or ``../shared``; tests skip without it, except under CI."""
     folder = Path(os.environ.get("KVSIM_SHARED", HERE.parent.parent / "shared"))
     if not (folder / "data").is_dir():
-        reason = "needs the full corpora: set KVSIM_SHARED to the folder that holds data/"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        absent("needs the full corpora: set KVSIM_SHARED to the folder that holds data/")
     return folder
 
 
@@ -26,3 +34,23 @@ def shared() -> Path:
 def logs() -> Path:
     """The excerpts of real logs that ship with the tests."""
     return HERE / "data" / "logs"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium, driven by Playwright; tests skip without it, except under CI.
+
+    Of a module: while Playwright runs, no test can run an event loop of its own.
+    """
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        absent("needs a browser: apt-get install chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        absent("needs playwright: pip install playwright")
+    with sync_playwright() as playwright:
+        sandbox = [] if os.getuid() else ["--no-sandbox"]  # root has none
+        running = playwright.chromium.launch(executable_path=found, args=sandbox)
+        yield running
+        running.close()

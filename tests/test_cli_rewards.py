@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import kvsim
 from kvsim.commands import app
 from kvsim.errors import InputError, MissingExtraError
+from kvsim.report import figures
 from kvsim.reward import plot
 from kvsim.reward.scored import read_scored
 
@@ -111,5 +112,5 @@ def test_the_plot_shows_rollouts_means_and_front(ask, folder):
 
 def test_a_plot_without_plotly_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'kvsim\[plot\]'"):
-        plot.require_plotly()
+    with pytest.raises(MissingExtraError, match=r"pip install 'kvsim\[report\]'"):
+        figures.require_plotly()

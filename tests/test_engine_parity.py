@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 
 from kvsim.backends import engine_kernels
 from kvsim.backends.engine_kernels import END, REPLICA_TOTALS, Served
+from kvsim.backends.eviction_log import EvictionLog, Evictions
 from kvsim.backends.serving import serve, timeline_of
 from kvsim.backends.stepping import stepper
 
 CASES = cases()
 
 
-def served(backend: str, case: Case) -> tuple[Served, dict[str, Any]]:
+def served(backend: str, case: Case, log: EvictionLog | None = None) -> tuple[Served, dict[str, Any]]:
     """The columns of rows, and those of replicas."""
-    columns, totals = serve(backend)(*case)
+    columns, totals = serve(backend)(*case, log=log)
     return columns, dict(zip(REPLICA_TOTALS, totals.T, strict=True))
 
 
@@ -35,9 +36,15 @@ def with_timeline(case: Case, totals: dict[str, Any]) -> Case:
 def assert_same(case: Case, backend: str) -> tuple[Served, dict[str, Any]]:
     columns, totals = served("reference", case)
     first, second = with_timeline(case, totals), with_timeline(case, totals)
-    same, _ = served("reference", first)
+    log, other_log = EvictionLog(), EvictionLog()
+    same, _ = served("reference", first, log)
     other, other_totals = served(backend, second)
+    logged, logged_totals = served(backend, case, other_log)
     np.testing.assert_equal(other_totals, totals)
+    np.testing.assert_equal(logged_totals, totals)
+    np.testing.assert_equal(logged, other)  # writing evictions down changes nothing
+    np.testing.assert_equal(other_log.evictions, log.evictions)
+    assert_evicted(log.evictions, totals["evicted_blocks"])
     np.testing.assert_equal(second.timeline, first.timeline)
     for name in Served._fields:
         np.testing.assert_array_equal(getattr(other, name), getattr(columns, name), err_msg=name)
@@ -48,6 +55,23 @@ def assert_same(case: Case, backend: str) -> tuple[Served, dict[str, Any]]:
     if not len(case.plan.hold_ns):
         assert block_ns.sum() <= columns.held_block_ns.sum()  # less where requests hold the same block
     return columns, totals
+
+
+def assert_evicted(log: Evictions, evicted_blocks: Any) -> None:
+    """As many blocks as were counted; stretches in order that do not touch."""
+    evicted = np.zeros_like(evicted_blocks)
+    np.add.at(evicted, log.replica, log.blocks * log.copies)
+    np.testing.assert_array_equal(evicted, evicted_blocks)
+    assert (log.blocks > 0).all()
+    assert (log.copies > 0).all()
+    entries = list(zip(log.time_ns, log.replica, log.row, log.first_key, strict=True))
+    assert entries == sorted(set(entries))
+    for place in range(1, len(entries)):
+        if entries[place][:3] == entries[place - 1][:3]:
+            end = log.first_key[place - 1] + log.blocks[place - 1]
+            assert end < log.first_key[place] or (
+                end == log.first_key[place] and log.copies[place] != log.copies[place - 1]
+            )
 
 
 @pytest.mark.parametrize("backend", ["native", "numba"])

@@ -26,7 +26,9 @@ def made(model: str = LLAMA, card: str = "h100-sxm", **arguments: object) -> tup
     architecture, device = Architecture.load(model), gpu(card)
     config = EngineConfig(**{"max_model_len": 32768, **arguments})  # type: ignore[arg-type]
     engine, calibration = resolve(config, architecture, device), shipped_calibration(card)
-    return build_law(architecture, engine, device, calibration), costs_of(architecture, engine, device, calibration)
+    return build_law(architecture, engine, device, calibration), costs_of(
+        architecture, engine, device, calibration.values()
+    )
 
 
 def step(

@@ -11,8 +11,9 @@ import pytest
 
 from kvsim.errors import InputError
 from kvsim.logs import read
+from kvsim.logs.chat import IMAGE
 from kvsim.logs.kept import REWRITTEN
-from kvsim.logs.messages import IMAGE, NO_OUTPUT_COUNT, from_messages
+from kvsim.logs.messages import NO_OUTPUT_COUNT, from_messages
 from kvsim.logs.requests import COMPACTED
 from kvsim.logs.usage import Usage
 from kvsim.trajectory import SEGMENT_KINDS, Batch

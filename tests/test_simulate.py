@@ -155,6 +155,15 @@ def test_backends_agree(batch, backend):
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize("bins", [1, 7, 1_000])
+def test_bins_of_round_length_hold_the_run(batch, bins):
+    run = kvsim.simulate(batch, **ON, arrivals="closed:2", timeline_bins=bins)
+    assert str(run.bin_ns).rstrip("0") in ("1", "2", "5")
+    assert bins / 3 < len(run.timeline.time_s) <= bins
+    with pytest.raises(InputError, match="timeline_bins"):
+        kvsim.simulate(batch, **ON, arrivals="closed:2", timeline_bins=0)
+
+
 def test_what_is_not_there_is_refused(batch):
     with pytest.raises(UnknownNameError, match="drop"):
         kvsim.simulate(batch, **ON, arrivals="closed:1", retention="dropp")

@@ -39,6 +39,13 @@ IN_ENGINE = {
 }
 """LLMServingSim's profiles: GPU, hidden, intermediate, heads, KV heads, vocabulary, ranks; heads of 128."""
 
+APART = {
+    "RTXPRO6000__meta-llama__Llama-3.1-8B__bf16__tp2": ("rtx-pro-6000", 16, 4),
+    "RTXPRO6000__Qwen__Qwen3-30B-A3B-Instruct-2507__bf16__tp2": ("rtx-pro-6000", 16, 2),
+}
+"""Profiles whose attention beside a chunk is kept apart, to be predicted and not fitted: GPU, heads and KV heads of a
+rank."""
+
 HEAD_DIM = 128
 FORMATS = {
     "bfloat16": "bf16",
@@ -247,6 +254,29 @@ def in_engine(folder: Path, out: Tables) -> None:
                     context=context,
                     **shape,
                     us=us,
+                )
+
+
+def apart(folder: Path, out: Tables) -> None:
+    """Attention beside a chunk of shapes that no fit sees, every ninth row."""
+    for name, (gpu, heads, kv_heads) in APART.items():
+        for row in rows(folder / f"{name}__attention.csv"):
+            new, cached = int(row["prefill_chunk"]), int(row["kv_prefill"])
+            sequences, context = int(row["n_decode"]), int(row["kv_decode"])
+            if new and sequences and (new + cached + sequences + context) % 9 == 0:
+                out.add(
+                    "mixed_attention_apart",
+                    gpu=gpu,
+                    source="llmservingsim",
+                    new=new,
+                    cached=cached,
+                    sequences=sequences,
+                    context=context,
+                    heads=heads,
+                    kv_heads=kv_heads,
+                    dim=HEAD_DIM,
+                    window=0,
+                    us=short(float(row["time_us"])),
                 )
 
 
@@ -564,6 +594,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     kernels = measured / "kernels"
     aiconfigurator(kernels / "aiconfigurator_vllm", out)
     in_engine(kernels / "llmservingsim", out)
+    apart(kernels / "llmservingsim", out)
     plain_layers(kernels / "llmservingsim", out)
     vidur(kernels / "vidur", out)
     from kvsim.architecture import models

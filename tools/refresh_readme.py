@@ -1,4 +1,4 @@
-"""Write into README.md what it quotes, as it is now: ``python tools/refresh_readme.py``.
+"""Write into README.md and docs/compare.md what they quote, as it is now: ``python tools/refresh_readme.py``.
 
 Between ``<!-- demo:start -->`` and its end, and likewise for the other names in :data:`COMMANDS`, what the command
 prints; between ``<!-- accuracy:start -->`` and its end the errors of the shipped calibrations by GPU and regime, and
@@ -14,18 +14,24 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from kvsim.commands._accuracy import markdown
 from kvsim.validation import Point, accuracy, shipped_points, summary
 
 README = Path(__file__).parents[1] / "README.md"
-
+PAGES = (README, README.parent / "docs" / "compare.md")
 
 SESSIONS = "tests/data/logs/kv-cache-tester/sessions.jsonl.gz"
 COMMANDS = {
     "demo": ["demo"],
     "cliff": ["sweep", SESSIONS, "-m", "meta-llama/Llama-3.1-8B-Instruct", "-g", "h100-sxm", "--cliff"],
+    "compare": [
+        *("compare", "tests/data/compare/trials-0-1.jsonl.gz", "tests/data/compare/trials-2-3.jsonl.gz"),
+        *("--scores", "tests/data/compare/scores.csv", "-m", "Qwen/Qwen3-8B", "-g", "h100-sxm", "--top", "0"),
+    ],
 }
 
 
@@ -82,16 +88,20 @@ def _plain(value: str | float) -> str:
 
 
 def refreshed(text: str) -> str:
-    """The README's text with all parts renewed."""
-    parts = {name: shown(arguments) for name, arguments in COMMANDS.items()} | {
-        "accuracy": accuracy_table(),
-        "peer": peer_table(),
+    """A page's text with all of its parts renewed."""
+    parts: dict[str, Callable[[], str]] = {
+        **{name: partial(shown, arguments) for name, arguments in COMMANDS.items()},
+        "accuracy": accuracy_table,
+        "peer": peer_table,
     }
     for name, part in parts.items():
         start, end = f"<!-- {name}:start -->\n", f"<!-- {name}:end -->"
-        text = re.sub(f"{start}.*?{end}", lambda _, new=start + part + end: new, text, flags=re.DOTALL)
+        if start in text:
+            new = start + part() + end
+            text = re.sub(f"{start}.*?{end}", lambda _, new=new: new, text, flags=re.DOTALL)
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(refreshed(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(refreshed(page.read_text(encoding="utf-8")), encoding="utf-8")

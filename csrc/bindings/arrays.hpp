@@ -5,11 +5,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "../pieces.hpp"
 #include "../turns.hpp"
 
 namespace kvsim::bindings {
@@ -24,12 +27,21 @@ inline void require_length(const IntArray& array, py::ssize_t length, const char
   }
 }
 
+// A batch as one piece, and cut into pieces, which is done when they are first asked for.
+struct Cut {
+  Pieces whole;
+  Pieces pieces;
+  std::once_flag once;
+};
+
 // The columns of a batch, with the arrays they live in.
 struct HeldTurns {
   Turns turns;
   std::vector<IntArray> arrays;
+  std::shared_ptr<Cut> cut = std::make_shared<Cut>();
 };
 
+// Types are each module's own: kvsim._cuda has some of them too.
 void register_rates(py::module_& module);
 void register_turns(py::module_& module);
 void register_estimate(py::module_& module);

@@ -47,8 +47,9 @@ class HeldArrays {
 struct HeldContexts {
   HeldArrays arrays;
   Contexts columns;
+  i64 keys;  // of one KV group
 
-  explicit HeldContexts(const py::handle& given) : arrays(given) {
+  explicit HeldContexts(const py::handle& given) : arrays(given), keys(given.attr("keys").cast<i64>()) {
     columns.rows = arrays.length_of("prompt");
 #define KVSIM_COLUMN(name) columns.name = arrays.take(#name, columns.rows)
     KVSIM_COLUMN(prompt);
@@ -56,6 +57,7 @@ struct HeldContexts {
     KVSIM_COLUMN(priority);
     KVSIM_COLUMN(above);
     KVSIM_COLUMN(own_from);
+    KVSIM_COLUMN(first_key);
     KVSIM_COLUMN(prefix_key);
     KVSIM_COLUMN(hittable);
     KVSIM_COLUMN(continues);

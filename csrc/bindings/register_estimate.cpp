@@ -5,8 +5,7 @@
 #include <sys/mman.h>
 #endif
 
-#include "../estimate.hpp"
-#include "arrays.hpp"
+#include "prices.hpp"
 
 namespace kvsim::bindings {
 
@@ -37,7 +36,8 @@ class Scratch {
   i64 capacity_ = 0;
 };
 
-using Kernel = void (*)(const Rates&, const i64*, const Turns&, i64*, Totals*, double*, const PriceColumns&);
+using Kernel = void (*)(const Rates&, const i64*, const Turns&, const Piece&, i64*, Totals*, double*,
+                        const PriceColumns&);
 
 template <i64 kSurvival>
 Kernel kernel_of(bool with_turns, bool plain) {
@@ -63,37 +63,39 @@ Kernel kernel_for(i64 survival, bool with_turns, bool plain) {
   throw std::invalid_argument("unknown survival " + std::to_string(survival));
 }
 
-template <typename Value>
-Value* writable(const py::handle& column, i64 rows) {
-  auto array = py::array_t<Value, py::array::c_style>::ensure(column);
-  if (!array || array.ptr() != column.ptr() || array.size() != rows) {
-    throw std::invalid_argument("columns must be contiguous arrays of the right type and one value a turn");
-  }
-  return array.mutable_data();
-}
+// The pieces that a batch is cut into, so that threads end at about the same time.
+constexpr i64 kPieces = 256;
 
-PriceColumns price_columns(const py::tuple& columns, i64 rows) {
-  if (columns.size() != 8) throw std::invalid_argument("there are 8 columns of prices");
-  return {writable<i64>(columns[0], rows),    writable<i64>(columns[1], rows),        writable<i64>(columns[2], rows),
-          writable<i64>(columns[3], rows),    writable<i64>(columns[4], rows),        writable<i64>(columns[5], rows),
-          writable<double>(columns[6], rows), writable<std::int8_t>(columns[7], rows)};
+const Pieces& pieces_of(const HeldTurns& held, i64 threads) {
+  std::call_once(held.cut->once, [&] { held.cut->pieces = cut(held.turns, kPieces, threads); });
+  return held.cut->pieces;
 }
 
 py::tuple run_estimate(const Rates& rates, const IntArray& step, const HeldTurns& held,
-                       const std::optional<py::tuple>& columns) {
-  static_assert(sizeof(Totals) == 8 * sizeof(i64), "Totals is a row of eight integers");
+                       const std::optional<py::tuple>& columns, i64 threads, i64 rows_per_thread) {
   require_length(step, rates.chunk + 1, "step");
   const Turns& turns = held.turns;
   py::array_t<i64> totals({static_cast<py::ssize_t>(turns.trajectories), py::ssize_t{8}});
   py::array_t<double> held_block_ns(turns.trajectories);
   const PriceColumns out = columns ? price_columns(*columns, turns.rows) : PriceColumns{};
-  const Kernel kernel = kernel_for(rates.survival, columns.has_value(), is_plain(rates, turns));
   auto* total_rows = reinterpret_cast<Totals*>(totals.mutable_data());
   double* held_data = held_block_ns.mutable_data();
+  const i64* steps = step.data();
   {
     py::gil_scoped_release release;
     thread_local Scratch scratch;
-    kernel(rates, step.data(), turns, scratch.room_for(turns.rows), total_rows, held_data, out);
+    i64* finish_ns = scratch.room_for(turns.rows);
+    const i64 useful = min_of(threads, turns.rows / rows_per_thread);
+    const Pieces& pieces = useful > 1 ? pieces_of(held, useful) : held.cut->whole;
+    const Turns ordered = pieces.ordered(turns);
+    const Kernel kernel = kernel_for(rates.survival, columns.has_value(), is_plain(rates, ordered));
+    if (pieces.mixed) {
+      std::fill_n(total_rows, turns.trajectories, Totals{});
+      std::fill_n(held_data, turns.trajectories, 0.0);
+    }
+    run_on_threads(useful, static_cast<i64>(pieces.pieces.size()), [&](i64 i) {
+      kernel(rates, steps, ordered, pieces.pieces[i], finish_ns, total_rows, held_data, out);
+    });
   }
   return py::make_tuple(totals, held_block_ns);
 }
@@ -102,7 +104,9 @@ py::tuple run_estimate(const Rates& rates, const IntArray& step, const HeldTurns
 
 void register_estimate(py::module_& module) {
   module.def("estimate", &run_estimate, py::arg("rates"), py::arg("step"), py::arg("turns"), py::arg("columns"),
-             "Totals (trajectories, 8) and held block nanoseconds (trajectories,); prices of turns into `columns`.");
+             py::arg("threads"), py::arg("rows_per_thread"),
+             "Totals (trajectories, 8) and held block nanoseconds (trajectories,); prices of turns into `columns`. At "
+             "most `threads` threads work, and so many that each has `rows_per_thread` rows.");
 }
 
 }  // namespace kvsim::bindings

@@ -3,12 +3,13 @@
 namespace kvsim::bindings {
 
 void register_rates(py::module_& module) {
-  py::class_<GroupRates>(module, "GroupRates", "See kvsim.backends.kernels.GroupRates.")
+  py::class_<GroupRates>(module, "GroupRates", py::module_local(), "See kvsim.backends.kernels.GroupRates.")
       .def(py::init(
                [](i64 pair, i64 context, i64 decode, i64 beside) { return GroupRates{pair, context, decode, beside}; }),
            py::arg("pair"), py::arg("context"), py::arg("decode"), py::arg("beside"));
 
-  auto rates = py::class_<Rates>(module, "Rates", "See kvsim.backends.kernels.Rates; set every field by name.");
+  auto rates = py::class_<Rates>(module, "Rates", py::module_local(),
+                                 "See kvsim.backends.kernels.Rates; set every field by name.");
   rates.def(py::init<>());
 #define KVSIM_FIELD(name) rates.def_readwrite(#name, &Rates::name)
   KVSIM_FIELD(fraction_bits);

@@ -8,10 +8,28 @@ namespace kvsim::bindings {
 
 namespace {
 
+constexpr i64 kLogColumns = 5;
+
+// Replica, time, row, and the first and the end of the keys, one entry after the other.
+std::vector<i64> told_evictions(const std::vector<EvictionLog>& logs, const Chains& chains,
+                                const HeldContexts& contexts, i64 block_size) {
+  const ChainKeys keys(chains, contexts.columns, block_size);
+  std::vector<i64> told;
+  for (std::size_t replica = 0; replica < logs.size(); ++replica) {
+    for (const EvictionLog::Entry& entry : logs[replica].entries()) {
+      keys.each(entry.chain, entry.lo, entry.hi, [&](i64 first, i64 end) {
+        const i64 group = entry.group * contexts.keys;
+        told.insert(told.end(), {static_cast<i64>(replica), entry.at_ns, entry.row, group + first, group + end});
+      });
+    }
+  }
+  return told;
+}
+
 py::tuple run_simulation(const py::handle& given_settings, const py::handle& given_law,
                          const py::handle& given_contexts, const py::handle& given_workload,
-                         const py::handle& given_plan, const py::handle& given_fleet,
-                         const py::handle& given_timeline) {
+                         const py::handle& given_plan, const py::handle& given_fleet, const py::handle& given_timeline,
+                         bool with_evictions) {
   const Settings settings = settings_from(given_settings);
   const HeldLaw law(given_law, settings);
   const HeldContexts contexts(given_contexts);
@@ -34,9 +52,15 @@ py::tuple run_simulation(const py::handle& given_settings, const py::handle& giv
                       held.mutable_data(),     cached.mutable_data(),      loaded.mutable_data(),
                       hittable.mutable_data(), preemptions.mutable_data(), replica.mutable_data()};
   std::vector<ReplicaTotals> totals;
+  std::vector<i64> evictions;  // kLogColumns numbers an entry
   {
     py::gil_scoped_release unlocked;
-    const auto run = [&](auto&& simulation) { totals = simulation.run(); };
+    const auto run = [&](auto&& simulation) {
+      std::vector<EvictionLog> logs;
+      if (with_evictions) simulation.keep(logs);
+      totals = simulation.run();
+      if (with_evictions) evictions = told_evictions(logs, simulation.chains(), contexts, settings.block_size);
+    };
     if (settings.one_full_group()) {
       run(Simulation(settings, law.law, contexts.columns, workload.columns, plan.plan, fleet, timeline.timeline,
                      served));
@@ -50,9 +74,12 @@ py::tuple run_simulation(const py::handle& given_settings, const py::handle& giv
     told.append(
         py::make_tuple(one.steps, one.busy_ns, one.end_ns, one.evicted_blocks, one.preemptions, one.peak_blocks));
   }
+  const py::ssize_t entries = static_cast<py::ssize_t>(evictions.size()) / kLogColumns;
+  py::array_t<i64> log({entries, py::ssize_t{kLogColumns}});
+  std::copy(evictions.begin(), evictions.end(), log.mutable_data());
   return py::make_tuple(py::make_tuple(release, scheduled, first_token, finish, recompute, gpu, held, cached, loaded,
                                        hittable, preemptions, replica),
-                        told);
+                        told, log);
 }
 
 }  // namespace
@@ -60,8 +87,9 @@ py::tuple run_simulation(const py::handle& given_settings, const py::handle& giv
 void register_simulate(py::module_& module) {
   module.def(
       "simulate", &run_simulation, py::arg("settings"), py::arg("law"), py::arg("contexts"), py::arg("workload"),
-      py::arg("plan"), py::arg("fleet"), py::arg("timeline"),
-      "The columns of kvsim.backends.engine_kernels.Served, and each replica's totals in REPLICA_TOTALS' order.");
+      py::arg("plan"), py::arg("fleet"), py::arg("timeline"), py::arg("evictions") = false,
+      "The columns of kvsim.backends.engine_kernels.Served, each replica's totals in REPLICA_TOTALS' order, and the "
+      "log of evictions (empty unless asked for): replica, time, row, first key and end of the keys.");
 }
 
 }  // namespace kvsim::bindings

@@ -5,7 +5,7 @@ namespace kvsim::bindings {
 
 void register_turns(py::module_& module) {
   using Optional = std::optional<IntArray>;
-  py::class_<HeldTurns>(module, "Turns", "The columns of a batch; absent optional ones are None.")
+  py::class_<HeldTurns>(module, "Turns", py::module_local(), "The columns of a batch; absent optional ones are None.")
       .def(py::init([](i64 trajectories, IntArray parent, IntArray after, IntArray kept, IntArray prompt,
                        IntArray output, IntArray pause_ns, IntArray arrival_ns, IntArray trajectory, Optional order,
                        Optional waits_offsets, Optional waits_rows, Optional shared, Optional logged_cached) {
@@ -34,6 +34,7 @@ void register_turns(py::module_& module) {
              turns.waits_rows = hold_optional(waits_rows, waits_rows ? waits_rows->size() : 0, "waits_for rows");
              turns.shared = hold_optional(shared, turns.rows, "shared_tokens");
              turns.logged_cached = hold_optional(logged_cached, turns.rows, "cached_tokens");
+             held.cut->whole = whole(turns);
              return held;
            }),
            py::arg("trajectories"), py::arg("parent"), py::arg("after"), py::arg("kept"), py::arg("prompt"),

@@ -14,8 +14,11 @@ from typing import Any
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools.command.build_ext import build_ext
 
-ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
-"""Real code for Turing to Blackwell, and PTX of the last for what comes after."""
+from csrc.cuda.sources import FOLDER, sources
+
+ARCHITECTURES = ("75", "80", "90", "100", "120")
+"""Real code for Turing to Blackwell, of which later minor versions run that of the first (8.6 and 8.9 that of 8.0), and
+PTX of the last for what comes after."""
 
 
 def cuda_extension(headers: list[str]) -> list[Pybind11Extension]:
@@ -29,10 +32,9 @@ def cuda_extension(headers: list[str]) -> list[Pybind11Extension]:
         if wanted == "on":
             raise SystemExit("KVSIM_CUDA=on, but there is no nvcc on PATH")
         return []
-    sources = sorted(str(path) for path in Path("csrc/cuda").glob("*.c*") if path.suffix in (".cpp", ".cu"))
     extension = Pybind11Extension(
         "kvsim._cuda",
-        sources,
+        [str(path.relative_to(FOLDER.parent.parent)) for path in sources()],
         cxx_std=17,
         depends=[*headers, *map(str, Path("csrc/cuda").glob("*.hpp"))],
         libraries=["cudart_static", "dl", "rt", "pthread"],

@@ -11,6 +11,7 @@ Devices query_devices() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess) {
+    cudaGetLastError();  // or the next kernel would seem to have failed
     devices.reason = cudaGetErrorString(error);
     return devices;
   }

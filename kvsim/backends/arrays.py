@@ -57,8 +57,8 @@ class ArrayBackend:
         )
         return turns, len(batch)
 
-    def estimate(self, prepared: Any, packed: Any, columns: kernels.PriceColumns | None) -> Priced:
-        """See :class:`kvsim.backends.interface.Backend`."""
+    def estimate(self, prepared: Any, packed: Any, columns: kernels.PriceColumns | None, threads: int = 1) -> Priced:
+        """See :class:`kvsim.backends.interface.Backend`; one thread works, whatever ``threads`` is."""
         rates, step = prepared
         turns, trajectories = packed
         finish_ns = getattr(self._scratch, "finish_ns", _NONE)

@@ -1,28 +1,116 @@
-"""The CUDA module: so far it says which devices there are and why pricing does not run on them."""
+"""The CUDA module as a backend: batches in host memory, priced on the first device that CUDA shows."""
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from kvsim.backends.interface import Floats, Ints, Priced
+from kvsim.backends.native import made_rates, made_turns
 from kvsim.errors import BackendUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvsim.backends.kernels import PriceColumns, Rates
+    from kvsim.backends.without_kernels import Left
+    from kvsim.metrics.pte import Weights
+    from kvsim.trajectory import Batch, Ragged
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch, and its units: what is priced side by side."""
+
+    batch: Batch
+    units: Any
+
+
+class CudaBackend:
+    """Calls into ``kvsim._cuda``; the GIL is released while the device works.
+
+    A trajectory is priced by one thread, and so are trajectories that depend on each other together. Batches go to the
+    device and prices come back in pieces that fit into its free memory, copies of one beside the kernels of another.
+    What only the host can do, a CPU backend does.
+    """
+
+    name = "cuda"
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def prepare(self, rates: Rates, step: Ints) -> Any:
+        """The rates as a C++ object, and the table."""
+        return made_rates(self._module, rates), step
+
+    def pack(self, batch: Batch) -> Packed:
+        """The batch, divided into units."""
+        return Packed(batch, self._module.Units(made_turns(self._module, batch)))
+
+    def estimate(self, prepared: Any, packed: Packed, columns: PriceColumns | None, threads: int = 1) -> Priced:
+        """See :class:`kvsim.backends.interface.Backend`; one thread of the host copies, whatever ``threads`` is."""
+        return Priced(*self._call(self._module.estimate, *prepared, packed.units, columns))
+
+    def pte(self, prepared: Any, packed: Packed, weights: Weights) -> Floats:
+        """See :class:`kvsim.backends.interface.WeighsPte`."""
+        if prepared is None:  # the paper's reading knows no law
+            prepared = self._module.Rates(), np.zeros(1, np.int64)
+        turns: Floats = self._call(self._module.pte, *prepared, packed.units, weights)
+        return turns
+
+    def without(self, packed: Packed, paths: Ragged, rollouts: Ints, positions: Ints, base: int, left: Left) -> int:
+        """See :class:`kvsim.backends.interface.Backend`."""
+        from kvsim.backends import auto
+
+        host = auto()
+        return host.without(packed.batch.packed(host), paths, rollouts, positions, base, left)
+
+    def topological_order(self, batch: Batch) -> Ints:
+        """See :class:`kvsim.backends.interface.Backend`."""
+        from kvsim.backends import auto
+
+        return auto().topological_order(batch)
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except self._module.DeviceError as error:
+            raise BackendUnavailableError(f"cuda: {error}; backend='native' prices the same on the CPU") from error
 
 
 def devices() -> dict[str, Any]:
     """Devices with name, compute capability and memory in bytes, and the reason where there are none."""
+    found: dict[str, Any] = _module().devices()
+    return found
+
+
+def load() -> CudaBackend:
+    """The backend, or the reason why there is no module, no driver or no device."""
+    module = _module()
+    found = module.devices()
+    if not found["devices"]:
+        raise BackendUnavailableError(f"cuda: no usable device: {missing(found)}")
+    return CudaBackend(module)
+
+
+def missing(found: dict[str, Any]) -> str:
+    """Why there is no device, from what the module says of devices and versions."""
+    driver, runtime = found["driver_version"], found["runtime_version"]
+    if driver == 0:
+        return "no NVIDIA driver is loaded"
+    if driver < runtime:
+        has, needs = (f"CUDA {version // 1000}.{version % 1000 // 10}" for version in (driver, runtime))
+        return f"the driver is for {has}, and this module needs {needs}: update the driver"
+    return str(found["reason"])
+
+
+def _module() -> Any:
     try:
         from kvsim import _cuda
     except ImportError as error:
         raise BackendUnavailableError(
             f"cuda: the CUDA module is not built ({error}); reinstall kvsim where nvcc is on PATH, with KVSIM_CUDA=on"
         ) from error
-    found: dict[str, Any] = _cuda.devices()
-    return found
-
-
-def load() -> NoReturn:
-    """Raises: this version prices on the CPU only."""
-    found = devices()
-    if not found["devices"]:
-        raise BackendUnavailableError(f"cuda: no usable device ({found['reason']})")
-    names = ", ".join(device["name"] for device in found["devices"])
-    raise BackendUnavailableError(f"cuda: {names} found, but this version has no pricing kernels for it; use native")
+    return _cuda

@@ -126,9 +126,12 @@ NO_COLUMN: Ints = np.zeros(0, np.int64)
 NO_PLAN = Plan(0, NO_COLUMN, NO_COLUMN, NO_HOST, 0, 0, NO_COLUMN, NO_COLUMN, NO_COLUMN)
 
 
+#: No room for evictions: they are not written down.
+NOT_KEPT: Ints = np.zeros((0, 4), np.int64)
+
 # Places in Engine.counts.
 FREE, EVICTED, RUNNING, WAITING, SCHEDULED, PREEMPTED, FINISHED, ARRIVED = range(8)
-AHEAD, SAMPLED, HELD_ON, STORED, LINK_NS = range(8, 13)
+AHEAD, SAMPLED, HELD_ON, STORED, LINK_NS, LOGGED, NOW_NS = range(8, 15)
 
 END = -1
 
@@ -157,6 +160,7 @@ class Engine(NamedTuple):
     stored_earlier: Ints
     ready_ns: Ints  # by row: when its blocks are loaded, END: nothing is
     loaded: Ints  # by row: tokens loaded at the first admission
+    log: Ints  # who evicted what, (entries, 4): time, row, first key and end of the keys; without entries: not kept
     # Requests.
     table: Ints  # by group: the blocks of row r stand from table_start[r] on, 0 where the window has passed
     table_start: Ints
@@ -185,11 +189,11 @@ class Engine(NamedTuple):
 
 
 @jit
-def new_engine(settings: Settings, contexts: Contexts, plan: Plan) -> Engine:
-    """An engine with an empty cache that will serve the rows of ``contexts``."""
+def new_engine(settings: Settings, contexts: Contexts, plan: Plan, log: Ints) -> Engine:
+    """An engine with an empty cache that will serve the rows of ``contexts``; ``log`` has room for evictions."""
     rows = len(contexts.prompt)
     blocks = settings.num_gpu_blocks
-    counts = np.zeros(13, np.int64)
+    counts = np.zeros(15, np.int64)
     counts[FREE] = blocks - 1
     ring = np.arange(blocks)
     start = np.zeros(rows + 1, np.int64)
@@ -225,6 +229,7 @@ def new_engine(settings: Settings, contexts: Contexts, plan: Plan) -> Engine:
         stored_earlier=stored.copy(),
         ready_ns=np.full(rows, END, np.int64),
         loaded=np.zeros(rows, np.int64),
+        log=log,
         table=np.zeros((len(settings.windows), start[rows]), np.int64),
         table_start=start,
         held=np.zeros(rows, np.int64),
@@ -499,12 +504,28 @@ def take_blocks(settings: Settings, engine: Engine, row: int, slots: int) -> Non
             if engine.key[block] != END:
                 if engine.plan.host == ON_EVICTION:
                     store(engine, engine.key[block])
+                if len(engine.log) > 0:
+                    note_eviction(engine, row, engine.key[block])
                 take_key(engine, block)
                 engine.counts[EVICTED] += 1
             engine.held_by[block] = 1
             engine.in_use[row] += 1
             engine.table[group, start + place] = block
     engine.held[row] = held
+
+
+@jit
+def note_eviction(engine: Engine, row: int, key: int) -> None:
+    """A row takes the block that had this key; neighbours that go one after the other are one entry."""
+    log, count, now_ns = engine.log, engine.counts[LOGGED], engine.counts[NOW_NS]
+    if count > 0 and log[count - 1, 0] == now_ns and log[count - 1, 1] == row and log[count - 1, 2] == key + 1:
+        log[count - 1, 2] = key
+        return
+    log[count, 0] = now_ns
+    log[count, 1] = row
+    log[count, 2] = key
+    log[count, 3] = key + 1
+    engine.counts[LOGGED] += 1
 
 
 @jit
@@ -849,6 +870,7 @@ def schedule(settings: Settings, contexts: Contexts, engine: Engine, now_ns: int
     nothing runs and the head of the waiting queue does not fit.
     """
     counts = engine.counts
+    counts[NOW_NS] = now_ns
     while counts[HELD_ON] > 0 and engine.held_until[first_held_on(engine)] <= now_ns:
         let_go(settings, engine, first_held_on(engine))
     size = settings.block_size
@@ -1382,19 +1404,22 @@ def simulate(
     timeline: Timeline,
     served: Served,
     totals: Ints,
+    log: Ints,
+    logged: Ints,
 ) -> None:
     """Serves all rows, step by step.
 
     Clocks run in units; a timestamp is its whole nanoseconds. At one instant steps end first, replica by replica;
     then turns come, in the order in which they were due and of their rows; then free replicas start their next step.
     A step's time is shared among its requests by tokens. Consecutive steps of a replica that decode one token of the
-    same requests are shared as one. ``totals`` has a row for each replica.
+    same requests are shared as one. ``totals`` has a row for each replica, and so has ``log`` (replicas, entries, 4)
+    for what each evicts; without entries none is kept. ``logged`` (replicas,) says how many there are.
     """
     rows = len(contexts.prompt)
     trajectories = len(workload.start_ns)
-    engines = [new_engine(settings, contexts, plan)]
-    for _ in range(1, fleet.replicas):
-        engines.append(new_engine(settings, contexts, plan))
+    engines = [new_engine(settings, contexts, plan, log[0])]
+    for replica in range(1, fleet.replicas):
+        engines.append(new_engine(settings, contexts, plan, log[replica]))
     clocks = Clocks(
         now_ns=np.zeros(fleet.replicas, np.int64),
         fraction=np.zeros(fleet.replicas, np.int64),
@@ -1480,3 +1505,4 @@ def simulate(
         totals[replica, 2] = clocks.now_ns[replica]
         totals[replica, 3] = engines[replica].counts[EVICTED]
         totals[replica, 4] = np.sum(engines[replica].preemptions)
+        logged[replica] = engines[replica].counts[LOGGED]

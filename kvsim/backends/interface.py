@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,11 @@ from kvsim.backends.kernels import PriceColumns, Rates
 
 if TYPE_CHECKING:
     from kvsim.backends.without_kernels import Left
+    from kvsim.metrics.pte import Weights
     from kvsim.trajectory import Batch, Ragged
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Priced:
     """
 
     totals: Ints
-    held_block_ns: npt.NDArray[np.float64]
+    held_block_ns: Floats
 
 
 def empty_columns(rows: int) -> PriceColumns:
@@ -56,8 +58,11 @@ class Backend(Protocol):
         """A handle for the batch's columns."""
         ...
 
-    def estimate(self, prepared: Any, packed: Any, columns: PriceColumns | None) -> Priced:
-        """Price every turn of the batch; their own prices are written into ``columns``, where given."""
+    def estimate(self, prepared: Any, packed: Any, columns: PriceColumns | None, threads: int = 1) -> Priced:
+        """Price every turn of the batch; their own prices are written into ``columns``, where given.
+
+        ``threads`` is how many may be used, not how many must: they change no bit of the result.
+        """
         ...
 
     def without(self, packed: Any, paths: Ragged, rollouts: Ints, positions: Ints, base: int, left: Left) -> int:
@@ -66,4 +71,13 @@ class Backend(Protocol):
 
     def topological_order(self, batch: Batch) -> Ints:
         """Rows so that each stands after all it depends on; rows on cycles are left out."""
+        ...
+
+
+@runtime_checkable
+class WeighsPte(Protocol):
+    """A backend that computes PTE where it prices; for the others numpy does."""
+
+    def pte(self, prepared: Any, packed: Any, weights: Weights) -> Floats:
+        """PTE of every turn of the batch, NaN where it cannot be priced; the paper's reading needs no ``prepared``."""
         ...

@@ -13,45 +13,31 @@ if TYPE_CHECKING:
     from kvsim.trajectory import Batch, Ragged
 
 
+ROWS_PER_THREAD = 32_768
+"""With fewer rows each, a call gains nothing by more threads: starting one takes some ten microseconds."""
+
+
 class NativeBackend:
     """Calls into ``kvsim._core``; the GIL is released while it works."""
 
     name = "native"
 
-    def __init__(self, core: Any) -> None:
+    def __init__(self, core: Any, rows_per_thread: int = ROWS_PER_THREAD) -> None:
         self._core = core
+        self._rows_per_thread = rows_per_thread
 
     def prepare(self, rates: Rates, step: Ints) -> Any:
         """The rates as a C++ object, and the table."""
-        held = self._core.Rates()
-        for name, value in rates._asdict().items():
-            setattr(held, name, self._core.GroupRates(*value) if isinstance(value, GroupRates) else value)
-        return held, step
+        return made_rates(self._core, rates), step
 
     def pack(self, batch: Batch) -> Any:
         """The columns as a C++ object that keeps the arrays alive."""
-        waits = batch.waits_for
-        return self._core.Turns(
-            trajectories=len(batch),
-            parent=batch.parent,
-            after=batch.after,
-            kept=batch.kept_tokens,
-            prompt=batch.prompt_tokens,
-            output=batch.output_tokens,
-            pause_ns=batch.pause_ns,
-            arrival_ns=batch.arrival_ns,
-            trajectory=batch.trajectory,
-            order=batch.order,
-            waits_offsets=None if waits is None else waits.offsets,
-            waits_rows=None if waits is None else waits.values,
-            shared=batch.shared_tokens,
-            logged_cached=batch.cached_tokens,
-        )
+        return made_turns(self._core, batch)
 
-    def estimate(self, prepared: Any, packed: Any, columns: PriceColumns | None) -> Priced:
+    def estimate(self, prepared: Any, packed: Any, columns: PriceColumns | None, threads: int = 1) -> Priced:
         """See :class:`kvsim.backends.interface.Backend`."""
         rates, step = prepared
-        return Priced(*self._core.estimate(rates, step, packed, columns))
+        return Priced(*self._core.estimate(rates, step, packed, columns, threads, self._rows_per_thread))
 
     def without(self, packed: Any, paths: Ragged, rollouts: Ints, positions: Ints, base: int, left: Left) -> int:
         """See :class:`kvsim.backends.interface.Backend`."""
@@ -62,6 +48,35 @@ class NativeBackend:
         """See :class:`kvsim.backends.interface.Backend`."""
         order: Ints = self.pack(batch).topological_order()
         return order
+
+
+def made_rates(module: Any, rates: Rates) -> Any:
+    """The rates as an object of a C++ module."""
+    held = module.Rates()
+    for name, value in rates._asdict().items():
+        setattr(held, name, module.GroupRates(*value) if isinstance(value, GroupRates) else value)
+    return held
+
+
+def made_turns(module: Any, batch: Batch) -> Any:
+    """The batch's columns as an object of a C++ module, which keeps the arrays alive."""
+    waits = batch.waits_for
+    return module.Turns(
+        trajectories=len(batch),
+        parent=batch.parent,
+        after=batch.after,
+        kept=batch.kept_tokens,
+        prompt=batch.prompt_tokens,
+        output=batch.output_tokens,
+        pause_ns=batch.pause_ns,
+        arrival_ns=batch.arrival_ns,
+        trajectory=batch.trajectory,
+        order=batch.order,
+        waits_offsets=None if waits is None else waits.offsets,
+        waits_rows=None if waits is None else waits.values,
+        shared=batch.shared_tokens,
+        logged_cached=batch.cached_tokens,
+    )
 
 
 def load() -> NativeBackend:

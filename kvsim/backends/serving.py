@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,21 +13,26 @@ from kvsim.backends import engine_kernels
 from kvsim.backends.engine_kernels import (
     REPLICA_TOTALS,
     ROUND_ROBIN,
-    Contexts,
     Fleet,
-    Plan,
     Served,
-    Settings,
-    StepLaw,
     Timeline,
-    Workload,
 )
+from kvsim.backends.eviction_log import EvictionLog, canonical
 from kvsim.backends.interface import Ints
 from kvsim.backends.numba_backend import compiled
 from kvsim.errors import BackendUnavailableError, UnknownNameError
 
-Serve = Callable[[Settings, StepLaw, Contexts, Workload, Plan, Fleet, Timeline], "tuple[Served, Ints]"]
-"""Serves a workload; returns the columns of rows and the totals of replicas, shape (replicas, REPLICA_TOTALS)."""
+
+class Serve(Protocol):
+    """Serves a workload: Settings, StepLaw, Contexts, Workload, Plan, Fleet, Timeline."""
+
+    def __call__(self, *inputs: Any, log: EvictionLog | None = None) -> tuple[Served, Ints]:
+        """The columns of rows and the totals of replicas, shape (replicas, REPLICA_TOTALS).
+
+        Blocks in use are added to the timeline, evictions left in the log.
+        """
+        ...
+
 
 ALONE = Fleet(replicas=1, router=ROUND_ROBIN)
 """One engine."""
@@ -69,26 +74,27 @@ def _native() -> Serve:
             f"native: the C++ core is not built ({error}); reinstall kvsim with a C++17 compiler"
         ) from error
 
-    def run(*inputs: Any) -> tuple[Served, Ints]:
-        columns, totals = _core.simulate(*inputs)
+    def run(*inputs: Any, log: EvictionLog | None = None) -> tuple[Served, Ints]:
+        columns, totals, entries = _core.simulate(*inputs, evictions=log is not None)
+        if log is not None:
+            log.evictions = canonical(entries)
         return Served(*columns), np.array(totals, np.int64)
 
     return run
 
 
 def _from_text(text: ModuleType) -> Serve:
-    def run(
-        settings: Settings,
-        law: StepLaw,
-        contexts: Contexts,
-        workload: Workload,
-        plan: Plan,
-        fleet: Fleet,
-        timeline: Timeline,
-    ) -> tuple[Served, Ints]:
+    def run(*inputs: Any, log: EvictionLog | None = None) -> tuple[Served, Ints]:
+        settings, law, contexts, workload, plan, fleet, timeline = inputs
+        entries = np.empty((fleet.replicas, 0, 4), np.int64)
+        if log is not None:  # how many there will be, a first run tells
+            _, totals = run(*inputs[:-1], timeline_of(fleet.replicas))
+            most = int(totals[:, REPLICA_TOTALS.index("evicted_blocks")].max())
+            entries = np.empty((fleet.replicas, most, 4), np.int64)
         rows = len(contexts.prompt)
         served = text.Served(*(np.empty(rows, np.int64) for _ in Served._fields))
         totals = np.zeros((fleet.replicas, len(REPLICA_TOTALS)), np.int64)
+        logged = np.zeros(fleet.replicas, np.int64)
         groups = {"full": text.GroupLaw(*law.full), "windowed": text.GroupLaw(*law.windowed)}
         own_law = text.StepLaw(**{**law._asdict(), **groups})
         text.simulate(
@@ -101,10 +107,20 @@ def _from_text(text: ModuleType) -> Serve:
             text.Timeline(*timeline),
             served,
             totals,
+            entries,
+            logged,
         )
+        if log is not None:
+            log.evictions = canonical(_packed(entries, logged))
         return Served(*served), totals
 
     return run
+
+
+def _packed(entries: Ints, counts: Ints) -> Ints:
+    """The first ``counts[r]`` entries of each replica r, with its number before them."""
+    packed = [np.insert(entries[replica, :count], 0, replica, axis=1) for replica, count in enumerate(counts)]
+    return np.concatenate(packed)
 
 
 def _writable(columns: Iterable[Any]) -> list[Any]:

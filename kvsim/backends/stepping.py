@@ -6,7 +6,7 @@ from collections import deque
 from typing import NamedTuple, Protocol
 
 from kvsim.backends import engine_kernels as oracle
-from kvsim.backends.engine_kernels import NO_PLAN, Contexts, Plan, Settings
+from kvsim.backends.engine_kernels import NO_PLAN, NOT_KEPT, Contexts, Plan, Settings
 from kvsim.errors import BackendUnavailableError, InputError, UnknownNameError
 
 
@@ -84,7 +84,7 @@ class OracleStepper:
         self._in_flight = StepsInFlight(settings)
         self._settings = settings
         self._contexts = contexts
-        self.engine = oracle.new_engine(settings, contexts, plan)
+        self.engine = oracle.new_engine(settings, contexts, plan, NOT_KEPT)
 
     def arrive(self, row: int, now_ns: int = 0) -> None:
         oracle.arrive(self._settings, self._contexts, self.engine, row, now_ns)

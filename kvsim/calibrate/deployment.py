@@ -7,13 +7,21 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..architecture import Architecture
-from ..costs import Costs, Storage
+from ..backends.contexts import contexts_of, settings_of, step_law
+from ..backends.engine_kernels import NO_PLAN, Served
+from ..backends.kernels import OK
+from ..backends.serving import ALONE, serve, timeline_of
+from ..backends.workload import Starts, workload_of
+from ..costs import Costs
 from ..engine import Engine, EngineConfig, resolve
 from ..errors import InputError
 from ..hardware import Gpu
-from ..law import Law, device_of, tabulate
-from ..terms import Rates
+from ..law import Law, costs_of, law_of
+from ..simulation import require_kv_groups, status_of
+from ..trajectory import Batch
 from .observations import Header
 
 ENGINE_ARGUMENTS = {part.name for part in fields(EngineConfig)}
@@ -37,8 +45,7 @@ class Deployment:
 
     def costs(self, values: Mapping[str, float]) -> Costs:
         """The law's terms with these coefficients."""
-        storage = Storage.of(self.engine.weights, self.engine.kv_cache_dtype, self.engine.dtype)
-        return Costs(self.architecture, self.engine.tensor_parallel_size, storage, Rates(values, device_of(self.gpu)))
+        return costs_of(self.architecture, self.engine, self.gpu, values)
 
     def window(self) -> int:
         """Tokens of the windowed layers' window, 0 without any."""
@@ -47,14 +54,23 @@ class Deployment:
 
     def law(self, values: Mapping[str, float]) -> Law:
         """The same as integer tables."""
-        engine = self.engine
-        return tabulate(
-            self.costs(values),
-            tokens=engine.max_num_batched_tokens,
-            sequences=engine.max_num_seqs,
-            max_model_len=engine.max_model_len,
-            held_tokens=min(engine.kv_capacity_tokens, engine.max_num_seqs * engine.max_model_len),
+        return law_of(self.costs(values), self.engine)
+
+    def serve(self, batch: Batch, starts: Starts, values: Mapping[str, float]) -> Served:
+        """What the simulated engine does with a batch; turns that it cannot hold are refused. Raises InputError for a
+        model that it cannot be simulated with."""
+        require_kv_groups(self.architecture, self.engine)
+        refused = (status_of(batch, self.engine) != OK).astype(np.int64)
+        served, _ = serve("auto")(
+            settings_of(self.engine),
+            step_law(self.law(values)),
+            contexts_of(batch, self.engine.block_size),
+            workload_of(batch, starts, refused),
+            NO_PLAN,
+            ALONE,
+            timeline_of(1),
         )
+        return served
 
 
 def engine_config(header: Header, file: str, given: EngineConfig | None = None) -> EngineConfig:

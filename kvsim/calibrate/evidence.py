@@ -13,12 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..backends.contexts import contexts_of, settings_of, step_law
-from ..backends.engine_kernels import NO_PLAN, Served
-from ..backends.kernels import OK
-from ..backends.serving import ALONE, serve, timeline_of
-from ..backends.workload import Starts, workload_of
-from ..simulation import status_of
+from ..backends.engine_kernels import Served
+from ..backends.workload import Starts
 from ..trajectory import Batch
 from .deployment import Deployment
 from .prior import Belief
@@ -83,24 +79,9 @@ class Loaded:
     def settle(self, values: Mapping[str, float]) -> float:
         """Simulate at these values; how far any row moved from what had been expected."""
         before = self.predict(values)
-        simulated = self.seen(self.simulated(values))
+        simulated = self.seen(self.deployment.serve(self.batch, self.starts, values))
         self._ratio = simulated / self.work.seconds(self.deployment.costs(values))
         return float(np.max(np.abs(self.predict(values) / before - 1), initial=0.0))
-
-    def simulated(self, values: Mapping[str, float]) -> Served:
-        """The load served with these values."""
-        engine = self.deployment.engine
-        refused = (status_of(self.batch, engine) != OK).astype(np.int64)
-        served, _ = serve("auto")(
-            settings_of(engine),
-            step_law(self.deployment.law(values)),
-            contexts_of(self.batch, engine.block_size),
-            workload_of(self.batch, self.starts, refused),
-            NO_PLAN,
-            ALONE,
-            timeline_of(1),
-        )
-        return served
 
 
 @dataclass(frozen=True)

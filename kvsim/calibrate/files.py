@@ -55,7 +55,7 @@ class FileTables(Measurements):
 
     def __init__(self, tables: Sequence[tuple[str, Table]]) -> None:
         super().__init__(Path())
-        for name, columns in COLUMNS.items():
+        for name, columns in {**COLUMNS, "mixed_attention_apart": COLUMNS["mixed_attention"]}.items():
             parts = [table for kind, table in tables if kind == name]
             self._tables[name] = Table(
                 {

@@ -1,4 +1,4 @@
-"""Fit every shipped calibration: ``python -m kvsim.calibrate.fit [--check] [GPU ...]``.
+"""Fit every shipped calibration: ``python -m kvsim.calibrate.fit [--check] [--ray ADDRESS] [GPU ...]``.
 
 Reads profiles/measurements, writes profiles/calibrations/<gpu>.toml and prints how well fitted and held-out
 points are predicted. ``--check`` writes nothing and fails if a shipped file is not reproduced.
@@ -43,6 +43,7 @@ from .report import COLUMNS, accuracy
 from .robust import Accuracy, Array, next_group
 from .serving import TYPICAL, ServingFit, engine_of, expectations, fit_overheads, fits_in_memory, with_scales
 from .validation import Errors, Parts, errors_of, held_out_errors, parts_of, points, to_csv, with_intervals
+from .whole_steps import MODELS, whole_steps
 
 PROFILES = Path(__file__).resolve().parents[2] / "profiles"
 
@@ -84,6 +85,11 @@ class Study:
         if name not in self._kernels:
             self._kernels[name] = kernel_findings(gpu(name), self.measurements)
         return self._kernels[name]
+
+    def whole_steps(self, name: str) -> list[Array]:
+        """Held-out errors of steps put together from a GPU's layers, by model."""
+        models = MODELS.get(name, ())
+        return [whole_steps(name, model, self.measurements, self.values(name)).held_out for model in models]
 
     def engine_steps(self, name: str) -> EngineSteps | None:
         """What whole steps of an engine say, where a card has sweeps; then nothing else bears on it."""
@@ -129,7 +135,7 @@ class Study:
                 part = part.where(_often(part["model"]))
                 if len(part) >= FEWEST_POINTS:
                     rough = self._fit_overheads(name, engine, part, factors=None, final=False)
-                    factors = self.factors(name, engine, part, rough)
+                    factors = self.factors(name, part, rough)
                     found[engine] = self._fit_overheads(name, engine, part, factors=factors, final=True)
             self._overheads[name] = found
         return self._overheads[name]
@@ -185,35 +191,15 @@ class Study:
         """A GPU's kernel coefficients as numbers."""
         return {key: part.value for key, part in self.coefficients(name).items()}
 
-    def factors(self, name: str, engine: str, part: Table, rough: ServingFit) -> Array:
+    def factors(self, name: str, part: Table, rough: ServingFit) -> Array:
         """Time between tokens in the simulated closed loop over what :func:`.serving.seconds` expects; 1 where a
         point is of another kind. What runs in a step hardly depends on how long steps take, so that a rough fit
         will do."""
-        loops = closed_loops(part, gpu(name), self.provisional(name, engine, rough.result.values))
-        expected = expectations(part, with_scales(self.values(name), rough.result.values), device_of(gpu(name)))
+        values = with_scales(self.values(name), rough.result.values)
+        loops = closed_loops(part, gpu(name), values)
+        expected = expectations(part, values, device_of(gpu(name)))
         return np.array(
             [1.0 if loop is None else loop.tpot_s / one for loop, one in zip(loops, expected.tolist(), strict=True)]
-        )
-
-    def provisional(self, name: str, engine: str, fitted: Mapping[str, float]) -> Calibration:
-        """A calibration of fitted values alone."""
-
-        def plain(value: float) -> Coefficient:
-            return Coefficient(value, value, value, "fitted", "", 0)
-
-        values = with_scales(self.values(name), fitted)
-        unknown = Residual(0, 0.0, 0.0, 0.0)
-        return Calibration(
-            gpu=name,
-            kind="measured",
-            relative="",
-            date=DATE,
-            engine=engine,
-            note="",
-            evidence=_evidence(self, name),
-            residuals={"prefill": unknown, "decode": unknown},
-            coefficients={key: plain(values[key]) for key in QUANTITIES},
-            overheads={engine: {key: plain(values[key]) for key in OVERHEADS}},
         )
 
     def near(self, name: str, engine: str) -> Mapping[str, float]:
@@ -313,11 +299,13 @@ def calibrate(study: Study, name: str) -> Calibration:
 def _overheads(study: Study, name: str) -> tuple[dict[str, dict[str, Coefficient]], str]:
     own = study.overheads(name)
     out: dict[str, dict[str, Coefficient]] = {}
+    unknown = max(study.widening("prefill"), study.widening("decode"))
     for engine, fitted in own.items():
         found = fitted.result
         sources = ", ".join(sorted(set(study.serving(name, engine)["source"].tolist())))
         out[engine] = {
-            key: _overhead(key, found.values[key], found.intervals[key], sources, fitted.points) for key in TYPICAL
+            key: _overhead(key, found.values[key], found.intervals[key], sources, fitted.points, unknown)
+            for key in TYPICAL
         }
         out[engine]["request_s"] = _request(study, name, engine)
     if ENGINE in out:
@@ -334,13 +322,19 @@ def _request(study: Study, name: str, engine: str) -> Coefficient:
     pairs = zip(rows["source"].tolist(), rows["engine"].tolist(), strict=True)
     eras = sorted({era(*pair, gpu(name).compute_capability) for pair in pairs} & study.ways(engine).eras.keys())
     if not eras:
-        return _overhead("request_s", 0.0, (0.0, 0.0), "", 0)
+        return _overhead("request_s", 0.0, (0.0, 0.0), "", 0, 0.0)
     found = study.ways(engine).eras[eras[-1] if "vllm" in eras[-1] else eras[0]]
-    return _overhead("request_s", found.whole.request_s, found.span(), eras[0], len(found.rows))
+    return _overhead("request_s", found.whole.request_s, found.span(), eras[0], len(found.rows), 0.0)
 
 
-def _overhead(name: str, value: float, low_high: tuple[float, float], source: str, n: int) -> Coefficient:
+def _overhead(
+    name: str, value: float, low_high: tuple[float, float], source: str, n: int, unknown: float
+) -> Coefficient:
+    """A fitted overhead. Where all draws of models gave one value (there is one model, or none bears on it), it may be
+    ``unknown`` (log) off."""
     least, most = OVERHEADS[name].bounds
+    if unknown and low_high[1] <= low_high[0] * (1 + 1e-6):
+        low_high, source = (value / np.exp(unknown), value * np.exp(unknown)), f"{source}; spread assumed"
     low, middle, high = (min(most, max(least, float(f"{part:.5g}"))) for part in (low_high[0], value, low_high[1]))
     return Coefficient(middle, min(low, middle), max(high, middle), "fitted", source, n)
 
@@ -362,10 +356,12 @@ def _scaled(coefficients: Mapping[str, Coefficient], fitted: ServingFit) -> dict
 
 
 def _residual(study: Study, name: str, regime: Regime) -> Residual:
-    """Quantiles of log(measured / predicted) expected of a model not yet seen: from serving points of models that
-    were held out; without, those of held-out kernels; without any, the measured GPUs', widened by what inheriting
-    costs."""
-    own = study.kernels(name).regimes[regime]
+    """Quantiles of log(measured / predicted) expected of a model not yet seen: from serving points of models that were
+    held out; without, those of held-out kernels and of steps put together from layers; without any, the measured
+    GPUs', widened by what inheriting costs."""
+    own = list(study.kernels(name).regimes[regime])
+    if regime == "prefill":
+        own += study.whole_steps(name)
     unseen = held_out_errors(study, name, regime)
     if unseen and (regime == "decode" or not own):  # to the first token a server takes time of its own
         return Residual(sum(map(len, unseen)), *(float(f"{value:.4g}") for value in next_group(unseen)))
@@ -427,6 +423,7 @@ def report(study: Study, names: Sequence[str]) -> str:
             continue
         kernels = study.kernels(name)
         parts = [(table, kernels.fitted[table], kernels.held_out[table]) for table in kernels.fitted]
+        parts += [("whole steps", np.array([]), np.concatenate(steps)) for steps in [study.whole_steps(name)] if steps]
         parts += [
             (engine, fitted.result.fitted, fitted.result.held_out) for engine, fitted in study.overheads(name).items()
         ]
@@ -473,8 +470,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="compare with the shipped files instead of writing")
     parser.add_argument("--measurements", type=Path, default=PROFILES / "measurements", help="folder of tables")
     parser.add_argument("--output", type=Path, default=PROFILES / "calibrations", help="folder to write to")
+    parser.add_argument("--ray", metavar="ADDRESS", help="draw intervals on a Ray cluster: host:6379, auto or local")
     options = parser.parse_args(arguments)
+    if options.ray is None:
+        return _fit(options)
+    from ..scale import resampling
 
+    with resampling(options.ray):
+        return _fit(options)
+
+
+def _fit(options: argparse.Namespace) -> int:
     study = Study(Measurements(options.measurements))
     names = options.gpus or gpus()
     wrong = 0

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from ..calibration import CACHE_FORMATS, KERNEL_FORMATS, QUANTITIES, TENSOR_PARALLEL, Coefficient, Regime
 from ..hardware import Gpu
 from ..law import device_of
-from ..terms import AttentionRates, Product
+from ..terms import LOGIT_BYTES, AttentionRates, Product, beyond_cache
 from .measurements import Measurements, Table
 from .robust import Array, Fit, Parameter, fit, held_out_groups, interval
+from .tile_kernels import errors_by_tiles, has_tiles, mixed_by_tiles, prefill_by_tiles
 
 Rows = npt.NDArray[np.intp]
 
@@ -62,8 +63,11 @@ class Findings:
             full = f"{prefix}{name}"
             if full in QUANTITIES:
                 self.coefficients[full] = coefficient(full, value, result.intervals[name], source, len(result.fitted))
-        self.fitted[table] = result.fitted
-        self.held_out[table] = result.held_out
+        self.note(table, result)
+
+    def note(self, table: str, result: Fit) -> None:
+        """Take over a fit's errors alone."""
+        self.fitted[table], self.held_out[table] = result.fitted, result.held_out
 
 
 def coefficient(name: str, value: float, low_high: tuple[float, float], source: str, n: int) -> Coefficient:
@@ -88,7 +92,12 @@ def kernel_findings(gpu: Gpu, measurements: Measurements) -> Findings:
     for fmt in CACHE_FORMATS:
         _decode(gpu, measurements.table("decode_attention", gpu.id), fmt, found)
         _prefill(gpu, measurements.table("prefill_attention", gpu.id), fmt, found)
-    _mixed(gpu, measurements.table("mixed_attention", gpu.id), found)
+    _mixed(
+        gpu,
+        measurements.table("mixed_attention", gpu.id),
+        measurements.table("mixed_attention_apart", gpu.id),
+        found,
+    )
     _latent(gpu, measurements.table("latent_decode", gpu.id), found)
     for ranks in TENSOR_PARALLEL:
         _all_reduce(measurements.table("all_reduce", gpu.id), ranks, found)
@@ -264,7 +273,7 @@ def _prefill(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
     pairs = batch * (new * cached + new * (new + 1) / 2)
     context = batch * (new + cached)
     reading = context * kv_heads * 2 * dim * CACHE_BYTES[fmt]
-    shared = {}
+    shared, one_dim = {}, len(set(dim.tolist())) == 1
     if fmt != "bf16" and "prefill_softmax_dims" in found.coefficients:
         shared = {name: found.coefficients[f"prefill_{name}"].value for name in ("softmax_dims", "tile_rows")}
 
@@ -278,7 +287,6 @@ def _prefill(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
         "floor_s": FLOOR,
     }
     if not shared:
-        one_dim = len(set(dim.tolist())) == 1
         if not one_dim:  # one head size cannot tell the softmax from the products
             parameters["softmax_dims"] = parameter("prefill_softmax_dims", 30.0)
         parameters["tile_rows"] = parameter("prefill_tile_rows", 64.0)
@@ -291,13 +299,19 @@ def _prefill(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
             found.coefficients[full] = coefficient(
                 full, result.values[short], result.intervals[short], sources(table), n
             )
+    if not shared and one_dim:
+        among = f"{sources(table)}: one head size, softmax counted among its products"
+        found.coefficients["prefill_softmax_dims"] = Coefficient(0.0, 0.0, 0.0, "fitted", among, n)
     found.fitted[f"prefill_{fmt}"], found.held_out[f"prefill_{fmt}"] = result.fitted, result.held_out
     if fmt == "bf16":
         _by_regime(found, result, new >= 512, groups)
+        if has_tiles(gpu):
+            found.note("prefill_bf16_tiles", prefill_by_tiles(gpu, table, groups))
 
 
-def _mixed(gpu: Gpu, table: Table, found: Findings) -> None:
-    """Attention of steps that prefill a chunk over a cached prefix and decode beside it."""
+def _mixed(gpu: Gpu, table: Table, apart: Table, found: Findings) -> None:
+    """Attention of steps that prefill a chunk over a cached prefix and decode beside it; ``apart`` are shapes that are
+    predicted and not fitted."""
     table = table.every(MOST_ROWS)
     needed = {"prefill_bf16_compute", "decode_bf16_memory", "decode_sequence_s"}
     if not len(table) or not needed <= found.coefficients.keys():
@@ -331,6 +345,12 @@ def _mixed(gpu: Gpu, table: Table, found: Findings) -> None:
     }
     groups = table.keys("heads", "kv_heads", "new", "cached")
     found.add("", fit(model, table["us"] / 1e6, groups, parameters), sources(table), "mixed_attention")
+    if has_tiles(gpu):
+        by_tiles = mixed_by_tiles(gpu, table, groups, rates.decode_memory)
+        found.note("mixed_attention_tiles", by_tiles)
+        if len(apart):
+            unseen = errors_by_tiles(gpu, apart, rates.decode_memory, by_tiles.values)
+            found.note("mixed_attention_tiles_apart", Fit({}, {}, np.array([]), unseen))
 
 
 def _latent(gpu: Gpu, table: Table, found: Findings) -> None:
@@ -377,11 +397,13 @@ def _elementwise(gpu: Gpu, table: Table, found: Findings) -> None:
     table = table.where(table["bytes"] >= COLD * gpu.l2_bytes)
     if not len(table):
         return
+    through_memory = beyond_cache(table["bytes"], gpu.l2_bytes)
 
     def model(values: Mapping[str, float], rows: Rows) -> Array:
-        return np.asarray(table["bytes"][rows] / (values["elementwise_memory"] * gpu.memory_bandwidth_byte_per_s))
+        rate = values["elementwise_memory"] * gpu.memory_bandwidth_byte_per_s
+        return np.asarray(values["floor_s"] + through_memory[rows] / rate)
 
-    parameters = {"elementwise_memory": parameter("elementwise_memory", 0.8)}
+    parameters = {"elementwise_memory": parameter("elementwise_memory", 0.8), "floor_s": FLOOR}
     result = fit(model, table["us"] / 1e6, table.keys("bytes"), parameters)
     found.add("", result, sources(table), "elementwise")
 
@@ -390,15 +412,16 @@ def _sampler(gpu: Gpu, table: Table, found: Findings) -> None:
     if not len(table) or "elementwise_memory" not in found.coefficients:
         return
     rate = found.coefficients["elementwise_memory"].value * gpu.memory_bandwidth_byte_per_s
+    read_s = beyond_cache(table["sequences"] * table["vocabulary"] * LOGIT_BYTES, gpu.l2_bytes) / rate
+    # What is launched differs by model: 25 us for one, 11 for another.
+    names, launches = np.unique(table["vocabulary"], return_inverse=True)
+    floors = [f"floor_{number}_s" for number in range(len(names))]
 
     def model(values: Mapping[str, float], rows: Rows) -> Array:
-        logits = table["sequences"][rows] * table["vocabulary"][rows] * 4
-        return np.asarray(values["floor_s"] + values["sampler_passes"] * logits / rate)
+        floor_s = np.array([values[name] for name in floors])[launches[rows]]
+        return np.asarray(floor_s + values["sampler_passes"] * read_s[rows])
 
-    parameters = {
-        "sampler_passes": parameter("sampler_passes", 2.0),
-        "floor_s": FLOOR,
-    }
+    parameters = {"sampler_passes": parameter("sampler_passes", 2.0), **dict.fromkeys(floors, FLOOR)}
     groups = table.keys("sequences")
     found.add("", fit(model, table["us"] / 1e6, groups, parameters), sources(table), "sampler")
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MissingExtraError
+from .resampling import fits_to
 
 Array = npt.NDArray[np.float64]
 Model = Callable[[Mapping[str, float]], Array]
@@ -130,13 +131,13 @@ def fit(
 
     names = sorted(set(groups[train].tolist()))
     members = {name: train[groups[train] == name] for name in names}
-    samples: dict[str, list[float]] = {name: [] for name in parameters}
     random = np.random.default_rng(len(measured))
-    for _ in range(resamples):
-        drawn = np.concatenate([members[names[i]] for i in random.integers(len(names), size=len(names))])
-        for name, value in _minimise(errors, drawn, weights, parameters, best).items():
-            samples[name].append(value)
-    intervals = {name: interval(best[name], values) for name, values in samples.items()}
+    draws = [
+        np.concatenate([members[names[i]] for i in random.integers(len(names), size=len(names))])
+        for _ in range(resamples)
+    ]
+    samples = fits_to(draws, lambda drawn: _minimise(errors, drawn, weights, parameters, best))
+    intervals = {name: interval(best[name], [values[name] for values in samples]) for name in parameters}
     return Fit(best, intervals, errors(best, train), held_out, apart)
 
 

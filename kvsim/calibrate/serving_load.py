@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isinf
+from functools import lru_cache
+from math import ceil, isinf
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +26,9 @@ ROUNDS_OF_A_POINT = 10
 """A point without a number of requests is simulated with so many for each that runs at once, as benchmarks have it."""
 
 LENGTH_SPREAD = 0.1
-"""Lengths are drawn evenly from so far around their mean: simulated requests of equal lengths would keep step with each
-other and meet at every prefill, which the jitter of a real server and of real lengths prevents."""
+"""Unless a point says otherwise, lengths are drawn evenly from so far around their mean: simulated requests of equal
+lengths would keep step with each other and meet at every prefill, which the jitter of a real server and of real lengths
+prevents."""
 
 FEWEST_REQUESTS, MOST_REQUESTS = 64, 4000
 
@@ -35,8 +38,9 @@ LONGEST_QUEUE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Requests of such mean lengths, ``concurrency`` at once or ``request_rate`` a second (infinite: all at the start),
-    and the means that were measured. ``cached_tokens`` are a prefix that all share."""
+    """Requests of such mean lengths, drawn evenly from ``spread`` (a fraction) around them, ``concurrency`` at once or
+    ``request_rate`` a second (infinite: all at the start), and the means that were measured. ``cached_tokens`` are a
+    prefix that all share."""
 
     place: str
     prompt_tokens: int
@@ -45,33 +49,50 @@ class Point:
     request_rate: float | None = None
     requests: int | None = None
     cached_tokens: int = 0
+    spread: float = LENGTH_SPREAD
     ttft_s: float | None = None
     tpot_s: float | None = None
     e2e_s: float | None = None
 
+    @property
+    def longest_tokens(self) -> int:
+        """The least max_model_len that holds any request which may be drawn."""
+        return sum(ceil(length * (1 + self.spread)) for length in (self.prompt_tokens, self.output_tokens)) + 1
+
+
+class Means(NamedTuple):
+    """Means over requests, in seconds: to the first token, between tokens, and to the last."""
+
+    ttft_s: float
+    tpot_s: float
+    e2e_s: float
+
+    @classmethod
+    def of(cls, served: Served, batch: Batch) -> Means:
+        """As a benchmark's client has them."""
+        whole, first = served.finish_ns - served.release_ns, served.first_token_ns - served.release_ns
+        gaps = (whole - first) / np.maximum(batch.output_tokens - 1, 1)
+        return cls(*(float(np.mean(part)) / 1e9 for part in (first, gaps, whole)))
+
+
+def served_means(point: Point, deployment: Deployment, values: Mapping[str, float]) -> Means:
+    """What the clients of a point see on the simulated engine with these coefficients. Raises InputError as
+    :func:`point_evidence`, and for a model that the engine cannot be simulated with."""
+    batch, starts, _ = load_of(point, deployment)
+    return Means.of(deployment.serve(batch, starts, values), batch)
+
 
 def point_evidence(point: Point, deployment: Deployment) -> Loaded:
-    """A serving point. Raises InputError where a request exceeds the longest context."""
-    longest = deployment.engine.max_model_len
-    if point.prompt_tokens + point.output_tokens > longest:
-        raise InputError(
-            f"{point.place}: {point.prompt_tokens} + {point.output_tokens} tokens exceed the longest context {longest}",
-            remedy="Give the engine's own max_model_len",
-            field="max_model_len",
-        )
-    count, starts, at_once = _starts(point)
-    batch = _requests(count, point, longest)
-    means = [(name, getattr(point, name)) for name in ("ttft_s", "tpot_s", "e2e_s")]
+    """A serving point. Raises InputError where a request exceeds the longest context or the KV cache."""
+    batch, starts, at_once = load_of(point, deployment)
+    means = [(name, getattr(point, name)) for name in Means._fields]
     means = [(name, value) for name, value in means if value is not None]
     if len(means) == 3:
         means.pop()  # the other two say the same
 
     def seen(served: Served) -> Array:
-        ttft = float(np.mean(served.first_token_ns - served.release_ns)) / 1e9
-        e2e = float(np.mean(served.finish_ns - served.release_ns)) / 1e9
-        gaps = (served.finish_ns - served.first_token_ns) / np.maximum(batch.output_tokens - 1, 1)
-        found = {"ttft_s": ttft, "e2e_s": e2e, "tpot_s": float(np.mean(gaps)) / 1e9}
-        return np.array([found[name] for name, _ in means])
+        found = Means.of(served, batch)
+        return np.array([getattr(found, name) for name, _ in means])
 
     most = deployment.engine.max_num_batched_tokens
     batch_size = max(1, min(at_once, deployment.engine.max_num_seqs))
@@ -95,6 +116,28 @@ def point_evidence(point: Point, deployment: Deployment) -> Loaded:
     )
 
 
+def load_of(point: Point, deployment: Deployment) -> tuple[Batch, Starts, int]:
+    """A point's requests, when they start, and how many of them run at once."""
+    longest = deployment.engine.max_model_len
+    if point.prompt_tokens + point.output_tokens > longest:
+        raise InputError(
+            f"{point.place}: {point.prompt_tokens} + {point.output_tokens} tokens exceed the longest context {longest}",
+            remedy="Give the engine's own max_model_len",
+            field="max_model_len",
+        )
+    count, starts, at_once = _starts(point)
+    batch = _requests(
+        count, point.prompt_tokens, point.output_tokens, min(point.cached_tokens, longest - 2), point.spread, longest
+    )
+    if (status_of(batch, deployment.engine) != OK).any():
+        raise InputError(
+            f"{point.place}: a request of {point.prompt_tokens} + {point.output_tokens} tokens exceeds the KV cache",
+            remedy="Give the engine's own arguments, as kv_cache_dtype or num_gpu_blocks_override",
+            field="num_gpu_blocks_override",
+        )
+    return batch, starts, at_once
+
+
 def _starts(point: Point) -> tuple[int, Starts, int]:
     """How many requests there are, when they start, and how many of them run at once."""
     if point.concurrency is not None:
@@ -109,21 +152,23 @@ def _starts(point: Point) -> tuple[int, Starts, int]:
     return count, poisson_starts(count, rate, seed=0), 1
 
 
-def _requests(count: int, point: Point, longest: int) -> Batch:
+@lru_cache(maxsize=64)
+def _requests(count: int, prompt: int, output: int, cached: int, spread: float, longest: int) -> Batch:
     random = np.random.default_rng(count)
 
     def lengths(mean: int, least: int) -> npt.NDArray[np.int64]:
-        drawn = np.rint(mean * random.uniform(1 - LENGTH_SPREAD, 1 + LENGTH_SPREAD, count))
+        drawn = np.rint(mean * random.uniform(1 - spread, 1 + spread, count))
         return np.clip(drawn, least, None).astype(np.int64)
 
     zero, none = np.zeros(count, np.int64), np.full(count, -1, np.int64)
-    prompt, output = lengths(point.prompt_tokens, point.cached_tokens + 1), lengths(point.output_tokens, 1)
+    prompts, outputs = lengths(prompt, cached + 1), lengths(output, 1)
+    prompts = np.minimum(prompts, longest - 1)
     return Batch.from_columns(
         parent=none,
-        kept_tokens=zero + point.cached_tokens,
-        prefix=zero if point.cached_tokens else none,
-        prompt_tokens=np.minimum(prompt, longest - 1),
-        output_tokens=np.minimum(output, longest - np.minimum(prompt, longest - 1)),
+        kept_tokens=zero + cached,
+        prefix=zero if cached else none,
+        prompt_tokens=prompts,
+        output_tokens=np.minimum(outputs, longest - prompts),
         pause_ns=zero,
         arrival_ns=zero,
         trajectory=np.arange(count),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..errors import InputError, MissingExtraError
 from .prior import Belief
+from .resampling import fits_to
 from .robust import HELD_OUT, Array, held_out_groups, interval
 
 FIRST_NOISE = 0.03
@@ -192,17 +193,16 @@ class _Problem:
     def intervals(self, free: Sequence[str], values: Mapping[str, float]) -> dict[str, tuple[float, float]]:
         """5 % to 95 % of fits to groups drawn anew with replacement."""
         random = np.random.default_rng(sum(len(part.measured) for part in self.evidence))
-        samples: dict[str, list[float]] = {name: [] for name in free}
+        draws = []
         for _ in range(RESAMPLES):
             times = []
             for part in self.evidence:
                 names, member = np.unique(part.groups, return_inverse=True)
                 drawn = np.bincount(random.integers(len(names), size=len(names)), minlength=len(names))
                 times.append(drawn[member].astype(np.float64))
-            fitted = self.minimise(free, values, times)
-            for name in free:
-                samples[name].append(fitted[name])
-        return {name: interval(values[name], samples[name]) for name in free}
+            draws.append(times)
+        samples = fits_to(draws, lambda times: self.minimise(free, values, times))
+        return {name: interval(values[name], [fitted[name] for fitted in samples]) for name in free}
 
     def held_out(self, free: Sequence[str], values: Mapping[str, float]) -> list[Array]:
         """Errors of each fifth of the groups under fits to the others."""

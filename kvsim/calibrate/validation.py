@@ -40,10 +40,11 @@ class Predicted(NamedTuple):
     ttft_s: Array
 
 
-def predicted(study: Study, name: str, engine: str, rows: Table, fitted: Mapping[str, float]) -> Predicted:
+def predicted(study: Study, name: str, rows: Table, fitted: Mapping[str, float]) -> Predicted:
     """What a law with these overheads (and scales) predicts for a GPU's serving rows."""
-    loops = closed_loops(rows, gpu(name), study.provisional(name, engine, fitted))
-    expected = expectations(rows, with_scales(study.values(name), fitted), device_of(gpu(name)))
+    values = with_scales(study.values(name), fitted)
+    loops = closed_loops(rows, gpu(name), values)
+    expected = expectations(rows, values, device_of(gpu(name)))
     measure = [one if loop is None else loop.tpot_s for loop, one in zip(loops, expected.tolist(), strict=True)]
     ttft = [float("nan") if loop is None else loop.ttft_s for loop in loops]
     return Predicted(np.array(measure), np.array(ttft))
@@ -63,13 +64,13 @@ def parts_of(study: Study, name: str, engine: str) -> Parts:
     its = [engine_of(*pair) == engine for pair in zip(table["source"].tolist(), table["engine"].tolist(), strict=True)]
     rows = table.where(np.array(its))
     result = study.overheads(name)[engine].result
-    fitted = predicted(study, name, engine, rows, result.values)
+    fitted = predicted(study, name, rows, result.values)
     held = Predicted(np.full(len(rows), np.nan), np.full(len(rows), np.nan))
     models = rows["model"]
     for model in sorted(set(models.tolist())):
         its_rows = models == model
         values = result.apart.get(model, result.values)  # of a model that was left out all points are held out
-        apart = predicted(study, name, engine, rows.where(its_rows), values)
+        apart = predicted(study, name, rows.where(its_rows), values)
         held.measure_s[its_rows], held.ttft_s[its_rows] = apart.measure_s, apart.ttft_s
     return Parts(rows, fitted, held)
 

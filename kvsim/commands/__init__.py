@@ -10,7 +10,23 @@ from typing import Annotated
 import typer
 
 from kvsim import __version__
-from kvsim.commands import backends, calibrate, convert, demo, estimate, profiles, rewards, simulate, sweep, validate
+from kvsim.commands import (
+    backends,
+    calibrate,
+    compare,
+    convert,
+    demo,
+    estimate,
+    explain,
+    export,
+    profiles,
+    report,
+    rewards,
+    simulate,
+    sweep,
+    top,
+    validate,
+)
 from kvsim.commands._group import Group
 
 
@@ -45,7 +61,12 @@ def root(
 app.command("estimate", no_args_is_help=True)(estimate.estimate)
 app.command("simulate", no_args_is_help=True)(simulate.simulate)
 app.command("sweep", no_args_is_help=True)(sweep.sweep)
+app.command("explain", no_args_is_help=True)(explain.explain)
+app.command("top", no_args_is_help=True)(top.top)
+app.command("report", no_args_is_help=True)(report.report)
 app.command("rewards", no_args_is_help=True)(rewards.rewards)
+app.command("compare", no_args_is_help=True)(compare.compare)
+app.command("export", no_args_is_help=True)(export.export)
 app.command("demo")(demo.demo)
 app.command("convert", no_args_is_help=True)(convert.convert)
 app.add_typer(profiles.app, name="profiles")

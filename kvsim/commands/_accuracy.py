@@ -11,7 +11,7 @@ from rich.console import Console
 
 from kvsim.commands._console import table
 from kvsim.commands._format import count
-from kvsim.errors import MissingExtraError
+from kvsim.report.figures import require_plotly, write
 from kvsim.validation import Accuracy, Line, Point
 
 FIGURES = ("n", "median", "MAPE", "bias", "p90")
@@ -73,13 +73,9 @@ def accuracy_object(by: Sequence[str], lines: Sequence[Line]) -> dict[str, Any]:
 def plot(points: Sequence[Point], file: Path) -> None:
     """Write the scatter plot of held-out predictions against measured times, a colour a GPU, a symbol a regime.
 
-    Raises :class:`MissingExtraError` without plotly.
+    Raises :class:`kvsim.errors.MissingExtraError` without plotly.
     """
-    try:
-        from plotly import graph_objects
-    except ImportError:
-        raise MissingExtraError("plotly", "plot", "drawing the scatter plot") from None
-    figure = graph_objects.Figure()
+    figure = require_plotly().Figure()
     symbols = {"decode": "circle", "prefill": "square", "queued": "diamond"}
     for gpu in sorted({str(point["gpu"]) for point in points}):
         its = [point for point in points if point["gpu"] == gpu]
@@ -98,7 +94,7 @@ def plot(points: Sequence[Point], file: Path) -> None:
         xaxis={"type": "log", "title": "measured, s"},
         yaxis={"type": "log", "title": "predicted, s"},
     )
-    figure.write_html(file, include_plotlyjs="cdn")
+    write(figure, file)
 
 
 def _label(point: Point) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from kvsim.columns import Mask
 from kvsim.commands._console import print_facts, table
 from kvsim.commands._evidence import basis, interval
 from kvsim.commands._format import count, duration, money, plain
@@ -14,7 +15,7 @@ from kvsim.commands._one_gpu import GIB_HOURS
 from kvsim.commands._outlook import Misfit, Outlook
 from kvsim.commands._pricing_facts import load_fact
 from kvsim.commands._reading_facts import read_facts
-from kvsim.commands._totals import Mask, priced_by_all, totals
+from kvsim.commands._totals import priced_by_all, totals
 from kvsim.estimation import Estimate
 
 Row = tuple[str, Callable[[Estimate, dict[str, float]], str]]

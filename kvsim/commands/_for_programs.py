@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kvsim import __version__
-from kvsim.commands._columns import records, trajectory_columns, trajectory_ends, turn_columns, turn_ends
+from kvsim.columns import records, trajectory_columns, trajectory_ends, turn_columns, turn_ends
 from kvsim.commands._evidence import uncertainty_object
 from kvsim.commands._json import write
 from kvsim.commands._outlook import Outlook

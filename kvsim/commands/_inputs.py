@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kvsim.commands._console import asides
 
 if TYPE_CHECKING:
+    from kvsim.insight import Transcripts
     from kvsim.trajectory import Batch
 
 _PATIENCE_S = 0.5
@@ -23,6 +24,15 @@ def read_logs(files: list[str], *, format: str, lenient: bool, tokenizer: str | 
     with ExitStack() as stack:
         progress = _Bar(stack) if sys.stderr.isatty() else None
         return read(files, format, lenient=lenient, tokenizer=tokenizer, progress=progress)
+
+
+def read_text(files: list[str], *, format: str, lenient: bool, tokenizer: str | None) -> Transcripts:
+    """The files' batch with what was said in it, as far as they carry text."""
+    from kvsim.insight import Transcripts
+
+    with ExitStack() as stack:
+        progress = _Bar(stack) if sys.stderr.isatty() else None
+        return Transcripts.read(files, format, lenient=lenient, tokenizer=tokenizer, progress=progress)
 
 
 class _Bar:

@@ -7,7 +7,7 @@ from math import isnan
 import numpy as np
 from rich.console import Console
 
-from kvsim.commands._columns import trajectory_columns, turn_columns
+from kvsim.columns import trajectory_columns, turn_columns
 from kvsim.commands._console import indented, print_facts
 from kvsim.commands._evidence import evidence_facts
 from kvsim.commands._format import count, duration, money, narrow, percent, plain, shorten

@@ -42,6 +42,33 @@ Calibration = Annotated[
 ]
 Backend = Annotated[str, typer.Option(metavar="NAME", help="See 'kvsim backends'; all give the same bits.")]
 
+Threads = Annotated[
+    str,
+    typer.Option(metavar="N|auto", help="Points at once; auto: one a core, as far as there is memory. Same results."),
+]
+
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Work on a Ray cluster (kvsim[scale]): host:6379, auto for the one that this machine belongs to, local "
+        "for one of its own cores. Same results.",
+    ),
+]
+
+Load = Annotated[
+    str | None,
+    typer.Option(metavar="K=V,...", help="As in 'kvsim estimate': each trajectory alone, beside this load."),
+]
+Sharing = Annotated[
+    str | None,
+    typer.Option(
+        "--arrivals",
+        metavar="PATTERN",
+        help="As in 'kvsim simulate': all on shared engines, coming so. Without it each trajectory is estimated alone.",
+        rich_help_panel=_TRAFFIC,
+    ),
+]
 Arrivals = Annotated[
     str,
     typer.Option(
@@ -60,6 +87,7 @@ Retention = Annotated[
         rich_help_panel=_TRAFFIC,
     ),
 ]
+Replicas = Annotated[int, typer.Option(min=1, metavar="N", help="Engines behind a router.", rich_help_panel=_TRAFFIC)]
 Router = Annotated[
     str,
     typer.Option(

@@ -6,13 +6,13 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvsim.commands._columns import records
+from kvsim.columns import records
 from kvsim.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kvsim.commands._columns import Columns
+    from kvsim.columns import Columns
 
 
 def require_free(paths: Iterable[str | None], *, force: bool) -> None:
@@ -30,5 +30,13 @@ def write_columns(path: str, columns: Columns) -> None:
             writer.writerow(columns)
             for record in records(columns):
                 writer.writerow("" if value is None or value != value else value for value in record.values())
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", file=path, remedy="Check the folder") from None
+
+
+def write_text(path: str, text: str) -> None:
+    """The text as a file; characters that no encoding has (halves of surrogate pairs) as question marks."""
+    try:
+        Path(path).write_bytes(text.encode("utf-8", "replace"))
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror}", file=path, remedy="Check the folder") from None

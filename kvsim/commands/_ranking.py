@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.text import Text
 
-from kvsim.commands._columns import Columns
+from kvsim.columns import Columns
 from kvsim.commands._console import table
 from kvsim.commands._format import shorten
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kvsim import __version__
-from kvsim.commands._columns import records, trajectory_columns, trajectory_ends
+from kvsim.columns import records, trajectory_columns, trajectory_ends
 from kvsim.commands._evidence import uncertainty_object
 from kvsim.commands._json import write
 from kvsim.commands._pricing_facts import pricing_object

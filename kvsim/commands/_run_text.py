@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from kvsim.commands._columns import records, trajectory_columns
+from kvsim.columns import records, trajectory_columns
 from kvsim.commands._console import indented, print_facts, table
 from kvsim.commands._evidence import evidence_facts
 from kvsim.commands._format import count, duration, money, narrow, percent, plain

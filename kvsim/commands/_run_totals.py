@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from kvsim.commands._columns import trajectory_columns
-from kvsim.commands._totals import BOUNDED, sums
+from kvsim.columns import sums, trajectory_columns
+from kvsim.commands._totals import BOUNDED
 
 if TYPE_CHECKING:
     from kvsim.simulation import Simulation
@@ -89,8 +89,17 @@ def distribution(values: Floats) -> dict[str, float]:
     """Mean and quantiles (linear between neighbours), NaN where there are no values."""
     if not len(values):
         return dict.fromkeys(("mean", *QUANTILES), float("nan"))
-    quantiles = np.quantile(values, list(QUANTILES.values())).tolist()
-    return {"mean": float(values.mean()), **dict(zip(QUANTILES, quantiles, strict=True))}
+    ordered = np.sort(values)
+    return {"mean": float(values.mean()), **{name: _quantile(ordered, share) for name, share in QUANTILES.items()}}
+
+
+def _quantile(ordered: Floats, share: float) -> float:
+    """The bits of ``numpy.quantile``, without the 0.2 ms that its checks take: a sweep asks for fifteen a point."""
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    low, high = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
+    part = place - below
+    return high - (high - low) * (1 - part) if part >= 0.5 else low + (high - low) * part
 
 
 def replica_totals(run: Simulation) -> list[dict[str, float]]:

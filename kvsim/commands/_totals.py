@@ -6,43 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from kvsim.commands._columns import Columns, trajectory_columns
+from kvsim.columns import Mask, sums, trajectory_columns
 
 if TYPE_CHECKING:
     from kvsim.estimation import Estimate
 
-Mask = npt.NDArray[np.bool_]
-
-SUMMED = (
-    "turns",
-    "prompt_tokens",
-    "new_tokens",
-    "output_tokens",
-    "cached_tokens",
-    "recomputed_tokens",
-    "latency_s",
-    "model_s",
-    "queue_s",
-    "fresh_prefill_s",
-    "recompute_s",
-    "decode_s",
-    "pause_s",
-    "gpu_s",
-    "kv_byte_s",
-    "usd",
-    "joules",
-)
-
 BOUNDED = ("latency_s", "model_s", "fresh_prefill_s", "recompute_s", "decode_s", "gpu_s", "kv_byte_s", "usd")
 """The sums whose intervals are told."""
-
-
-def sums(columns: Columns, among: Mask) -> dict[str, float]:
-    """How many trajectories those are, and the sums of their columns: of :data:`SUMMED` those that there are."""
-    result: dict[str, float] = {"trajectories": int(among.sum())}
-    return result | {name: columns[name][among].sum().item() for name in SUMMED if name in columns}
 
 
 def totals(estimate: Estimate, among: Mask | None = None) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -68,6 +69,7 @@ def calibrate(
     ] = "auto",
     lenient: options.Lenient = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the calibration file.")] = False,
+    ray: options.Ray = None,
     tensor_parallel_size: options.TensorParallelSize = None,
     dtype: options.Dtype = None,
     quantization: options.Quantization = None,
@@ -105,9 +107,14 @@ def calibrate(
         raise InputError(f"{more[0]!r} is no option", remedy="Files follow --measurements")
     given = locals()
     how = _calibrate.How(gpu, model, options.engine_arguments(given), prior, only_overheads, output, force)
-    if measurements:
-        _calibrate.from_files([*measurements, *(more or [])], how, format=format, lenient=lenient)
-    elif url:
-        _calibrate.from_server(url, how, minutes, served_model_name, api_key, timeout)
-    elif in_process:
-        _calibrate.from_process(in_process, how, minutes, vllm_arg or [])
+    with ExitStack() as stack:
+        if ray is not None:
+            from kvsim.scale import resampling
+
+            stack.enter_context(resampling(ray))
+        if measurements:
+            _calibrate.from_files([*measurements, *(more or [])], how, format=format, lenient=lenient)
+        elif url:
+            _calibrate.from_server(url, how, minutes, served_model_name, api_key, timeout)
+        elif in_process:
+            _calibrate.from_process(in_process, how, minutes, vllm_arg or [])

@@ -8,6 +8,8 @@ import typer
 
 from kvsim.commands import _options as options
 
+_SCALE = "Large logs"
+
 
 def estimate(
     files: options.Files,
@@ -31,6 +33,24 @@ def estimate(
     csv: Annotated[bool, typer.Option("--csv", help="One row a trajectory on stdout; with --turns, a turn.")] = False,
     turns: Annotated[bool, typer.Option("--turns", help="Show single turns too.")] = False,
     top: Annotated[int, typer.Option(min=0, metavar="N", help="How many of the most expensive to list.")] = 10,
+    parquet: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Price file by file into Parquet files there, for logs that are too large to hold (kvsim[scale]); a "
+            "rerun goes on where an earlier one ended. With --turns, turns too.",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    ray: options.Ray = None,
+    together: Annotated[
+        str,
+        typer.Option(
+            metavar="N|folder",
+            help="With --parquet: read so many neighbouring files, or those of one folder, as one log.",
+            rich_help_panel=_SCALE,
+        ),
+    ] = "1",
     usd_per_hour: options.UsdPerHour = None,
     calibration: options.Calibration = None,
     backend: options.Backend = "auto",
@@ -70,6 +90,35 @@ def estimate(
     declared = Load.parse(load)
     # Names and fit fail before a long read, not after it.
     gpu, misfits = fitting(gpu, model=model, engine=engine, load=declared, calibration=calibration)
+    if parquet is not None:
+        from kvsim.commands._at_scale import price_into
+
+        if csv:
+            raise InputError("--csv and --parquet both want the tables", remedy="Choose one")
+        said = price_into(
+            parquet,
+            files,
+            as_json=json,
+            console=results(),
+            model=model,
+            gpu=gpu,
+            load=declared,
+            engine=engine,
+            calibration=calibration,
+            usd_per_hour=usd_per_hour,
+            strict=strict,
+            turns=turns,
+            format=format,
+            lenient=lenient,
+            tokenizer=tokenizer,
+            together=int(together) if together.isdigit() else together,
+            backend=backend,
+            ray=ray,
+        )
+        warn([*said, *(f"{misfit.gpu}: {misfit.remedy}" for misfit in misfits)])
+        return
+    if ray is not None:
+        raise InputError("a cluster writes its prices to files", field="ray", remedy="Give a folder with --parquet")
     batch = read_logs(files, format=format, lenient=lenient, tokenizer=tokenizer)
     outlooks = look_out(
         batch,

@@ -18,7 +18,9 @@ def rewards(
     ] = "gpu_s",
     reward: Annotated[
         str | None,
-        typer.Option(metavar="FIELD", help="The field of a record that is its reward; without: reward or score."),
+        typer.Option(
+            metavar="FIELD", help="The field of a record that is its reward; without: reward, score, resolved, ..."
+        ),
     ] = None,
     correct_above: Annotated[float, typer.Option(metavar="X", help="A rollout of more reward counts as correct.")] = 0,
     duration: Annotated[
@@ -45,12 +47,13 @@ def rewards(
     from kvsim.commands._console import print_facts, results, warn
     from kvsim.commands._outputs import require_free
     from kvsim.load import Load
+    from kvsim.report import figures
     from kvsim.reward import CostTerm, plot
     from kvsim.reward.scored import read_scored
 
     require_free([output], force=force)
     if output is not None:
-        plot.require_plotly()  # before a long read, not after it
+        figures.require_plotly()  # before a long read, not after it
     term = CostTerm(
         model,
         gpu,
@@ -65,7 +68,7 @@ def rewards(
     runs = [_reward_runs.outcome(run, term, correct_above) for run in scored]
     front = _reward_runs.front(runs)
     if output is not None:
-        plot.write(plot.reward_against_cost({run.name: run.points for run in runs}, unit), output)
+        figures.write(plot.reward_against_cost({run.name: run.points for run in runs}, unit), output)
     warnings = _reward_runs.warnings(runs)
     if json:
         _json.write(_reward_runs.document(runs, front, unit, warnings))

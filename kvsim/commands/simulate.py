@@ -15,9 +15,7 @@ def simulate(
     gpu: Annotated[str, typer.Option("--gpu", "-g", metavar="NAME", help="GPU id or TOML file.")],
     arrivals: options.Arrivals = "logged",
     retention: options.Retention = "lru",
-    replicas: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Engines behind a router.", rich_help_panel="Traffic")
-    ] = 1,
+    replicas: options.Replicas = 1,
     router: options.Router = "round-robin",
     speedup: options.Speedup = 1.0,
     stagger: options.Stagger = 0.0,
@@ -62,8 +60,8 @@ def simulate(
     [bold]kvsim simulate runs/ -m Qwen/Qwen3-8B -g l40s --arrivals poisson:0.5 --retention drop --json[/bold]
     """
     from kvsim import simulation
+    from kvsim.columns import turn_columns
     from kvsim.commands import _run_json, _run_text
-    from kvsim.commands._columns import turn_columns
     from kvsim.commands._console import results, warn
     from kvsim.commands._inputs import read_logs
     from kvsim.commands._outputs import require_free, write_columns

@@ -8,17 +8,19 @@ What a program holds in its hands rather than in files goes through :func:`from_
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from kvsim.errors import InputError, UnknownNameError
 from kvsim.logs.masks import from_token_masks
 from kvsim.logs.messages import from_messages
 from kvsim.logs.reading import Reader, Reading
 from kvsim.logs.registry import FORMATS, choose
+from kvsim.logs.said import Exchange
 from kvsim.logs.source import Paths, Progress, Source, find
 from kvsim.tokens import token_counter
 from kvsim.trajectory import Batch
 
-__all__ = ["FORMATS", "from_messages", "from_token_masks", "read"]
+__all__ = ["FORMATS", "from_messages", "from_token_masks", "read", "read_with_text"]
 
 
 def read(
@@ -37,10 +39,35 @@ def read(
     counts text that has no logged counts (see :func:`kvsim.tokens.token_counter`). ``progress(done, total)`` is called
     with bytes of the files as stored. Files are streamed: memory grows with turns, not with text.
     """
+    return _read(paths, format, lenient, tokenizer, progress, keep_text=False).build()
+
+
+def read_with_text(
+    paths: Paths,
+    format: str = "auto",
+    *,
+    lenient: bool = False,
+    tokenizer: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> tuple[Batch, Mapping[int, Exchange]]:
+    """The same with what was said in each turn, by row, as far as the format carries text; memory grows with it."""
+    reading = _read(paths, format, lenient, tokenizer, progress, keep_text=True)
+    return reading.build(), reading.builder.said
+
+
+def _read(
+    paths: Paths,
+    format: str,
+    lenient: bool,
+    tokenizer: str | os.PathLike[str] | None,
+    progress: Progress | None,
+    *,
+    keep_text: bool,
+) -> Reading:
     if format != "auto" and format not in FORMATS:
         raise UnknownNameError("log format", format, ["auto", *FORMATS])
     files = find(paths)
-    reading = Reading(lenient=lenient, count=token_counter(tokenizer))
+    reading = Reading(lenient=lenient, count=token_counter(tokenizer), keep_text=keep_text)
     meter = _Meter(progress, files)
     readers: dict[str, Reader] = {}
     for path in files:
@@ -57,7 +84,7 @@ def read(
     for reader in readers.values():
         reader.finish()
     meter.finish()
-    return reading.build()
+    return reading
 
 
 class _Meter:

@@ -31,6 +31,7 @@ from kvsim.errors import InputError
 from kvsim.logs.kept import by_lengths
 from kvsim.logs.messages import AFTER_LAST_CALL, NO_OUTPUT, NO_OUTPUT_COUNT, TEMPLATE_TOKENS
 from kvsim.logs.reading import REMEDY, Format, Reading, decode
+from kvsim.logs.said import Called, Exchange, Said
 from kvsim.logs.segments import Part, scaled
 from kvsim.logs.source import Source, Text
 from kvsim.logs.times import BACKWARDS, NS_PER_MS, from_datetime
@@ -55,6 +56,7 @@ class _Block(msgspec.Struct):
     input: msgspec.Raw = msgspec.Raw()
     tool_use_id: str | None = None
     content: str | list[_Block | str] | None = None
+    is_error: bool | None = None
 
 
 class _Message(msgspec.Struct):
@@ -91,6 +93,7 @@ class _News:
     part: Part
     at_ns: int
     """When it was there, -1 unknown."""
+    said: Said | None = None
 
 
 @dataclass
@@ -107,6 +110,26 @@ class _Call:
     last_ns: int = -1
     row: int = -1
     counts: Counts = _NOTHING
+    words: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    called: list[Called] = field(default_factory=list)
+
+    @property
+    def exchange(self) -> Exchange:
+        """What was said."""
+        wrote = Said("assistant", "".join(self.words), "".join(self.reasoning), tuple(self.called))
+        return Exchange(tuple(news.said for news in self.news if news.said is not None), wrote)
+
+    def say(self, block: _Block | str) -> None:
+        """Take over what the model wrote in a block."""
+        if isinstance(block, str):
+            self.words.append(block)
+        elif block.type == "tool_use":
+            self.called.append(Called(block.name, bytes(block.input).decode("utf-8", "replace"), block.id))
+        elif block.thinking:
+            self.reasoning.append(block.thinking)
+        else:
+            self.words.append(block.text or "")
 
     @property
     def arrival_ns(self) -> int:
@@ -238,15 +261,20 @@ class _Reader:
         for block in blocks:
             if isinstance(block, str) or block.type != "tool_result":
                 words = block if isinstance(block, str) else block.text or ""
-                news.append(_News(line, Part("user", None, count(words)), at_ns))
+                news.append(_News(line, Part("user", None, count(words)), at_ns, self._kept(Said("user", words))))
                 continue
             self._reading.report.tool_results += 1
             name, begun_ns = session.tools.get(block.tool_use_id or "", (None, -1))
             done_ns, ran_ns = at_ns, self._ran_ns(record)
             if begun_ns >= 0 and ran_ns is not None:
                 done_ns = min(begun_ns + ran_ns, at_ns) if at_ns >= 0 else begun_ns + ran_ns
-            news.append(_News(line, Part("tool", name, count(_words(block.content))), done_ns))
+            words = _words(block.content)
+            said = self._kept(Said("tool", words, tool=name, call_id=block.tool_use_id, failed=block.is_error))
+            news.append(_News(line, Part("tool", name, count(words)), done_ns, said))
         return news or [_News(line, Part("user", None, 0), at_ns)]
+
+    def _kept(self, said: Said) -> Said | None:
+        return said if self._reading.keep_text else None
 
     def _ran_ns(self, record: _Record) -> int | None:
         """How long a tool's runner says it took."""
@@ -280,6 +308,8 @@ class _Reader:
             if hash(words) not in call.seen:
                 call.seen.add(hash(words))
                 call.content_tokens += self._reading.count(words)
+                if self._reading.keep_text:
+                    call.say(block)
             if isinstance(block, _Block) and block.type == "tool_use" and block.id:
                 session.tools.setdefault(block.id, (block.name or "", at_ns))
         return call
@@ -388,6 +418,7 @@ class _Telling:
             cached_tokens=call.counts.cached,
             e2e_ns=e2e_ns,
             estimated_tokens=estimated,
+            said=call.exchange if self._reading.keep_text else None,
         )
 
     def _count(self, call: _Call, parent: _Call | None) -> tuple[int, int]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from kvsim.errors import InputError
+from kvsim.logs.chat import Message, as_text
 from kvsim.logs.kept import REWRITTEN, by_lengths
 from kvsim.logs.reading import REMEDY, Reading
 from kvsim.logs.report import ReadReport
+from kvsim.logs.said import Exchange, Said, said_of
 from kvsim.logs.segments import Part, scaled
 from kvsim.logs.source import Source
 from kvsim.logs.usage import Counts, Usage
@@ -25,94 +27,10 @@ TEMPLATE_TOKENS = 4
 AFTER_LAST_CALL = "message after the last call"
 NO_OUTPUT = "output of 0 tokens"
 
-#: Remarks for ``ReadReport.flagged``.
-IMAGE = "image: 0 tokens counted"
+#: A remark for ``ReadReport.flagged``.
 NO_OUTPUT_COUNT = "usage without an output count: counted from the text"
 
-_IMAGES = ("image", "image_url", "input_image")
-_UNDERSTOOD = ("text", "input_text", "output_text", "thinking", "refusal", "tool_use", "tool_result")
-
 _KINDS = {"system": "system", "developer": "system", "tool": "tool", "function": "tool", "assistant": "own"}
-
-
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | dict[str, Any] | None = None
-
-
-class _Call(msgspec.Struct):
-    id: str | None = None
-    function: _Function | None = None
-
-
-class _Part(msgspec.Struct):
-    """A part of a content list, of whichever API: the words of all its types at once."""
-
-    type: str | None = None
-    text: str | None = None
-    thinking: str | None = None
-    refusal: str | None = None
-    id: str | None = None
-    name: str | None = None
-    input: Any = None
-    tool_use_id: str | None = None
-    content: str | list[_Part | str] | dict[str, Any] | None = None
-
-    @property
-    def words(self) -> str:
-        """The words of the part, those of the parts inside it included."""
-        if self.type == "tool_use":
-            return (self.name or "") + _json(self.input)
-        if self.type == "tool_result":
-            if isinstance(self.content, list):
-                return "".join(part if isinstance(part, str) else part.words for part in self.content)
-            return _json(self.content)
-        return self.text or self.refusal or ""
-
-    def remarks(self) -> Iterator[str]:
-        """What the words leave out."""
-        if self.type in _IMAGES:
-            yield IMAGE
-        elif self.type is not None and self.type not in _UNDERSTOOD:
-            yield f"content part {self.type!r} not understood: 0 tokens counted"
-        if self.type == "tool_result" and isinstance(self.content, list):
-            for part in self.content:
-                if isinstance(part, _Part):
-                    yield from part.remarks()
-
-
-class Message(msgspec.Struct):
-    """A chat message, as far as it matters to token counts."""
-
-    role: str
-    content: str | list[_Part | str] | None = None
-    tool_calls: list[_Call] | None = None
-    function_call: _Function | None = None
-    reasoning_content: str | None = None
-    tool_call_id: str | None = None
-    name: str | None = None
-    usage: Usage | None = None
-
-    @property
-    def text(self) -> str:
-        """The words of the content, without reasoning."""
-        if isinstance(self.content, list):
-            return "".join(part if isinstance(part, str) else part.words for part in self.content)
-        return self.content or ""
-
-    @property
-    def parts(self) -> list[_Part]:
-        """The parts of a content that is a list, bare strings left out."""
-        if isinstance(self.content, list):
-            return [part for part in self.content if isinstance(part, _Part)]
-        return []
-
-    @property
-    def calls(self) -> list[_Call]:
-        """The tool calls, the older single form included."""
-        if self.function_call is not None:
-            return [_Call(function=self.function_call), *(self.tool_calls or ())]
-        return self.tool_calls or []
 
 
 class Fact(NamedTuple):
@@ -128,6 +46,8 @@ class Fact(NamedTuple):
     """How many tool results the message is or holds."""
     remarks: frozenset[str] = frozenset()
     """What of the message was not counted."""
+    said: tuple[Said, ...] = ()
+    """The message itself, where text is kept."""
 
     @property
     def part(self) -> Part:
@@ -145,8 +65,10 @@ def flag_uncounted(report: ReadReport, facts: Iterable[Fact]) -> None:
 class Facts:
     """Turns messages into facts, counting each distinct message once."""
 
-    def __init__(self, count: TokenCounter) -> None:
+    def __init__(self, count: TokenCounter, *, keep_text: bool = False) -> None:
         self._count = count
+        self._keep_text = keep_text
+        self._said: dict[int, tuple[Said, ...]] = {}
         self._tokens: dict[int, int] = {}
 
     def of(self, messages: Sequence[Message]) -> list[Fact]:
@@ -165,23 +87,32 @@ class Facts:
                     names[part.id] = part.name
                 elif part.type == "tool_result":
                     tool = names.get(part.tool_use_id or "", tool)
-            facts.append(self.one(message, tool))
+            fact = self.one(message, tool)
+            if self._keep_text:  # requests repeat the messages of earlier ones: each is kept once
+                ids = (*(call.id for call in message.calls), *(part.id or part.tool_use_id for part in message.parts))
+                which = hash((fact.key, message.reasoning_content, message.tool_call_id, ids))
+                fact = fact._replace(said=self._said.setdefault(which, said_of(message, names)))
+            facts.append(fact)
         return facts
 
     def one(self, message: Message, tool: str | None = None) -> Fact:
-        """The fact of one message."""
+        """The fact of one message, its text let go."""
         parts = message.parts
         reasoning = [message.reasoning_content or "", *(part.thinking for part in parts if part.thinking)]
         words = [message.text]
         for call in message.calls:
             if call.function is not None:
-                words += [call.function.name or "", _json(call.function.arguments)]
+                words += [call.function.name or "", as_text(call.function.arguments)]
         counted = hash((*reasoning, None, *words))
         if counted not in self._tokens:
             self._tokens[counted] = sum(self._count(text) for text in (*reasoning, *words) if text)
         results = sum(part.type == "tool_result" for part in parts) or int(message.role in ("tool", "function"))
         remarks = frozenset(remark for part in parts for remark in part.remarks())
         return Fact(message.role, self._tokens[counted], hash((message.role, *words)), tool, results, remarks)
+
+    def raw_said(self, data: bytes) -> tuple[Said, ...]:
+        """A JSON text (tool definitions) as it was said; nothing where text is not kept or there is none."""
+        return (Said("tools", data.decode("utf-8", "replace")),) if self._keep_text and data else ()
 
     def raw(self, data: bytes) -> tuple[int, int]:
         """Tokens and key of a JSON text (tool definitions)."""
@@ -191,13 +122,6 @@ class Facts:
         return self._tokens[key], key
 
 
-def _json(value: Any) -> str:
-    """A value as text; text as it is."""
-    if isinstance(value, str):
-        return value
-    return "" if value is None else msgspec.json.encode(value).decode()
-
-
 def add_conversation(
     reading: Reading,
     facts: Sequence[Fact],
@@ -205,13 +129,15 @@ def add_conversation(
     id: str,
     usages: Sequence[Usage | None] | None = None,
     tools_tokens: int = 0,
+    tools_said: tuple[Said, ...] = (),
+    pauses_ns: Sequence[int] = (),
     source: Source | None = None,
     line: int | None = None,
 ) -> None:
     """Add a conversation as a trajectory; its messages are the records.
 
-    ``usages``: one for each assistant message. Logged counts win; what has none is counted from the text, on top of
-    the logged length before it.
+    ``usages`` and ``pauses_ns`` (before it), where given: one for each assistant message. Logged counts win; what has
+    none is counted from the text, on top of the logged length before it.
     """
     report = reading.report
     report.tool_results += sum(fact.results for fact in facts)
@@ -255,12 +181,30 @@ def add_conversation(
             kept_tokens=kept,
             prompt_tokens=now.prompt,
             output_tokens=now.output,
+            pause_ns=pauses_ns[number] if number < len(pauses_ns) else 0,
             tool=waited[-1] if waited else None,
             segments=scaled(news, now.prompt - kept),
             cached_tokens=now.cached,
             estimated_tokens=estimated,
+            said=exchange(facts[begin:at], facts[at], before=() if number else tools_said),
         )
         context, begin = now, at + 1
+
+
+def exchange(read: Iterable[Fact], answer: Fact | None, *, before: tuple[Said, ...] = ()) -> Exchange | None:
+    """What was said in a turn, ``before`` first; None where text was not kept."""
+    said = (*before, *(part for fact in read for part in fact.said))
+    wrote = answer.said[-1] if answer is not None and answer.said else None
+    return Exchange(said, wrote) if said or wrote is not None else None
+
+
+def exchanges(facts: Sequence[Fact]) -> list[Exchange]:
+    """What was said in the turns of a conversation, one an assistant message; empty where text was not kept."""
+    calls = [at for at, fact in enumerate(facts) if fact.role == "assistant"]
+    found = [
+        exchange(facts[begin:at], facts[at]) for begin, at in zip([0, *(at + 1 for at in calls)], calls, strict=False)
+    ]
+    return [said for said in found if said is not None]
 
 
 def _counted(logged: Counts | None, news: Sequence[Part], output: int, context: Counts) -> tuple[Counts, int, int]:

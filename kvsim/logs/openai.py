@@ -17,9 +17,11 @@ import msgspec
 from msgspec import Meta
 
 from kvsim.errors import InputError
-from kvsim.logs.messages import Fact, Facts, Message, add_conversation
+from kvsim.logs.chat import Message
+from kvsim.logs.messages import Fact, Facts, add_conversation
 from kvsim.logs.reading import REMEDY, Format, Reading, decode
 from kvsim.logs.requests import Request, Requests
+from kvsim.logs.said import Said
 from kvsim.logs.shape import key_paths
 from kvsim.logs.source import Source, Text
 from kvsim.logs.times import from_datetime, from_seconds
@@ -61,7 +63,7 @@ class _Reader:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
         self._decoder = msgspec.json.Decoder(_Record | list[Message])
-        self._facts = Facts(reading.count)
+        self._facts = Facts(reading.count, keep_text=reading.keep_text)
         self._requests = Requests(reading)
 
     def read(self, source: Source) -> None:
@@ -79,9 +81,8 @@ class _Reader:
         sent = record.request or _plain(record)
         if sent is None:
             raise InputError("is missing", file=source.name, line=text.line, field="messages", remedy=REMEDY)
-        tools = (
-            self._facts.raw(bytes(sent.tools)) if sent.tools and bytes(sent.tools) not in (b"null", b"[]") else (0, 0)
-        )
+        given = bytes(sent.tools) if sent.tools and bytes(sent.tools) not in (b"null", b"[]") else b""
+        tools, tools_said = self._facts.raw(given) if given else (0, 0), self._facts.raw_said(given)
         facts = self._facts.of(sent.messages)
         id = str(record.id) if record.id is not None else f"{source.stem}:{text.line}"
         if record.response is None:
@@ -91,11 +92,12 @@ class _Reader:
                 id=id,
                 usages=_usages(record, sent.messages),
                 tools_tokens=tools[0],
+                tools_said=tools_said,
                 source=source,
                 line=text.line,
             )
             return
-        self._requests.collect(self._request(record, record.response, id, tools, facts, source, text))
+        self._requests.collect(self._request(record, record.response, id, tools, tools_said, facts, source, text))
 
     def _request(
         self,
@@ -103,6 +105,7 @@ class _Reader:
         response: _Response,
         id: str,
         tools: tuple[int, int],
+        tools_said: tuple[Said, ...],
         facts: list[Fact],
         source: Source,
         text: Text,
@@ -131,8 +134,9 @@ class _Reader:
             source=source,
             line=text.line,
             tools=tools,
+            tools_said=tools_said,
             facts=facts,
-            answer=self._facts.one(message) if message is not None else None,
+            answer=self._facts.of([message])[0] if message is not None else None,
             counts=counts,
             start_ns=start_ns,
             end_ns=end_ns,

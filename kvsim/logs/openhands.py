@@ -13,9 +13,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from kvsim.logs.chat import Message
 from kvsim.logs.kept import REWRITTEN, by_lengths
 from kvsim.logs.messages import NO_OUTPUT
 from kvsim.logs.reading import Format, Reading, decode
+from kvsim.logs.said import Exchange, Said, said_of
 from kvsim.logs.segments import Part, scaled
 from kvsim.logs.source import Source
 from kvsim.logs.times import BACKWARDS, from_datetime, from_seconds
@@ -26,10 +28,17 @@ NO_USAGE = "latency without usage (a call whose answer was not used)"
 
 class _Response(msgspec.Struct):
     id: str = ""
+    choices: msgspec.Raw = msgspec.Raw()
+    """Read only where text is kept."""
+
+
+class _Choice(msgspec.Struct):
+    message: Message | None = None
 
 
 class _ToolCall(msgspec.Struct):
     function_name: str | None = None
+    tool_call_id: str | None = None
     model_response: _Response | None = None
 
 
@@ -78,6 +87,7 @@ class _Reader:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
         self._decoder = msgspec.json.Decoder(_Session)
+        self._choices = msgspec.json.Decoder(list[_Choice])
 
     def read(self, source: Source) -> None:
         roots: list[tuple[int, int]] = []
@@ -110,6 +120,7 @@ class _Reader:
         """Add a session's turns; returns its first row and when it started (-1 unknown)."""
         latencies = {latency.response_id: from_seconds(latency.latency) for latency in metrics.response_latencies}
         ends, before = self._events(session, {call.response_id for call in calls})
+        said = self._said(session, {call.response_id for call in calls}) if self._reading.keep_text else {}
         root = parent = -1
         root_start = -1
         previous: _TokenUsage | None = None
@@ -145,6 +156,7 @@ class _Reader:
                 segments=scaled(parts, call.prompt_tokens - kept),
                 cached_tokens=call.cache_read_tokens if call.cache_read_tokens else -1,
                 e2e_ns=latency,
+                said=said.get(call.response_id),
             )
             if root < 0:
                 root, root_start = parent, start
@@ -175,6 +187,38 @@ class _Reader:
                 if event.timestamp is not None:
                     ends[response] = from_datetime(event.timestamp)
         return ends, before
+
+    def _said(self, session: _Session, calls: set[str]) -> dict[str, Exchange]:
+        """What was said in each call, by the same events."""
+        found: dict[str, Exchange] = {}
+        read: list[Said] = []
+        for event in session.history or ():
+            call = event.tool_call_metadata
+            response = call.model_response if call is not None else None
+            if event.observation is not None:
+                if call is not None:
+                    read.append(Said("tool", event.content or "", tool=call.function_name, call_id=call.tool_call_id))
+            elif event.action == "system" and event.args is not None:
+                read.append(Said("system", event.args.content or ""))
+                if event.args.tools:
+                    read.append(Said("tools", bytes(event.args.tools).decode("utf-8", "replace")))
+            elif event.action == "message" and event.source == "user" and event.args is not None:
+                read.append(Said("user", event.args.content or ""))
+            elif (
+                event.action is not None and response is not None and response.id in calls and response.id not in found
+            ):
+                found[response.id] = Exchange(tuple(read), self._written(response))
+                read = []
+        return found
+
+    def _written(self, response: _Response) -> Said | None:
+        """The answer that a call's response carries; None where it is not to be read."""
+        try:
+            choices = self._choices.decode(response.choices) if bytes(response.choices) else []
+        except msgspec.ValidationError:
+            return None
+        message = choices[0].message if choices else None
+        return said_of(message, {})[-1] if message is not None else None
 
 
 FORMAT = Format(

@@ -31,11 +31,13 @@ class Attempt:
 class Reading:
     """The batch under construction, its report, and how strictly to read."""
 
-    def __init__(self, *, lenient: bool, count: TokenCounter) -> None:
+    def __init__(self, *, lenient: bool, count: TokenCounter, keep_text: bool = False) -> None:
         self.builder = Builder(remark=(lambda remark: self.report.flag(remark)) if lenient else None)
         self.report = ReadReport(counted_with=count.name)
         self.lenient = lenient
         self.count = count
+        self.keep_text = keep_text
+        """Whether readers say with each turn what was said in it."""
         self._records: list[int] = []  # of each trajectory
         self._ids: set[str] = set()
 

@@ -12,6 +12,7 @@ from kvsim.logs import (
     parquet,
     skyrl,
     slime,
+    swe_agent,
     tau_bench,
     torch_archive,
     trl,
@@ -27,7 +28,7 @@ from kvsim.logs.source import Source
 FORMATS: dict[str, Format] = {
     module.FORMAT.name: module.FORMAT
     for module in (
-        *(neutral, weka, mooncake, claude_code, openhands, tau_bench),
+        *(neutral, weka, mooncake, claude_code, openhands, swe_agent, tau_bench),
         *(verl, verl_tool, skyrl, slime, trl),  # rollouts of trainers
         openai,
     )

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from kvsim._ingest import PrefixIndex
 from kvsim.logs.kept import REWRITTEN, by_lengths
-from kvsim.logs.messages import NO_OUTPUT, NO_OUTPUT_COUNT, TEMPLATE_TOKENS, Fact, flag_uncounted
+from kvsim.logs.messages import NO_OUTPUT, NO_OUTPUT_COUNT, TEMPLATE_TOKENS, Fact, exchange, flag_uncounted
 from kvsim.logs.reading import Reading
+from kvsim.logs.said import Said
 from kvsim.logs.segments import Part, scaled
 from kvsim.logs.source import Source
 from kvsim.logs.times import BACKWARDS
@@ -38,6 +39,7 @@ class Request:
     counts: Counts | None
     start_ns: int = -1
     end_ns: int = -1
+    tools_said: tuple[Said, ...] = ()
     keys: list[int] = field(init=False)
     """What the prompt begins with: tools, then messages."""
 
@@ -146,6 +148,7 @@ class Requests:
             cached_tokens=counts.cached,
             e2e_ns=request.end_ns - request.start_ns if request.end_ns >= request.start_ns >= 0 else -1,
             estimated_tokens=estimated,
+            said=exchange(news, request.answer, before=request.tools_said if context.new_from == 0 else ()),
         )
         if after is not None:
             self._reading.grow(trajectory)

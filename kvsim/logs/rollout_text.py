@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from kvsim.logs.messages import TEMPLATE_TOKENS
+from kvsim.logs.said import Called, Exchange, Said
 from kvsim.logs.turns import Turn
 from kvsim.tokens import TokenCounter
 
@@ -72,6 +73,29 @@ def tools_called(written: str) -> list[str]:
     """The names of the tools that a turn's text calls, ``<tool_call>{"name": ...}</tool_call>``."""
     found = (_NAME.search(call) for call in _CALLS.findall(written))
     return [name[1] for name in found if name]
+
+
+def said_in(prompt: str, cut: Cut) -> list[Exchange]:
+    """What was said in the turns that :func:`turns_of` makes."""
+    exchanges: list[Exchange] = []
+    read = [Said("user", prompt)]
+    for number, written in enumerate(cut.written):
+        if written or (number + 1 == len(cut.written) and not exchanges):
+            exchanges.append(Exchange(tuple(read), Said("assistant", written, calls=_calls_in(written))))
+            read = []
+        if number < len(cut.read):
+            names = tools_called(written)
+            read.append(Said("tool", cut.read[number], tool=names[-1] if names else None))
+    return exchanges
+
+
+def _calls_in(written: str) -> tuple[Called, ...]:
+    """The tool calls in a turn's text, their JSON as it stands."""
+    found = []
+    for call in _CALLS.findall(written):
+        name = _NAME.search(call)
+        found.append(Called(name[1] if name else None, call.strip()))
+    return tuple(found)
 
 
 def turns_of(prompt: str, cut: Cut, count: TokenCounter, pauses_s: Sequence[float | None] = ()) -> list[Turn]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from kvsim.logs.reading import Format, Reading, decode
-from kvsim.logs.rollout_text import cut, turns_of
+from kvsim.logs.rollout_text import cut, said_in, turns_of
 from kvsim.logs.source import Source
 from kvsim.logs.turns import add_turns
 
@@ -33,9 +33,16 @@ class _Reader:
                 if rollout.input_prompt is None:
                     self._reading.report.skip("metrics of a whole evaluation")
                     continue
-                turns = turns_of(rollout.input_prompt, cut(rollout.output_response), self._reading.count)
-                id = f"{source.stem}:{text.line}"
-                add_turns(self._reading, turns, id=id, source=source, line=text.line, estimated=True)
+                pieces = cut(rollout.output_response)
+                add_turns(
+                    self._reading,
+                    turns_of(rollout.input_prompt, pieces, self._reading.count),
+                    id=f"{source.stem}:{text.line}",
+                    source=source,
+                    line=text.line,
+                    estimated=True,
+                    said=said_in(rollout.input_prompt, pieces) if self._reading.keep_text else (),
+                )
 
     def finish(self) -> None:
         pass

@@ -16,7 +16,7 @@ from kvsim.errors import InputError
 #: What is read of a file to recognise its format.
 HEAD_BYTES = 1 << 18
 _CHUNK_BYTES = 1 << 18
-_SUFFIXES = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz", ".parquet")
+_SUFFIXES = (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz", ".parquet", ".traj")
 _BOM = b"\xef\xbb\xbf"
 
 Progress = Callable[[int, int], None]
@@ -32,8 +32,8 @@ class Text(NamedTuple):
 
 
 def find(paths: Paths) -> list[str]:
-    """The files that paths, globs and directories (searched recursively for .json, .jsonl, .ndjson, also .gz, and
-    .parquet) name.
+    """The files that paths, globs and directories (searched recursively for .json, .jsonl, .ndjson, also .gz,
+    .parquet and .traj) name.
 
     Each once; the order is that of the arguments, sorted within a glob or directory.
     """

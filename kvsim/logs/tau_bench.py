@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from kvsim.logs.messages import Facts, Message, add_conversation
+from kvsim.logs.chat import Message
+from kvsim.logs.messages import Facts, add_conversation
 from kvsim.logs.reading import Format, Reading, decode
 from kvsim.logs.source import Source
 
@@ -19,7 +20,7 @@ class _Reader:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
         self._decoder = msgspec.json.Decoder(_Run)
-        self._facts = Facts(reading.count)
+        self._facts = Facts(reading.count, keep_text=reading.keep_text)
 
     def read(self, source: Source) -> None:
         for text in self._reading.texts(source):

@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 
 from kvsim.errors import InputError
-from kvsim.logs.messages import Facts, Message, add_conversation
+from kvsim.logs.chat import Message
+from kvsim.logs.messages import Facts, add_conversation, exchanges
 from kvsim.logs.parquet import rows
 from kvsim.logs.reading import REMEDY, Format, Reading
+from kvsim.logs.said import Exchange, Said
 from kvsim.logs.source import Source
 from kvsim.logs.turns import FIELD, Turn, add_turns, load
 
@@ -29,7 +31,7 @@ class _Row(msgspec.Struct):
 class _Reader:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
-        self._facts = Facts(reading.count)
+        self._facts = Facts(reading.count, keep_text=reading.keep_text)
 
     def read(self, source: Source) -> None:
         for number, given in enumerate(rows(source)):
@@ -43,16 +45,25 @@ class _Reader:
             raise InputError(f"row {number}: {error}", file=source.name, remedy=REMEDY) from None
         id = f"step {row.step}: {number}" if row.step is not None else f"{source.stem}:{number}"
         if row.kvsim_turns is not None:
-            add_turns(self._reading, load(row.kvsim_turns, file=source.name), id=id, source=source, line=None)
+            turns = load(row.kvsim_turns, file=source.name)
+            add_turns(self._reading, turns, id=id, source=source, line=None, said=self._said(row))
         elif isinstance(row.prompt, str) and isinstance(row.completion, str):
             turn = Turn(self._reading.count(row.prompt), self._reading.count(row.completion))
-            add_turns(self._reading, [turn], id=id, source=source, line=None, estimated=True)
+            said = [Exchange((Said("user", row.prompt),), Said("assistant", row.completion))]
+            kept = said if self._reading.keep_text else ()
+            add_turns(self._reading, [turn], id=id, source=source, line=None, estimated=True, said=kept)
         elif isinstance(row.prompt, list) and isinstance(row.completion, list):
             facts = self._facts.of([*row.prompt, *(row.completion or [Message("assistant")])])
             add_conversation(self._reading, facts, id=id, source=source)
         else:
             problem = f"row {number}: prompt and completion are not both text or both messages"
             raise InputError(problem, file=source.name, field="completion", remedy=REMEDY)
+
+    def _said(self, row: _Row) -> list[Exchange]:
+        """What was said in the turns that a column counts, where it is messages and text is kept."""
+        if not self._reading.keep_text or isinstance(row.prompt, str) or isinstance(row.completion, str):
+            return []
+        return exchanges(self._facts.of([*row.prompt, *row.completion]))
 
     def finish(self) -> None:
         pass

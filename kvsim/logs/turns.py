@@ -21,6 +21,7 @@ from kvsim.errors import InputError
 from kvsim.logs.kept import by_lengths
 from kvsim.logs.messages import NO_OUTPUT
 from kvsim.logs.reading import REMEDY, Reading
+from kvsim.logs.said import Exchange
 from kvsim.logs.source import Source
 from kvsim.logs.times import from_seconds
 
@@ -83,14 +84,18 @@ def add_turns(
     source: Source,
     line: int | None,
     estimated: bool = False,
+    said: Sequence[Exchange] = (),
 ) -> None:
-    """Add a rollout as one trajectory made of one record. ``estimated``: its tokens were counted from text."""
+    """Add a rollout as one trajectory made of one record.
+
+    ``estimated``: its tokens were counted from text. ``said``: what was said in each turn, where text is kept.
+    """
     report, builder = reading.report, reading.builder
     if not turns:
         raise InputError("has no turn", file=source.name, line=line, field=FIELD, remedy=REMEDY)
     reading.trajectory(id, source, line, 1)
     parent, before = -1, None
-    for turn in turns:
+    for number, turn in enumerate(turns):
         kept, prompt = kept_tokens(turn, before), max(turn.prompt_tokens, 1)
         report.tool_results += len(turn.tools)
         for remark in _remarks(turn, first=before is None):
@@ -103,6 +108,7 @@ def add_turns(
             pause_ns=from_seconds(turn.pause_s or 0.0),
             tool=turn.tools[-1] if turn.tools else None,
             estimated_tokens=prompt - kept + turn.output_tokens if estimated else 0,
+            said=said[number] if len(said) == len(turns) else None,
         )
         before = turn
 

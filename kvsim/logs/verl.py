@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from kvsim.logs.reading import Format, Reading, decode
-from kvsim.logs.rollout_text import cut, turns_of
+from kvsim.logs.rollout_text import cut, said_in, turns_of
 from kvsim.logs.source import Source
 from kvsim.logs.turns import add_turns, load
 
@@ -38,13 +38,21 @@ class _Reader:
             with self._reading.attempt():
                 rollout = decode(self._decoder, text, source)
                 exact = rollout.kvsim_turns is not None
+                pieces = cut(rollout.output)
                 turns = (
                     load(rollout.kvsim_turns, file=source.name, line=text.line)
                     if exact
-                    else turns_of(rollout.input, cut(rollout.output), self._reading.count)
+                    else turns_of(rollout.input, pieces, self._reading.count)
                 )
-                id = rollout.uid or rollout.request_id or f"{source.stem}:{text.line}"
-                add_turns(self._reading, turns, id=id, source=source, line=text.line, estimated=not exact)
+                add_turns(
+                    self._reading,
+                    turns,
+                    id=rollout.uid or rollout.request_id or f"{source.stem}:{text.line}",
+                    source=source,
+                    line=text.line,
+                    estimated=not exact,
+                    said=said_in(rollout.input, pieces) if self._reading.keep_text else (),
+                )
 
     def finish(self) -> None:
         pass

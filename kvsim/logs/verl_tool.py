@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from kvsim.logs.reading import Format, Reading, decode
-from kvsim.logs.rollout_text import cut, cut_at, turns_of
+from kvsim.logs.rollout_text import cut, cut_at, said_in, turns_of
 from kvsim.logs.source import Source
 from kvsim.logs.turns import add_turns
 
@@ -63,6 +63,7 @@ class _Reader:
                     source=source,
                     line=text.line,
                     estimated=True,
+                    said=said_in(record.prompt, pieces) if self._reading.keep_text else (),
                 )
 
     def finish(self) -> None:

@@ -13,6 +13,9 @@ there ``t``, 0.1 to 0.4 s after such an end, is the start, and nothing is known 
 
 - a sub-agent's first turn comes ``after`` the last main turn that began before it, its pause the time between;
 - the first main turn that begins after a sub-agent's ``t`` waits for its last turn; its pause is what then remains.
+
+What a prompt reads anew is told by ``input_types``; of a session's first prompt ``tool_tokens`` and ``system_tokens``
+are the definitions of tools and the system prompt. Tools have no names.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ Hash = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e8)]
 NO_OUTPUT = "output of 0 tokens"
 
+_INPUTS = {"tool_result": "tool", "text": "user"}
+
 
 class _Agent(msgspec.Struct):
     t: Seconds
@@ -54,6 +59,7 @@ class _Request(msgspec.Struct):
     api_time: Seconds | None = None
     ttft: Seconds | None = None
     think_time: Seconds | None = None
+    input_types: list[str] = []
     agent_id: str = ""
     duration_ms: Annotated[float, Meta(ge=0, le=1e11)] | None = None
     agent: _Agent | None = None
@@ -64,6 +70,8 @@ class _Trace(msgspec.Struct):
     id: str
     requests: list[_Request]
     block_size: Annotated[int, Meta(ge=1, le=1 << 20)] = 64
+    tool_tokens: Count = 0
+    system_tokens: Count = 0
 
 
 class _Turn(msgspec.Struct, frozen=True):
@@ -169,6 +177,7 @@ class _Session:
             pause_ns=pause_ns,
             arrival_ns=arrival_ns,
             waits_for=[spawned.last_row for spawned in joined],
+            segments=self._segments(request, prompt, parent, kept, main=before is None),
             ttft_ns=-1 if request.ttft is None else from_seconds(request.ttft),
             e2e_ns=e2e_ns,
         )
@@ -195,6 +204,21 @@ class _Session:
         if parent is None:
             return None, 0
         return parent, by_blocks(shared, block, prompt, parent.prompt, parent.output)
+
+    def _segments(
+        self, request: _Request, prompt: int, parent: _Turn | None, kept: int, *, main: bool
+    ) -> list[tuple[str, str | None, int]]:
+        """What the new part is made of, where the trace says it: the head of a session, and what came in behind."""
+        head = self._trace.tool_tokens + self._trace.system_tokens
+        if parent is None:
+            if not main or not 0 < head <= prompt:
+                return []
+            parts = [("tools", self._trace.tool_tokens), ("system", self._trace.system_tokens), ("user", prompt - head)]
+            return [(kind, None, tokens) for kind, tokens in parts if tokens]
+        kind = _INPUTS.get(request.input_types[0]) if len(request.input_types) == 1 else None
+        if kind is None or kept < parent.prompt + parent.output or kept == prompt:
+            return []  # unknown, or a context that was rewritten
+        return [(kind, None, prompt - kept)]
 
     def _count(self, where: str, name: str, value: int | None) -> int:
         if value is None:

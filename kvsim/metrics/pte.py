@@ -26,6 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kvsim.architecture import Architecture, kv_element_bytes
+from kvsim.backends import get
+from kvsim.backends.interface import WeighsPte
 from kvsim.backends.kernels import prefill_time
 from kvsim.backends.rates import rates
 from kvsim.errors import UnknownNameError
@@ -33,6 +35,7 @@ from kvsim.hardware import Gpu
 from kvsim.hardware import gpu as find_gpu
 from kvsim.load import Load
 from kvsim.metrics import _paper
+from kvsim.pricing import Pricing, resolve_pricing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
     from kvsim.calibration import Calibration
     from kvsim.engine import EngineConfig
     from kvsim.estimation import Estimate
-    from kvsim.pricing import Pricing
     from kvsim.trajectory import Batch
 
 Floats = npt.NDArray[np.float64]
@@ -76,6 +78,19 @@ class Read:
     window: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A reading in numbers: what backends need that compute PTE themselves (csrc/pte.hpp)."""
+
+    reading: int
+    """Its place in READINGS."""
+    reads: tuple[Read, ...] = ()
+    """What decoding reads; the paper's gamma in its reading, which has one."""
+    gpus: float = 1.0
+    """GPUs that a second in the model occupies."""
+    token_gpu_s: float = 1.0
+
+
 def pte(
     batch: Batch,
     *,
@@ -96,18 +111,34 @@ def pte(
     """
     if reading not in READINGS:
         raise UnknownNameError("reading", reading, READINGS)
+    chosen = get(backend)
     if reading == "paper":
         gamma = paper_gamma(model, gpu)
-        return _result(batch, paper_turns(batch.prompt_tokens, batch.output_tokens, gamma), gamma, "paper")
+        if isinstance(chosen, WeighsPte):
+            turns = chosen.pte(None, batch.packed(chosen), Weights(0, (Read(gamma),)))
+        else:
+            turns = paper_turns(batch.prompt_tokens, batch.output_tokens, gamma)
+        return _result(batch, turns, gamma, "paper")
 
-    from kvsim import estimate  # from the package: importing its module by name would shadow the function there
+    from kvsim.estimation import Estimate, require_clock  # which prices in this unit too
 
-    priced = estimate(batch, model=model, gpu=gpu, load=load, engine=engine, backend=backend, calibration=calibration)
+    pricing = resolve_pricing(model, gpu, engine, load, calibration)
+    weights = _weights(pricing, reading)
+    if isinstance(chosen, WeighsPte):
+        require_clock(batch, pricing)
+        turns = chosen.pte(pricing.handle(chosen), batch.packed(chosen), weights)
+    else:
+        turns = turns_of_estimate(Estimate(batch, pricing, chosen), reading, weights.token_gpu_s)
     if reading == "exact":
-        sum_of_gammas = sum(read.gamma for read in _reads(priced.pricing))
-        return _result(batch, turns_of_estimate(priced, reading), sum_of_gammas, "exact")
-    token_gpu_s = prefill_token_gpu_s(priced.pricing)
-    return _result(batch, turns_of_estimate(priced, reading, token_gpu_s), None, "calibrated")
+        return _result(batch, turns, sum(read.gamma for read in weights.reads), "exact")
+    return _result(batch, turns, None, "calibrated")
+
+
+def _weights(pricing: Pricing, reading: str) -> Weights:
+    if reading == "exact":
+        return Weights(READINGS.index("exact"), _reads(pricing))
+    gpus = pricing.engine.tensor_parallel_size / pricing.load.concurrent
+    return Weights(READINGS.index("calibrated"), (), gpus, prefill_token_gpu_s(pricing))
 
 
 def turns_of_estimate(estimate: Estimate, reading: str, token_gpu_s: float = 1.0) -> Floats:

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from kvsim._door import SEGMENT_KINDS
 from kvsim.errors import InputError
-from kvsim.logs.messages import TEMPLATE_TOKENS, Facts, Message
+from kvsim.logs.chat import Message
+from kvsim.logs.messages import TEMPLATE_TOKENS, Facts
 from kvsim.reward.assembly import NO_OUTPUT, Turns
 from kvsim.tokens import token_counter
 from kvsim.trajectory import Segments

@@ -1,4 +1,4 @@
-"""A plot of reward against cost, with the ``plot`` extra (plotly)."""
+"""A plot of reward against cost, with the ``report`` extra (plotly)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvsim.errors import InputError, MissingExtraError
+from kvsim.errors import InputError
 from kvsim.metrics.pareto import pareto_front
+from kvsim.report.figures import require_plotly
 
 #: Units with the words of an axis.
 _AXES = {
@@ -37,7 +38,7 @@ class Run:
 def reward_against_cost(runs: Mapping[str, Run], unit: str) -> Any:
     """A plotly figure: a point for each rollout, each run's mean, and the Pareto front of the means.
 
-    ``unit`` is that of the costs. Raises :class:`MissingExtraError` without plotly.
+    ``unit`` is that of the costs. Raises :class:`kvsim.errors.MissingExtraError` without plotly.
     """
     if not runs:
         raise InputError("there are none", field="runs", remedy="Give at least one run")
@@ -77,22 +78,6 @@ def reward_against_cost(runs: Mapping[str, Run], unit: str) -> Any:
         )
     figure.update_layout(xaxis_title=f"cost: {_AXES.get(unit, unit)}", yaxis_title="reward", template="plotly_white")
     return figure
-
-
-def write(figure: Any, path: str) -> None:
-    """The figure as one HTML file that needs no network."""
-    try:
-        figure.write_html(path, include_plotlyjs=True)
-    except OSError as error:
-        raise InputError(f"cannot be written: {error.strerror}", file=path, remedy="Check the folder") from None
-
-
-def require_plotly() -> Any:
-    """plotly's graph objects; raises :class:`MissingExtraError` where it is not installed."""
-    try:
-        return importlib.import_module("plotly.graph_objects")
-    except ImportError:
-        raise MissingExtraError("plotly", "plot", "a plot") from None
 
 
 def _colours() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,17 +19,34 @@ from kvsim.logs.source import Paths, Source, find
 if TYPE_CHECKING:
     from kvsim.trajectory import Batch
 
-#: Fields that hold the reward of a rollout, where none is named: the first that a record has.
-REWARD_FIELDS = ("reward", "score")
+#: Fields that hold the reward of a rollout, where none is named: the first that a record has. Dots lead into objects.
+REWARD_FIELDS = (
+    "reward",
+    "score",
+    "resolved",
+    "report.resolved",
+    "test_result.resolved",
+    "test_result.report.resolved",
+)
+
+#: Fields that say which task a rollout is of: a name, or what was asked.
+TASK_FIELDS = ("task_id", "instance_id", "input_prompt", "input", "prompt")
+
+_TRIAL = re.compile(r"[-_.:#/](trial|run|attempt|sample)[-_]?\d+$")
+"""How ids of several tries at one task end."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """The rollouts of one file: one trajectory of ``batch`` and one of ``rewards`` (rollouts,) for each record."""
+    """The rollouts of one file: one trajectory of ``batch`` and one of ``rewards`` (rollouts,) for each record.
+
+    ``tasks`` (rollouts,) says which of them tried the same.
+    """
 
     file: str
     batch: Batch
     rewards: npt.NDArray[np.float64]
+    tasks: list[str]
 
 
 def read_scored(
@@ -48,14 +66,45 @@ def read_scored(
 
 def _scored(path: str, field: str | None, format: str, tokenizer: str | os.PathLike[str] | None) -> Scored:
     batch = read(path, format, tokenizer=tokenizer)
-    rewards = np.array([_reward(record, field, path, number) for number, record in enumerate(_records(path))])
+    records = list(_facts(path, field))
+    rewards = np.array([reward for reward, _ in records])
     if len(rewards) != len(batch):
         raise InputError(
             f"{len(rewards)} records make {len(batch)} trajectories, so that no reward is anyone's",
             file=path,
             remedy="Give rollouts of a trainer: one record each",
         )
-    return Scored(path, batch, rewards)
+    tasks = [task or task_of(id) for (_, task), id in zip(records, batch.ids, strict=True)]
+    return Scored(path, batch, rewards, tasks)
+
+
+def task_of(id: str) -> str:
+    """The task of a trajectory that nothing but its id tells of."""
+    return _TRIAL.sub("", id)
+
+
+def _facts(path: str, field: str | None) -> Iterator[tuple[float, str]]:
+    """Reward and task of each record, the latter empty where it does not say."""
+    for number, record in enumerate(_records(path)):
+        yield _reward(record, field, path, number), _task(record)
+
+
+def _task(record: dict[str, Any]) -> str:
+    for name in TASK_FIELDS:
+        value = record.get(name)
+        if isinstance(value, (str, int)):
+            return str(value)
+        if isinstance(value, list):
+            return msgspec.json.encode(value).decode()
+    return ""
+
+
+def _value(record: dict[str, Any], name: str) -> Any:
+    """What a field holds, dots leading into objects."""
+    found: Any = record
+    for part in [name] if name in record else name.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
 
 
 def _records(path: str) -> Iterator[dict[str, Any]]:
@@ -72,7 +121,7 @@ def _records(path: str) -> Iterator[dict[str, Any]]:
 def _reward(record: dict[str, Any], field: str | None, path: str, number: int) -> float:
     names: Iterable[str] = REWARD_FIELDS if field is None else (field,)
     for name in names:
-        value = record.get(name)
+        value = _value(record, name)
         if isinstance(value, (bool, int, float)) and np.isfinite(value):
             return float(value)
     having = ", ".join(name for name, value in record.items() if isinstance(value, (bool, int, float)))

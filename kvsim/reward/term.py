@@ -12,6 +12,7 @@ import numpy.typing as npt
 from kvsim._door import MAX_TOTAL_NS, sealed
 from kvsim.backends import get
 from kvsim.calibration import Calibration, load_calibration
+from kvsim.cores import threads_of
 from kvsim.errors import InputError
 from kvsim.estimation import Estimate
 from kvsim.pricing import require_price, resolve_pricing
@@ -50,7 +51,8 @@ class CostTerm:
     model: hub name, or path of a config.json. gpu: id such as ``"h100-sxm"``; by default that of ``calibration``.
     unit: ``latency_s`` (tool pauses included), ``model_s``, ``gpu_s``, ``kv_byte_s``, ``usd``, ``joules`` (an upper
         bound), as in :class:`kvsim.Estimate`, or ``pte`` in one ``reading`` of :func:`kvsim.pte`.
-    engine, load, calibration, usd_per_hour, backend: as in :func:`kvsim.estimate`.
+    engine, load, calibration, usd_per_hour, backend, threads: as in :func:`kvsim.estimate`. More threads pay in calls
+        of 65,536 turns and more.
     durations: seconds that tools take where nobody measured it, by name (``"*"``: any other): a number, observed
         seconds, or ``{"median": s, "p90": s}`` of a log-normal distribution; the mean counts. Without, 0.
     tokenizer: counts tokens of messages that come without counts (see :func:`kvsim.tokens.token_counter`).
@@ -74,6 +76,7 @@ class CostTerm:
         durations: Mapping[str, Duration] | None = None,
         tokenizer: str | os.PathLike[str] | None = None,
         backend: str = "auto",
+        threads: int | str = 1,
     ) -> None:
         if calibration is not None and not isinstance(calibration, Calibration):
             calibration = load_calibration(calibration)
@@ -84,6 +87,7 @@ class CostTerm:
         require_price(usd_per_hour)
         self.pricing = resolve_pricing(model, gpu, engine, load, calibration)
         self.backend = get(backend).name
+        self.threads = threads_of(threads)
         self.usd_per_hour = usd_per_hour
         self.durations = None if durations is None else Durations(durations)
         self.tokenizer = tokenizer
@@ -136,7 +140,7 @@ class CostTerm:
         batch, cut = within(given.batch, self._most_tokens)
         if cut:
             assumptions[CUT] = cut
-        estimate = Estimate(batch, self.pricing, get(self.backend), self.usd_per_hour)
+        estimate = Estimate(batch, self.pricing, get(self.backend), self.usd_per_hour, threads=self.threads)
         return Costs(replace(given, batch=batch), estimate, self._unit, assumptions)
 
     def _rollouts(self, given: Any, apart: dict[str, Any], facts: dict[str, Any]) -> Rollouts:

@@ -60,7 +60,8 @@ void simulations_lose_nothing(Random& random) {
   Column prompt(rows), output(rows), priority(rows), above(rows), own_from(rows), prefix_key(rows, -1), zero(rows, 0);
   Column trajectory(rows), needs(rows), dependants, dependants_start(rows + 1), roots, roots_start, start, pause(rows);
   Column continues(rows, 0), continued(rows, 0), hold(rows), next_use(rows);
-  i64 most_blocks = 0;
+  Column first_key(rows);
+  i64 most_blocks = 0, keys = 0;
   for (i64 row = 0; row < rows; ++row) {
     above[row] = row > 0 && draw(random, 0, 3) > 0 ? draw(random, 0, row - 1) : -1;
     const i64 kept = above[row] >= 0 ? draw(random, 0, prompt[above[row]] + output[above[row]]) : 0;
@@ -69,6 +70,8 @@ void simulations_lose_nothing(Random& random) {
     priority[row] = draw(random, 0, 2);
     pause[row] = draw(random, 0, 100000);
     own_from[row] = kept / settings.block_size;
+    first_key[row] = keys;
+    keys += std::max<i64>((prompt[row] + output[row]) / settings.block_size - own_from[row], 0);
     needs[row] = above[row] >= 0;
     if (above[row] >= 0 && own_from[row] >= (prompt[above[row]] + output[above[row]]) / settings.block_size) {
       continues[row] = !continued[above[row]];
@@ -107,9 +110,9 @@ void simulations_lose_nothing(Random& random) {
   const GroupLaw group{2, 1, decode.data(), mixed.data()};
   const StepLaw law{3, step.data(), lines.data(), draw(random, 0, 1) * 50, draw(random, 0, 200), group, group};
 
-  Contexts contexts{
-      rows,        prompt.data(),   output.data(), priority.data(), above.data(), own_from.data(), prefix_key.data(),
-      zero.data(), continues.data()};
+  Contexts contexts{rows,         prompt.data(),   output.data(),    priority.data(),
+                    above.data(), own_from.data(), first_key.data(), prefix_key.data(),
+                    zero.data(),  continues.data()};
   Workload workload{static_cast<i64>(roots.size()),
                     start.data(),
                     1,
@@ -138,9 +141,28 @@ void simulations_lose_nothing(Random& random) {
   Column level(fleet.replicas * bins), partial(fleet.replicas * bins);
   const Timeline timeline{bins > 0 ? i64{1} << 40 : 0, bins, level.data(), partial.data()};
   i64 busy_ns = 0, preemptions = 0;
-  const auto all_totals = one_full_group
-                              ? Simulation(settings, law, contexts, workload, plan, fleet, timeline, served).run()
-                              : GroupSimulation(settings, law, contexts, workload, plan, fleet, timeline, served).run();
+  std::vector<ReplicaTotals> all_totals;
+  const auto run = [&](auto&& simulation) {
+    std::vector<EvictionLog> logs;
+    const bool keeps_log = draw(random, 0, 1);
+    if (keeps_log) simulation.keep(logs);
+    all_totals = simulation.run();
+    const ChainKeys chain_keys(simulation.chains(), contexts, settings.block_size);
+    for (std::size_t replica = 0; replica < logs.size(); ++replica) {
+      i64 evicted = 0;
+      for (const EvictionLog::Entry& entry : logs[replica].entries()) {
+        evicted += entry.hi - entry.lo;
+        chain_keys.each(entry.chain, entry.lo, entry.hi,
+                        [&](i64 first, i64 end) { CHECK_EQUAL(0 <= first && first < end && end <= keys, 1); });
+      }
+      CHECK_EQUAL(evicted, all_totals[replica].evicted_blocks);
+    }
+  };
+  if (one_full_group) {
+    run(Simulation(settings, law, contexts, workload, plan, fleet, timeline, served));
+  } else {
+    run(GroupSimulation(settings, law, contexts, workload, plan, fleet, timeline, served));
+  }
   for (const ReplicaTotals& totals : all_totals) {
     busy_ns += totals.busy_ns;
     preemptions += totals.preemptions;

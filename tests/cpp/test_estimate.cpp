@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <new>
 #include <random>
 #include <vector>
 
@@ -150,10 +152,11 @@ void dags_are_priced_consistently() {
     std::vector<Totals> totals(trajectories), without(trajectories);
     const PriceColumns out{release.data(), fresh.data(), recompute.data(), decode.data(),
                            cached.data(),  lost.data(),  held.data(),      status.data()};
-    estimate<kSurvival, true, false>(rates, step.data(), dag.turns, finish.data(), totals.data(), held_total.data(),
-                                     out);
-    estimate<kSurvival, false, kPlain>(rates, step.data(), dag.turns, finish.data(), without.data(), held_total.data(),
-                                       {});
+    const Piece all = whole(dag.turns).pieces[0];
+    estimate<kSurvival, true, false>(rates, step.data(), dag.turns, all, finish.data(), totals.data(),
+                                     held_total.data(), out);
+    estimate<kSurvival, false, kPlain>(rates, step.data(), dag.turns, all, finish.data(), without.data(),
+                                       held_total.data(), {});
 
     std::vector<Totals> summed(trajectories);
     for (i64 row = 0; row < rows; ++row) {
@@ -186,6 +189,108 @@ void dags_are_priced_consistently() {
   }
 }
 
+// Trajectories that depend on few others, row by row or one after the other.
+Dag draw_families(Random& random, i64 rows, i64 trajectories, bool plain, bool one_after_the_other) {
+  Dag dag = draw_dag(random, rows, trajectories, plain);
+  std::vector<std::vector<i64>> earlier(trajectories);
+  for (i64 i = 0; i < rows; ++i) {
+    const i64 row = plain ? i : dag.order[i];
+    i64& own = dag.trajectory[row];
+    if (one_after_the_other) own = row * trajectories / rows;
+    const auto choose = [&](i64& reference) {
+      std::vector<i64>& known = draw(random, 0, 9) == 0 ? earlier[draw(random, 0, trajectories - 1)] : earlier[own];
+      reference = reference < 0 || known.empty() ? -1 : known[draw(random, 0, known.size() - 1)];
+    };
+    choose(dag.parent[row]);
+    choose(dag.after[row]);
+    dag.kept[row] = dag.parent[row] < 0 ? 0 : min_of(dag.kept[row], dag.prompt[dag.parent[row]]);
+    for (i64 w = dag.waits_offsets[row]; w < dag.waits_offsets[row + 1]; ++w) {
+      choose(dag.waits_rows[w]);
+      if (dag.waits_rows[w] < 0) dag.waits_rows[w] = plain || i == 0 ? 0 : dag.order[0];
+    }
+    earlier[own].push_back(row);
+  }
+  if (plain) return dag;
+  dag.order = topological_order(dag.turns);
+  dag.turns.order = dag.order.data();
+  return dag;
+}
+
+// Every row in one piece, at its place, with all that it depends on; every trajectory in one piece, and in its range.
+void check_pieces(const Turns& turns, const Pieces& pieces) {
+  std::vector<i64> piece_of(turns.rows, -1), owner(turns.trajectories, -1);
+  const i64* order = pieces.ordered(turns).order;
+  i64 place = 0;
+  for (std::size_t i = 0; i < pieces.pieces.size(); ++i) {
+    const Piece& piece = pieces.pieces[i];
+    CHECK_EQUAL(piece.begin, place);
+    for (; place < piece.end; ++place) {
+      const i64 row = order != nullptr ? order[place] : place, own = turns.trajectory[row];
+      piece_of[row] = i;
+      CHECK_EQUAL(owner[own] < 0 || owner[own] == static_cast<i64>(i), true);
+      CHECK_EQUAL(pieces.mixed || (own >= piece.first_trajectory && own < piece.end_trajectory), true);
+      owner[own] = i;
+      for (const i64 needed : {turns.parent[row], turns.after[row]}) {
+        CHECK_EQUAL(needed < 0 || piece_of[needed] == piece_of[row], true);
+      }
+      for (i64 w = turns.waits_offsets ? turns.waits_offsets[row] : 0,
+               end = turns.waits_offsets ? turns.waits_offsets[row + 1] : 0;
+           w < end; ++w) {
+        CHECK_EQUAL(piece_of[turns.waits_rows[w]], piece_of[row]);
+      }
+    }
+  }
+  CHECK_EQUAL(place, turns.rows);
+}
+
+void pieces_are_priced_as_the_whole() {
+  Random random(4);
+  i64 most_pieces = 0, ranges = 0;
+  for (int round = 0; round < 2000; ++round) {
+    Rates rates = draw_rates(random);
+    std::vector<i64> step(rates.chunk + 1);
+    for (i64& time : step) time = draw(random, 0, i64{1} << 36);
+    const i64 rows = draw(random, 1, 80), trajectories = draw(random, 1, rows);
+    const Dag dag = draw_families(random, rows, trajectories, draw(random, 0, 1), draw(random, 0, 1));
+    const Pieces apart = cut(dag.turns, draw(random, 1, 12), 3);
+    check_pieces(dag.turns, apart);
+    most_pieces = max_of(most_pieces, apart.pieces.size());
+    ranges += apart.order.empty() && !apart.mixed && apart.pieces.size() > 1;
+
+    std::vector<Totals> totals[2];
+    std::vector<double> held[2];
+    std::vector<i64> finish[2];
+    const Pieces together = whole(dag.turns);
+    for (int way = 0; way < 2; ++way) {
+      const Pieces& pieces = way == 0 ? together : apart;
+      totals[way].resize(trajectories);
+      held[way].assign(trajectories, 0.0);
+      finish[way].resize(rows);
+      run_on_threads(3, pieces.pieces.size(), [&](i64 i) {
+        estimate<kNever, false, false>(rates, step.data(), pieces.ordered(dag.turns), pieces.pieces[i],
+                                       finish[way].data(), totals[way].data(), held[way].data(), {});
+      });
+    }
+    CHECK_EQUAL(finish[0] == finish[1] && held[0] == held[1], true);
+    CHECK_EQUAL(std::memcmp(totals[0].data(), totals[1].data(), sizeof(Totals) * trajectories), 0);
+  }
+  CHECK_EQUAL(most_pieces > 8 && ranges > 100, true);
+}
+
+void exceptions_come_out_of_threads() {
+  for (const i64 threads : {1, 4}) {
+    bool thrown = false;
+    try {
+      run_on_threads(threads, 100, [](i64 i) {
+        if (i == 7) throw std::bad_alloc();
+      });
+    } catch (const std::bad_alloc&) {
+      thrown = true;
+    }
+    CHECK_EQUAL(thrown, true);
+  }
+}
+
 void cycles_are_left_out_of_the_order() {
   Random random(3);
   Dag dag = draw_dag(random, 20, 2, false);
@@ -208,6 +313,8 @@ int main() {
   dags_are_priced_consistently<kLru, true>();
   dags_are_priced_consistently<kNoCache, false>();
   dags_are_priced_consistently<kNoCache, true>();
+  pieces_are_priced_as_the_whole();
+  exceptions_come_out_of_threads();
   cycles_are_left_out_of_the_order();
   std::puts("C++ tests passed");
 }

@@ -90,6 +90,12 @@ def sweep(
             help="Write all columns of each point there as soon as it is known; a rerun skips points that are there.",
         ),
     ] = None,
+    parquet: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="The same as Parquet files, one a point (kvsim[scale])."),
+    ] = None,
+    threads: options.Threads = "auto",
+    ray: options.Ray = None,
     speedup: options.Speedup = 1.0,
     stagger: options.Stagger = 0.0,
     seed: options.Seed = 0,
@@ -130,7 +136,8 @@ def sweep(
     from kvsim.commands.sweep import _asked, _found, _json, _text
     from kvsim.commands.sweep._journal import Journal
     from kvsim.commands.sweep._running import run
-    from kvsim.commands.sweep._serving import Conditions, Server
+    from kvsim.commands.sweep._serving import Conditions, Server, where_served
+    from kvsim.commands.sweep._tables import table_of
     from kvsim.pricing import require_price
 
     require_price(usd_per_hour)
@@ -165,7 +172,10 @@ def sweep(
     )
     conditions.require_names(grid)  # before a long read, not after it
     server = Server(read_logs(files, format=format, lenient=lenient, tokenizer=tokenizer), conditions)
-    found = run(grid, server, Journal(csv, server.fingerprint()), cliff=cliff, break_even=break_even)
+    with where_served(server, ray, threads) as (serve, at_once):
+        journal = Journal(table_of(csv, parquet, server.fingerprint()))
+        found = run(grid, server, journal, cliff=cliff, break_even=break_even, threads=at_once, serve=serve)
+        journal.close()
     pricings = _found.pricings(server, found.rows)
     said = _found.warnings(server, found.rows, pricings)
     if json:

@@ -48,6 +48,19 @@ def calibration_of(path: str | None, gpus: Mapping[str, Gpu]) -> Calibration | N
     return load_calibration(Path(path))
 
 
+_BYTES_A_TURN = 400
+"""What a simulation and its sums take at their peak, and some more; measured: bench/scale_simulate.py."""
+
+
+def threads_of(text: str, turns: int) -> int:
+    """How many points of so many turns are simulated at once; ``auto`` leaves half of the free memory alone."""
+    from kvsim.cores import cores, free_bytes, threads_of
+
+    if text != "auto":
+        return threads_of(int(text) if text.isdigit() else text)
+    return max(min(cores(), free_bytes() // 2 // (_BYTES_A_TURN * max(turns, 1))), 1)
+
+
 def grid_of(
     models: Mapping[str, Architecture],
     gpus: Mapping[str, Gpu],

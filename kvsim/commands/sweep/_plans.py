@@ -24,6 +24,11 @@ def of_grid(grid: Grid) -> Plan:
         yield point
 
 
+def one(point: Point) -> Plan:
+    """That point alone."""
+    yield point
+
+
 def cliffs(grid: Grid, trajectories: int) -> Iterator[tuple[Point, Plan]]:
     """A search on each deployment, or its numbers in flight where the grid has some."""
     for base in replace(grid, arrivals=[_cliff.closed(1)]).points():

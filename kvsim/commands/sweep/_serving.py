@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import msgspec
 
 from kvsim import __version__
 from kvsim.commands._traffic import one_turn
+from kvsim.commands.sweep._asked import threads_of
 from kvsim.commands.sweep._points import Grid, Point
 from kvsim.commands.sweep._rows import Row, row_of, row_without_run
 from kvsim.errors import BackendUnavailableError, DoesNotFitError, InputError, KvsimError, UnknownNameError
@@ -19,6 +21,7 @@ from kvsim.simulation import simulate
 if TYPE_CHECKING:
     from kvsim.architecture import Architecture
     from kvsim.calibration import Calibration
+    from kvsim.commands.sweep._ahead import Serve
     from kvsim.engine import EngineConfig
     from kvsim.hardware import Gpu
     from kvsim.pricing import Pricing
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 _PLAIN: Mapping[str, Any] = {"replicas": 1, "router": "round-robin", "retention": "lru", "arrivals": "closed:1"}
 """Traffic that every model and GPU can be tried with."""
+
+_AT_ONCE = 2
+"""So many points a core are under way on a cluster, so that none waits for the next."""
 
 _ASKED = ("arrivals", "retention", "replicas", "speedup", "stagger_s")
 """Fields whose errors mean that the sweep was asked for wrongly, not that one point cannot be."""
@@ -101,23 +107,24 @@ class Server:
 
     batch: Batch
     conditions: Conditions
-    _scaled: dict[float, Batch] = field(default_factory=dict)
+    _scaled: dict[float, tuple[Batch, float]] = field(default_factory=dict)
 
     def __call__(self, point: Point) -> Row:
         """The point's row; raises where the sweep is strict or was asked for wrongly."""
-        batch = self.scaled(point.pause_scale)
+        batch, pause_s = self.scaled(point.pause_scale)
         try:
             run = simulate(batch, **self.conditions.arguments(point), strict=self.conditions.strict)
         except KvsimError as error:
             if self.conditions.strict or _of_the_sweep(error):
                 raise
             return row_without_run(point, "does_not_fit" if isinstance(error, DoesNotFitError) else "refused", error)
-        return row_of(point, run, mean_pause_s(batch))
+        return row_of(point, run, pause_s)
 
-    def scaled(self, factor: float) -> Batch:
-        """The batch with its pauses times that."""
+    def scaled(self, factor: float) -> tuple[Batch, float]:
+        """The batch with its pauses times that, and the mean of them."""
         if factor not in self._scaled:
-            self._scaled[factor] = self.batch if factor == 1 else self.batch.scale_pauses(factor)
+            batch = self.batch if factor == 1 else self.batch.scale_pauses(factor)
+            self._scaled[factor] = batch, mean_pause_s(batch)
         return self._scaled[factor]
 
     def fingerprint(self) -> str:
@@ -139,6 +146,23 @@ class Server:
         }
         digest.update(msgspec.json.encode(fixed))
         return digest.hexdigest()[:16]
+
+
+@contextmanager
+def where_served(server: Server, ray: str | None, threads: str) -> Iterator[tuple[Serve, int]]:
+    """Who serves points, and how many at once: threads here, or a Ray cluster's workers."""
+    if ray is None:
+        yield server, threads_of(threads, server.batch.turns)
+        return
+    from kvsim.scale.cluster import Cluster
+
+    with Cluster(ray) as cluster:
+        everywhere, serve = cluster.shared(server), cluster.caller(_row)
+        yield lambda point: serve(everywhere, point), _AT_ONCE * cluster.cores
+
+
+def _row(server: Server, point: Point) -> Row:
+    return server(point)
 
 
 def _of_the_sweep(error: KvsimError) -> bool:

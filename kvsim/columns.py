@@ -1,4 +1,4 @@
-"""An estimate or a simulation as columns by name, for JSON and CSV: docs/json.md says what each means."""
+"""An estimate or a simulation as columns by name, for JSON, CSV and Parquet: docs/json.md says what each means."""
 
 from __future__ import annotations
 
@@ -14,6 +14,28 @@ if TYPE_CHECKING:
 
 Columns = dict[str, Any]
 """Lists or arrays of one length."""
+
+Mask = npt.NDArray[np.bool_]
+
+SUMMED = (
+    "turns",
+    "prompt_tokens",
+    "new_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "recomputed_tokens",
+    "latency_s",
+    "model_s",
+    "queue_s",
+    "fresh_prefill_s",
+    "recompute_s",
+    "decode_s",
+    "pause_s",
+    "gpu_s",
+    "kv_byte_s",
+    "usd",
+    "joules",
+)
 
 _TIMES = ("latency_s", "model_s", "fresh_prefill_s", "recompute_s", "decode_s")
 _COSTS = ("gpu_s", "kv_byte_s", "usd", "joules")
@@ -73,6 +95,12 @@ def turn_columns(result: Estimate | Simulation) -> Columns:
         "output_tokens": batch.output_tokens,
     }
     return columns | dict(result.turns)
+
+
+def sums(columns: Columns, among: Mask) -> dict[str, float]:
+    """How many trajectories those are, and the sums of their columns: of :data:`SUMMED` those that there are."""
+    result: dict[str, float] = {"trajectories": int(among.sum())}
+    return result | {name: columns[name][among].sum().item() for name in SUMMED if name in columns}
 
 
 def records(columns: Columns) -> list[dict[str, Any]]:

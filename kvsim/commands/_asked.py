@@ -1,0 +1,80 @@
+"""Which result a command's options ask for: an estimate of each trajectory alone, or a simulation of all together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kvsim.commands._pricing_facts import load_fact, price_warnings
+from kvsim.commands._reading_facts import read_warnings
+from kvsim.commands._run_warnings import run_warnings
+from kvsim.commands._traffic import Traffic, one_turn
+from kvsim.errors import InputError
+from kvsim.estimation import Estimate, estimate
+from kvsim.load import Load
+from kvsim.simulation import simulate
+
+if TYPE_CHECKING:
+    from kvsim.engine import EngineConfig
+    from kvsim.simulation import Simulation
+    from kvsim.trajectory import Batch
+
+ALONE = ""
+"""The arrivals of trajectories that are estimated."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to price with, and the load of an estimate (None: the default) or the traffic of a simulation."""
+
+    model: str
+    gpu: str
+    engine: EngineConfig
+    load: str | None
+    traffic: Traffic
+    calibration: str | None
+    usd_per_hour: float | None
+    backend: str
+    strict: bool
+
+    def __post_init__(self) -> None:
+        if self.simulated and self.load is not None:
+            raise InputError(
+                "a simulation has its own load", field="load", remedy="Give --load or --arrivals, not both"
+            )
+        if not self.simulated and self.traffic != Traffic(arrivals=ALONE):
+            raise InputError(
+                "options of traffic are of a simulation", field="arrivals", remedy="Add, say, --arrivals closed:16"
+            )
+
+    @property
+    def simulated(self) -> bool:
+        """Whether trajectories share engines."""
+        return self.traffic.arrivals != ALONE
+
+    @property
+    def pricing(self) -> dict[str, Any]:
+        """The arguments that estimates and simulations have in common."""
+        names = ("model", "gpu", "engine", "calibration", "usd_per_hour", "backend")
+        return {name: getattr(self, name) for name in names}
+
+    def require_names(self) -> None:
+        """Fail on what is unknown or does not fit before a long read, not after it."""
+        self.priced(one_turn())
+
+    def priced(self, batch: Batch, **more: Any) -> Estimate | Simulation:
+        """The batch's estimate or simulation; ``more`` are other arguments of it."""
+        if self.simulated:
+            return simulate(batch, **self.pricing, **self.traffic.arguments, **more)
+        return estimate(batch, **self.pricing, load=Load.parse(self.load or ""), **more)
+
+    def fact(self, result: Estimate | Simulation) -> str:
+        """The load or the traffic in words."""
+        return load_fact(result.pricing.load, result.batch) if isinstance(result, Estimate) else self.traffic.fact()
+
+    @staticmethod
+    def warnings(result: Estimate | Simulation) -> list[str]:
+        """What of the read, of turns without a price and of the evidence needs attention."""
+        if isinstance(result, Estimate):
+            return [*read_warnings(result.batch), *price_warnings(result)]
+        return run_warnings(result)

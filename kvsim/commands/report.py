@@ -1,0 +1,90 @@
+"""``kvsim report``: one HTML page about what trajectories cost, where the time went, and what it rests on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kvsim.commands import _options as options
+
+
+def report(
+    files: options.Files,
+    model: options.Model,
+    gpu: Annotated[str, typer.Option("--gpu", "-g", metavar="NAME", help="GPU id or TOML file.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="HTML", help="The page.")],
+    load: options.Load = None,
+    arrivals: options.Sharing = None,
+    retention: options.Retention = "lru",
+    replicas: options.Replicas = 1,
+    router: options.Router = "round-robin",
+    speedup: options.Speedup = 1.0,
+    stagger: options.Stagger = 0.0,
+    seed: options.Seed = 0,
+    cliff: Annotated[
+        bool | None,
+        typer.Option(
+            "--cliff/--no-cliff",
+            help="Find the eviction cliff by simulating more and more trajectories in flight. Unless told, for up to "
+            "100,000 turns.",
+            show_default=False,
+        ),
+    ] = None,
+    format: options.Format = "auto",
+    tokenizer: options.Tokenizer = None,
+    lenient: options.Lenient = False,
+    strict: options.Strict = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the page.")] = False,
+    usd_per_hour: options.UsdPerHour = None,
+    calibration: options.Calibration = None,
+    backend: options.Backend = "auto",
+    tensor_parallel_size: options.TensorParallelSize = None,
+    dtype: options.Dtype = None,
+    quantization: options.Quantization = None,
+    kv_cache_dtype: options.KvCacheDtype = None,
+    gpu_memory_utilization: options.GpuMemoryUtilization = None,
+    max_model_len: options.MaxModelLen = None,
+    block_size: options.BlockSize = None,
+    num_gpu_blocks_override: options.NumGpuBlocksOverride = None,
+    max_num_batched_tokens: options.MaxNumBatchedTokens = None,
+    max_num_seqs: options.MaxNumSeqs = None,
+    long_prefill_token_threshold: options.LongPrefillTokenThreshold = None,
+    scheduling_policy: options.SchedulingPolicy = None,
+    no_async_scheduling: options.NoAsyncScheduling = False,
+    no_enable_prefix_caching: options.NoEnablePrefixCaching = False,
+) -> None:
+    """Write one HTML page that shows what trajectories cost and why: complete in itself, opened from the disk.
+
+    [bold]kvsim report runs/ -m Qwen/Qwen3-8B -g h100-sxm -o report.html[/bold]: each trajectory alone
+
+    [bold]kvsim report runs/ -m Qwen/Qwen3-8B -g h100-sxm --arrivals closed:16 -o report.html[/bold]: all on one engine
+    """
+    from kvsim.commands import _report
+    from kvsim.commands._asked import ALONE
+    from kvsim.commands._console import print_facts, results, warn
+    from kvsim.commands._inputs import read_logs
+    from kvsim.commands._outputs import require_free, write_text
+    from kvsim.commands._traffic import Traffic
+    from kvsim.report.page import render, require_packages
+
+    require_free([output], force=force)
+    require_packages()  # before a long read, not after it
+    traffic = Traffic(arrivals or ALONE, retention, replicas, router, speedup, stagger, seed)
+    asked = _report.AskedPage(
+        model=model,
+        gpu=gpu,
+        engine=options.engine_config(locals()),
+        load=load,
+        traffic=traffic,
+        cliff=cliff,
+        calibration=calibration,
+        usd_per_hour=usd_per_hour,
+        backend=backend,
+        strict=strict,
+    )
+    asked.require_names()
+    page = _report.page_of(read_logs(files, format=format, lenient=lenient, tokenizer=tokenizer), asked)
+    write_text(output, render(page))
+    print_facts(results(), [("Wrote", [output])])
+    warn(page.warnings)

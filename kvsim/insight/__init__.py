@@ -1,0 +1,56 @@
+"""What cost what, and why: an estimate or a simulation taken apart.
+
+Names are loaded on first use. Nothing that prices, simulates or reads logs knows of this layer.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kvsim.insight.advice import Advice, Saving, explain
+    from kvsim.insight.attribution import Attribution, attribute
+    from kvsim.insight.comparison import Comparison, Run, compare
+    from kvsim.insight.patterns import PatternFound, find_patterns
+    from kvsim.insight.transcript import Transcripts
+
+_HOME = {
+    "Advice": "advice",
+    "Attribution": "attribution",
+    "Comparison": "comparison",
+    "Run": "comparison",
+    "PatternFound": "patterns",
+    "Saving": "advice",
+    "Transcripts": "transcript",
+    "attribute": "attribution",
+    "compare": "comparison",
+    "explain": "advice",
+    "find_patterns": "patterns",
+}
+
+__all__ = [
+    "Advice",
+    "Attribution",
+    "Comparison",
+    "PatternFound",
+    "Run",
+    "Saving",
+    "Transcripts",
+    "attribute",
+    "compare",
+    "explain",
+    "find_patterns",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'kvsim.insight' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"kvsim.insight.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

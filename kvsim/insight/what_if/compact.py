@@ -1,0 +1,90 @@
+"""A context replaced by a summary of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from kvsim.insight.what_if.change import AgentChange
+from kvsim.insight.what_if.edits import Cuts, Edits, Summaries
+
+if TYPE_CHECKING:
+    from kvsim.trajectory import Batch, Ints
+
+#: What asking for a summary takes, in tokens.
+ASKED_TOKENS = 100
+SUMMARY_TOKENS = 1000
+
+
+@dataclass(frozen=True)
+class Compact(AgentChange):
+    """Before each of ``rows`` a turn writes a summary of ``summary_tokens`` of the context so far.
+
+    The row then reads the head (what the first turn of its context was sent: system prompt, tool definitions, task),
+    the summary, and what it read anew. The summary's own turn is priced too: it reads the whole context once more.
+    """
+
+    kind: ClassVar[str] = "compact"
+
+    rows: tuple[int, ...] = ()
+    summary_tokens: int = SUMMARY_TOKENS
+
+    def edits(self, batch: Batch) -> Edits:
+        rows = np.array(sorted(self.rows), np.int64)
+        none = np.zeros(len(rows), np.int64)
+        head, owner = _heads_of(batch, rows)
+        return Edits(
+            1,
+            cuts=Cuts(none, rows, head, batch.kept_tokens[rows], none + self.summary_tokens, none, owner),
+            summaries=Summaries(none, rows, none + ASKED_TOKENS, none + self.summary_tokens),
+        )
+
+
+def heads(batch: Batch) -> Ints:
+    """How much of the prompt that its context began with each row still holds, shape (rows,)."""
+    head = np.where(batch.parent < 0, batch.prompt_tokens, batch.kept_tokens)
+    above = batch.parent.copy()
+    while (climbing := np.flatnonzero(above >= 0)).size:
+        over = above[climbing]
+        least, further = head[over], above[over]
+        head[climbing] = np.minimum(head[climbing], least)
+        above[climbing] = further
+    return head
+
+
+def _heads_of(batch: Batch, rows: Ints) -> tuple[Ints, Ints]:
+    """The same for some rows, and the first turn of each one's context."""
+    head, row = batch.prompt_tokens[rows], rows.copy()
+    climbing = np.flatnonzero(batch.parent[row] >= 0)
+    while climbing.size:
+        at = row[climbing]
+        head[climbing] = np.minimum(head[climbing], batch.kept_tokens[at])
+        row[climbing] = batch.parent[at]
+        climbing = climbing[batch.parent[row[climbing]] >= 0]
+    return np.minimum(head, batch.prompt_tokens[row]), row
+
+
+def compactable(batch: Batch, summary_tokens: int = SUMMARY_TOKENS) -> Ints:
+    """The rows before which a summary would shorten the context."""
+    return np.flatnonzero((batch.parent >= 0) & (batch.kept_tokens > heads(batch) + summary_tokens))
+
+
+def rows_beyond(batch: Batch, tokens: int, depth: Ints, summary_tokens: int = SUMMARY_TOKENS) -> Ints:
+    """The rows at which a context would be compacted, if it is whenever a prompt comes to more than ``tokens``.
+
+    ``depth`` (rows,) as in :class:`~kvsim.insight.what_if.families.Families`. A head that is itself too long stays.
+    """
+    head = heads(batch)
+    shift = np.zeros(batch.turns, np.int64)
+    compacted = np.zeros(batch.turns, bool)
+    order = np.argsort(depth, kind="stable")
+    levels = np.searchsorted(depth[order], np.arange(int(depth.max(initial=0)) + 2))
+    for low, high in zip(levels[1:-1].tolist(), levels[2:].tolist(), strict=True):
+        rows = order[low:high]
+        kept, now = batch.kept_tokens[rows], shift[batch.parent[rows]]
+        long = (batch.prompt_tokens[rows] + now > tokens) & (kept + now > head[rows] + summary_tokens)
+        compacted[rows] = long
+        shift[rows] = np.where(long, head[rows] + summary_tokens - kept, np.where(kept > head[rows], now, 0))
+    return np.flatnonzero(compacted)

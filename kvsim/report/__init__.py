@@ -1,0 +1,1 @@
+"""What a result looks like elsewhere: an HTML page, and traces for other viewers."""

@@ -1,0 +1,119 @@
+"""``kvsim explain`` and ``kvsim top``: text at 80 columns, JSON, CSV, and what bad input gets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from cases import linear
+from typer.testing import CliRunner
+
+import kvsim
+from kvsim.commands import app
+
+LABELLED = Path(__file__).parent / "data" / "labelled"
+OPENHANDS = str(LABELLED / "openhands.jsonl.gz")
+PRICED = ["-m", "Qwen/Qwen3-8B", "-g", "h100-sxm"]
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(app, list(arguments))
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refused(*arguments: str) -> str:
+    """What is said of arguments that are wrong; nothing goes to stdout."""
+    result = CliRunner(env={"COLUMNS": "300"}).invoke(app, list(arguments))
+    assert result.exit_code == 2
+    assert not result.stdout
+    return " ".join(result.stderr.split())
+
+
+def test_explain_fits_80_columns_and_has_no_colour_when_piped() -> None:
+    text = run("explain", OPENHANDS, *PRICED, "--load", "kv=always", "--try-gpu", "rtx-4090")
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+    for said in ("What to change in the agent (10 of", "What to change in the serving", "Patterns", "on rtx-4090"):
+        assert said in text
+    ranks = [line for line in text.splitlines() if line[:3].strip().isdigit()]
+    assert len(ranks) >= 10
+
+
+def test_explain_as_json_is_what_python_gives() -> None:
+    found = json.loads(run("explain", OPENHANDS, *PRICED, "--load", "kv=always", "--json"))
+    assert found["schema"] == "kvsim.explain/1"
+    transcripts = kvsim.insight.Transcripts.read(OPENHANDS)
+    advice = kvsim.insight.explain(
+        transcripts.batch,
+        model="Qwen/Qwen3-8B",
+        gpu="h100-sxm",
+        load=kvsim.Load(kv="always"),
+        transcripts=transcripts,
+    )
+    assert [saving["name"] for saving in found["agent"]] == [saving.name for saving in advice.agent]
+    best = found["agent"][found["top"][0]]
+    assert best["saved_model_s"]["value"] == advice.top()[0].saved_s
+    assert best["saved_model_s"]["low"] <= best["saved_model_s"]["value"] <= best["saved_model_s"]["high"]
+    assert sum(found["attribution_s"].values()) == pytest.approx(found["totals"]["model_s"]["value"])
+    patterns = {pattern["name"]: pattern for pattern in found["patterns"]}
+    assert patterns["format collapse"]["findings"][0]["span"]["part"] == "calls[0]"
+
+
+def test_explain_as_csv_is_one_row_a_change() -> None:
+    rows = list(csv.DictReader(io.StringIO(run("explain", OPENHANDS, *PRICED, "--csv"))))
+    assert {row["kind"] for row in rows} >= {"drop", "truncate", "engine"}
+    assert all(float(row["saved_model_s_low"]) <= float(row["saved_model_s_high"]) for row in rows)
+
+
+def test_explain_of_one_trajectory() -> None:
+    text = run("explain", OPENHANDS, *PRICED, "-t", "ponylang__ponyc-4595")
+    assert "1 trajectory, 23 turns" in text
+    assert "unknown trajectory 'ponylang__ponyc-4'" in refused("explain", OPENHANDS, *PRICED, "-t", "ponylang__ponyc-4")
+
+
+def test_a_log_without_text_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "counts.jsonl"
+    linear(6, 3).to_jsonl(path)
+    text = run("explain", str(path), *PRICED)
+    assert "carries no text" in " ".join(text.split())
+    assert "tool mixing" not in text
+    assert "the log does not say what it is" in " ".join(text.split())
+
+
+def test_shared_engines_are_simulated() -> None:
+    text = run("explain", OPENHANDS, *PRICED, "--arrivals", "closed:2", "--top", "2")
+    assert "2 in flight" in text
+    assert "retention" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_top_lists_trajectories_tools_calls_and_models() -> None:
+    path = str(LABELLED / "tau-bench.json.gz")
+    text = run("top", path, *PRICED, "-m", "Qwen/Qwen3-32B", "--top", "3")
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+    for said in ("Models", "Trajectories (3 of 16)", "Tools, by what", "Tool calls, by what"):
+        assert said in text
+    found = json.loads(run("top", path, *PRICED, "--json", "--top", "3"))
+    assert [len(found[name]) for name in ("models", "trajectories", "tools", "calls")] == [1, 3, 3, 3]
+    costs = [call["model_s"]["value"] for call in found["calls"]]
+    assert costs == sorted(costs, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["explain", "nothing.json", *PRICED], "no such file"),
+        (["explain", OPENHANDS, "-m", "Qwen/Qwen3-8", "-g", "h100-sxm"], "unknown model"),
+        (["explain", OPENHANDS, *PRICED, "--json", "--csv"], "both want stdout"),
+        (["explain", OPENHANDS, *PRICED, "--by", "joules"], "nothing to rank by"),
+        (["explain", OPENHANDS, *PRICED, "--load", "kv=never", "--arrivals", "closed:2"], "not both"),
+        (["top", OPENHANDS, *PRICED, "--load", "kv=forever"], "unknown KV survival"),
+    ],
+)
+def test_what_is_wrong_is_said(arguments: list[str], problem: str) -> None:
+    assert problem in refused(*arguments)
