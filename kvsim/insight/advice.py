@@ -51,6 +51,8 @@ BY = ("model_s", "latency_s")
 _AT_ONCE = 32
 #: By how much more than expected a change is taken to save at most.
 _MARGIN = 1.5
+#: So many of a kind are priced at most: where all are worth about the same, which ten are best matters little.
+_MOST_PRICED = 2048
 #: Runs of a simulation that the changes of a simulated deployment may take: three a change.
 _SIMULATED_CHANGES = 12
 
@@ -265,7 +267,7 @@ def _by_turns(
 
 def _priced(base: Priced, candidates: Candidates, by: str, top: int) -> list[tuple[AgentChange, str, dict[str, Ends]]]:
     """Candidates priced in the order of what they should save, until the rest can hardly reach the ``top``."""
-    order = candidates.best_first().tolist()
+    order = candidates.best_first()[:_MOST_PRICED].tolist()
     found: list[tuple[AgentChange, str, dict[str, Ends]]] = []
     best: list[float] = []
     for begin in range(0, len(order), _AT_ONCE):
