@@ -303,7 +303,7 @@ def test_the_command_writes_a_page_once(ask, tmp_path):
         (["--arrivals", "closed:none"], "arrivals"),
         (["--arrivals", "closed:2", "--retention", "keep"], "retention"),
         (["-g", "h1000"], "h100"),
-        (["-o", "/nowhere/at/all.html"], "cannot be written"),
+        (["-o", "/nowhere/at/all.html"], "no such folder"),
         (["--max-model-len", "9000", "--strict"], "max_model_len"),
     ],
 )

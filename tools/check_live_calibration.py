@@ -216,9 +216,12 @@ def checked(url: str, group: int, toml: Path, minutes: float) -> Verdict:
     rows: list[Observation] = []
     waited = ran = 0.0
     for part in range(1, PARTS + 1):
-        output = None if part == PARTS else subprocess.DEVNULL
         now = [*command, "--minutes", f"{minutes * part / PARTS:.4g}"]
-        subprocess.run(now, check=True, stdout=output, stderr=output, cwd=toml.parent)  # a checkout would hide kvsim
+        done = subprocess.run(now, capture_output=True, text=True, cwd=toml.parent)  # a checkout would hide kvsim
+        if done.returncode:
+            raise SystemExit(f"kvsim calibrate failed:\n{done.stderr[-4000:]}")
+        if part == PARTS:
+            print(done.stdout, flush=True)
         before = cpu_s(group)
         rows += asyncio.run(served(url, REPEATS * (part - 1)))
         after = cpu_s(group)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -189,6 +189,27 @@ class Attribution:
         Of an estimate, and of a simulation without ``evictions=True``, it says ``pause`` and -1.
         """
         return evictions_of(self.result, self.parts.recompute_ns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All sums but those of turns as plain values, for JSON: integers, and floats for bytes x seconds."""
+
+        def row(made: Table, at: int) -> dict[str, Any]:
+            return {name: column[at].item() for name, column in made.items()}
+
+        def sourced(sources: Sources, at: int) -> dict[str, Any]:
+            return {name: row(made, at) for name, made in zip(Sources._fields, sources, strict=True)}
+
+        return {
+            "left_out_trajectories": self.left_out,
+            "run": row(self.run, 0) | {"by_source": sourced(self.run_sources, 0)},
+            "tools": [{"tool": name} | row(self.tools, at) for at, name in enumerate(self.tool_names)],
+            "trajectories": [
+                {"id": self.batch.ids[at], "counted": bool(self.counted[at])}
+                | row(self.trajectories, at)
+                | {"by_source": sourced(self.trajectory_sources, at)}
+                for at in range(len(self.batch))
+            ],
+        }
 
     @cached_property
     def _contents(self) -> Contents:

@@ -44,6 +44,7 @@ MAIN_SCRIPTS = (
     "trajectories",
     "ranking",
     "timeline",
+    "timeline_figures",
     "distribution",
     "tools",
     "engine",

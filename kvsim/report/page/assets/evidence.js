@@ -26,7 +26,19 @@ function startEvidence(run, place) {
   ];
   place.append(
     element("h3", {}, "What the calibration was measured on"),
-    element("dl", { class: "facts" }, rows.map(([label, text]) => [element("dt", {}, label), element("dd", {}, element("p", { dir: "auto" }, text))]).flat()),
-    element("details", {}, element("summary", {}, `The ${coefficients.length} coefficients of the law, with their intervals and sources`),
-      tableHead("", columns, () => coefficients), element("div", { class: "scroll" }, table(columns, coefficients, { caption: "Coefficients" }))));
+    element(
+      "dl",
+      { class: "facts" },
+      rows
+        .map(([label, text]) => [element("dt", {}, label), element("dd", {}, element("p", { dir: "auto" }, text))])
+        .flat(),
+    ),
+    element(
+      "details",
+      {},
+      element("summary", {}, `The ${coefficients.length} coefficients of the law, with their intervals and sources`),
+      tableHead("", columns, () => coefficients),
+      element("div", { class: "scroll" }, table(columns, coefficients, { caption: "Coefficients" })),
+    ),
+  );
 }

@@ -5,7 +5,12 @@ const DEAREST_CALLS = 10;
 const TOOL_COSTS = [
   { key: "fresh_ns", label: "fresh prefill", colour: "fresh", meaning: "of its responses" },
   { key: "recompute_ns", label: "recompute", colour: "recompute", meaning: "of what was evicted while it ran" },
-  { key: "decode_context_ns", label: "read while decoding", colour: "decode-context", meaning: "for its responses' tokens in the context of this and all later turns" },
+  {
+    key: "decode_context_ns",
+    label: "read while decoding",
+    colour: "decode-context",
+    meaning: "for its responses' tokens in the context of this and all later turns",
+  },
 ];
 
 function startTools(run, place) {
@@ -21,35 +26,89 @@ function startTools(run, place) {
   const columns = [
     { label: "tool", text: true, wide: true, of: (one) => named(one.tool), show: nameFromLog },
     { label: "calls", meaning: "pauses that it took the longest in", of: (one) => one.calls, show: count },
-    { label: "tokens", heading: "response tokens", meaning: "of its responses", of: (one) => one.response_tokens, show: count },
+    {
+      label: "tokens",
+      heading: "response tokens",
+      meaning: "of its responses",
+      of: (one) => one.response_tokens,
+      show: count,
+    },
     nanoseconds("pause", (one) => one.tool_ns, { meaning: "while it ran" }),
     ...TOOL_COSTS.map(({ key, label, meaning }) => nanoseconds(label, (one) => one[key], { meaning })),
     nanoseconds("in all", reading, { meaning: "in the model, because of it" }),
-    { label: "a call", heading: "a call (s)", meaning: "of that, on average", of: (one) => reading(one) / one.calls, show: (value) => duration(value / 1e9), exact: (value) => (Number.isFinite(value) ? value / 1e9 : "") },
-    { label: "KV GiB·h", meaning: "held through its pauses", of: (one) => one.idle_kv_byte_s / GIB / 3600, show: plain },
+    {
+      label: "a call",
+      heading: "a call (s)",
+      meaning: "of that, on average",
+      of: (one) => reading(one) / one.calls,
+      show: (value) => duration(value / 1e9),
+      exact: (value) => (Number.isFinite(value) ? value / 1e9 : ""),
+    },
+    {
+      label: "KV GiB·h",
+      meaning: "held through its pauses",
+      of: (one) => one.idle_kv_byte_s / GIB / 3600,
+      show: plain,
+    },
   ];
   const dearest = tools[0];
   const whole = tools.reduce((sum, one) => sum + reading(one), 0);
-  place.append(element("p", {}, "Reading responses, and computing again what their pauses lost, took ", duration(whole / 1e9), ". ",
-    nameFromLog(named(dearest.tool)), ` is ${percent(reading(dearest) / whole)} of that, in ${plural(dearest.calls, "call")}.`));
-  const figure = element("div", { class: "plot fitted", id: "tools-plot", role: "img", "aria-label": "Time in the model because of each tool; the table below has the numbers." });
+  place.append(
+    element(
+      "p",
+      {},
+      "Reading responses, and computing again what their pauses lost, took ",
+      duration(whole / 1e9),
+      ". ",
+      nameFromLog(named(dearest.tool)),
+      ` is ${percent(reading(dearest) / whole)} of that, in ${plural(dearest.calls, "call")}.`,
+    ),
+  );
+  const figure = element("div", {
+    class: "plot fitted",
+    id: "tools-plot",
+    role: "img",
+    "aria-label": "Time in the model because of each tool; the table below has the numbers.",
+  });
   place.append(figure);
   const shown = tools.slice(0, 15);
   plot(figure, () => ({
     data: TOOL_COSTS.filter(({ key }) => tools.some((one) => one[key] > 0)).map(({ key, label, colour: shade }) => ({
-      type: "bar", orientation: "h", name: label, x: shown.map((one) => one[key] / 1e9), y: shown.map((_, at) => at), marker: { color: colour(shade) },
+      type: "bar",
+      orientation: "h",
+      name: label,
+      x: shown.map((one) => one[key] / 1e9),
+      y: shown.map((_, at) => at),
+      marker: { color: colour(shade) },
       customdata: shown.map((one) => one.tool),
-      hovertext: shown.map((one) => `${plotText(named(one.tool))}<br>${label}: ${duration(one[key] / 1e9)}<br>${plural(one.calls, "call")}`), hovertemplate: "%{hovertext}<extra></extra>",
+      hovertext: shown.map(
+        (one) =>
+          `${plotText(named(one.tool))}<br>${label}: ${duration(one[key] / 1e9)}<br>${plural(one.calls, "call")}`,
+      ),
+      hovertemplate: "%{hovertext}<extra></extra>",
     })),
     layout: {
-      barmode: "stack", bargap: 0.3, hovermode: "closest", height: 110 + 26 * shown.length,
+      barmode: "stack",
+      bargap: 0.3,
+      hovermode: "closest",
+      height: 110 + 26 * shown.length,
       xaxis: { title: { text: "time in the model, s" }, rangemode: "tozero" },
-      yaxis: { autorange: "reversed", tickvals: shown.map((_, at) => at), ticktext: shown.map((one) => plotText(shorten(named(one.tool), 30))), fixedrange: true, showgrid: false },
+      yaxis: {
+        autorange: "reversed",
+        tickvals: shown.map((_, at) => at),
+        ticktext: shown.map((one) => plotText(shorten(named(one.tool), 30))),
+        fixedrange: true,
+        showgrid: false,
+      },
     },
     onClick: ({ customdata }) => customdata >= 0 && goTo({ tool: facts.tools[customdata], page: null }),
   }));
 
-  const body = element("tbody", {}, tools.map((one) => element("tr", { class: "row", tabindex: "-1", "data-tool": one.tool }, cells(columns, one))));
+  const body = element(
+    "tbody",
+    {},
+    tools.map((one) => element("tr", { class: "row", tabindex: "-1", "data-tool": one.tool }, cells(columns, one))),
+  );
   rovingRows(body, {
     open: (row) => {
       if (row.dataset.tool < 0) return;
@@ -58,16 +117,29 @@ function startTools(run, place) {
     },
   });
   reachable(body);
-  place.append(tableHead("Enter shows the trajectories that use a tool.", columns, () => tools),
-    element("div", { class: "scroll turns" }, element("table", { id: "tools-table" }, element("caption", { class: "offscreen" }, "Tools"),
-      element("thead", {}, element("tr", {}, columns.map(heading))), body)));
+  place.append(
+    tableHead("Enter shows the trajectories that use a tool.", columns, () => tools),
+    element(
+      "div",
+      { class: "scroll turns" },
+      element(
+        "table",
+        { id: "tools-table" },
+        element("caption", { class: "offscreen" }, "Tools"),
+        element("thead", {}, element("tr", {}, columns.map(heading))),
+        body,
+      ),
+    ),
+  );
   place.append(...dearestCalls(run));
 
   function dearestCalls() {
     const cost = (call) => TOOL_COSTS.reduce((sum, { key }) => sum + calls[key][call], 0);
     const owner = (call) => run.trajectories[ownerOf(run, calls.row[call])];
     const turn = (call) => calls.row[call] - owner(call).first;
-    const rows = Array.from(calls.row.keys()).sort((a, b) => cost(b) - cost(a)).slice(0, DEAREST_CALLS);
+    const rows = Array.from(calls.row.keys())
+      .sort((a, b) => cost(b) - cost(a))
+      .slice(0, DEAREST_CALLS);
     const callColumns = [
       { label: "tool", text: true, wide: true, of: (call) => named(turns.tool[calls.row[call]]), show: nameFromLog },
       { label: "trajectory", text: true, wide: true, of: (call) => owner(call).id, show: nameFromLog },
@@ -77,7 +149,11 @@ function startTools(run, place) {
       ...TOOL_COSTS.map(({ key, label, meaning }) => nanoseconds(label, (call) => calls[key][call], { meaning })),
       nanoseconds("in all", cost),
     ];
-    const callBody = element("tbody", {}, rows.map((call) => element("tr", { class: "row", tabindex: "-1", "data-call": call }, cells(callColumns, call))));
+    const callBody = element(
+      "tbody",
+      {},
+      rows.map((call) => element("tr", { class: "row", tabindex: "-1", "data-call": call }, cells(callColumns, call))),
+    );
     rovingRows(callBody, {
       open: (chosen) => {
         const call = Number(chosen.dataset.call);
@@ -86,9 +162,21 @@ function startTools(run, place) {
       },
     });
     reachable(callBody);
-    return [element("h3", {}, "The dearest single calls"), tableHead("Enter opens the turn.", callColumns, () => rows),
-      element("div", { class: "scroll" }, element("table", { id: "calls-table" }, element("caption", { class: "offscreen" }, "Tool calls"),
-        element("thead", {}, element("tr", {}, callColumns.map(heading))), callBody))];
+    return [
+      element("h3", {}, "The dearest single calls"),
+      tableHead("Enter opens the turn.", callColumns, () => rows),
+      element(
+        "div",
+        { class: "scroll" },
+        element(
+          "table",
+          { id: "calls-table" },
+          element("caption", { class: "offscreen" }, "Tool calls"),
+          element("thead", {}, element("tr", {}, callColumns.map(heading))),
+          callBody,
+        ),
+      ),
+    ];
   }
 }
 
