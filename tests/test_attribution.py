@@ -326,3 +326,31 @@ def test_its_sums_are_plain_json(logs):
     assert told["run"]["fresh_ns"] == sum(told["run"]["by_source"]["fresh_ns"].values()) > 0
     assert sum(one["decode_context_ns"] for one in told["trajectories"]) == told["run"]["decode_context_ns"]
     assert [one["tool"] for one in told["tools"]] == [*batch.tool_names, ""]
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+@pytest.mark.parametrize("device", [DEVICE, WINDOWED], ids=["full", "windows"])
+def test_under_pressure_preemption_and_eviction_are_told_apart(device, asynchronous):
+    """Sessions that share a prefix, by priority, in a cache that is too small for those in flight."""
+    rows = []
+    for number in range(12):
+        root = {"prefix": 0, "kept_tokens": 400, "prompt_tokens": 900, "output_tokens": 300, "priority": number % 3}
+        rows += [root, {"parent": 2 * number, "kept_tokens": 1200, "prompt_tokens": 1500, "output_tokens": 300}]
+        rows[-1] |= {"pause_ns": 10**8, "priority": number % 3}
+    batch = turns(rows)
+    room = {"max_model_len": 2000, "num_gpu_blocks_override": 400 if device is DEVICE else 700}
+    engine = kvsim.EngineConfig(**room, scheduling_policy="priority", async_scheduling=asynchronous)
+    run = kvsim.simulate(batch, **device, engine=engine, arrivals="closed:12", evictions=True)
+    attribution = assert_adds_up(run)
+    assert run.engine.preemptions > 0
+    preempted = run.served.preemptions > 0
+    assert attribution.turns.decode_beside_ns[preempted].min() > 0
+    lost = attribution.evictions
+    assert (lost.by >= 0).any()
+    assert (lost.recompute_ns[lost.by >= 0] > 0).all()
+    again = run.served.hittable_tokens - run.served.cached_tokens
+    if device is DEVICE:  # every block that was lost is found in the log
+        np.testing.assert_array_equal(
+            np.bincount(lost.row, lost.blocks, batch.turns)[again > 0], (again // 16)[again > 0]
+        )
+        assert (lost.by[np.isin(lost.row, np.flatnonzero(again > 0))] >= 0).all()
