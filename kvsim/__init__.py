@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kvsim.architecture import models
     from kvsim.calibration import load_calibration
+    from kvsim.device import DeviceBatch, DeviceEstimate
     from kvsim.engine import EngineConfig
     from kvsim.errors import InputError, KvsimError
     from kvsim.estimation import Estimate, estimate
@@ -29,6 +30,8 @@ __version__ = "0.1.0"
 _HOME = {
     "Batch": "trajectory",
     "CostTerm": "reward",
+    "DeviceBatch": "device",
+    "DeviceEstimate": "device",
     "EngineConfig": "engine",
     "Estimate": "estimation",
     "InputError": "errors",
@@ -49,6 +52,8 @@ _HOME = {
 __all__ = [
     "Batch",
     "CostTerm",
+    "DeviceBatch",
+    "DeviceEstimate",
     "EngineConfig",
     "Estimate",
     "InputError",

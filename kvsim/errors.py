@@ -55,7 +55,8 @@ class InputError(KvsimError, ValueError):
         place = ":".join(str(part) for part in (file, line) if part is not None)
         where = ", ".join(part for part in (place, f"field '{field}'" if field else "") if part)
         message = f"{where}: {problem}" if where else problem
-        super().__init__(f"{message}. {remedy}" if remedy else message)
+        end = " " if message.endswith(("?", "!")) else ". "
+        super().__init__(f"{message}{end}{remedy}" if remedy else message)
 
 
 class UnknownNameError(KvsimError, KeyError):

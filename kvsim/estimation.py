@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from kvsim.backends.interface import empty_columns
 from kvsim.backends.kernels import OK, TOTALS, PriceColumns
 from kvsim.backends.rates import rates
 from kvsim.cores import threads_of
+from kvsim.device import DeviceBatch, DeviceEstimate, require_device
 from kvsim.errors import InputError
 from kvsim.load import Load
 from kvsim.pricing import Pricing, require_price, resolve_pricing
@@ -36,6 +37,7 @@ Floats = npt.NDArray[np.float64]
 _COLUMN = {name: column for column, name in enumerate(TOTALS)}
 
 
+@overload
 def estimate(
     batch: Batch,
     *,
@@ -49,12 +51,46 @@ def estimate(
     strict: bool = False,
     reuse: Estimate | None = None,
     threads: int | str = 1,
-) -> Estimate:
+) -> Estimate: ...
+
+
+@overload
+def estimate(
+    batch: DeviceBatch,
+    *,
+    model: str | Architecture,
+    gpu: str | Gpu,
+    load: Load | None = None,
+    engine: EngineConfig | None = None,
+    backend: str = "auto",
+    calibration: str | Path | Calibration | None = None,
+    usd_per_hour: float | None = None,
+    strict: bool = False,
+    reuse: None = None,
+    threads: int | str = 1,
+) -> DeviceEstimate: ...
+
+
+def estimate(
+    batch: Batch | DeviceBatch,
+    *,
+    model: str | Architecture,
+    gpu: str | Gpu,
+    load: Load | None = None,
+    engine: EngineConfig | None = None,
+    backend: str = "auto",
+    calibration: str | Path | Calibration | None = None,
+    usd_per_hour: float | None = None,
+    strict: bool = False,
+    reuse: Estimate | None = None,
+    threads: int | str = 1,
+) -> Estimate | DeviceEstimate:
     """Price every turn of a batch on a GPU, each trajectory alone beside the declared load.
 
     model: hub name, or path of a config.json. gpu: id such as ``"h100-sxm"``, or path of a TOML file.
     load, engine: by default alone without churn, and vLLM's defaults for that GPU.
-    backend: ``"auto"``, ``"native"``, ``"numba"`` or ``"reference"``; all give the same bits.
+    backend: ``"auto"``, ``"native"``, ``"numba"``, ``"reference"`` or ``"cuda"``; all give the same bits. A
+        :class:`kvsim.DeviceBatch` is priced where it is.
     calibration: a file or object in place of the one that ships for the GPU.
     usd_per_hour: price of one GPU in place of the marketplace price.
     strict: turns beyond the model's maximum or the card's capacity are an error instead of a status, and so is what
@@ -68,6 +104,14 @@ def estimate(
     of every other sequence; its output tokens but the first take one decode step each, all sequences decoding.
     Raises :class:`kvsim.errors.KvsimError` for unknown names and for a model that does not fit.
     """
+    if isinstance(batch, DeviceBatch):
+        require_device(backend)
+        require_price(usd_per_hour)
+        on_device = DeviceEstimate(batch, resolve_pricing(model, gpu, engine, load, calibration), usd_per_hour)
+        if strict:
+            on_device.require_priced()
+            on_device.uncertainty.refuse_extrapolation()
+        return on_device
     chosen = get(backend)
     pricing = resolve_pricing(model, gpu, engine, load, calibration)
     require_price(usd_per_hour)
@@ -143,7 +187,7 @@ class Estimate(Costed):
 
     def gpu_s_of(self, model_s: Floats) -> Floats:
         """GPU-seconds of seconds in the model."""
-        return model_s * (self.pricing.engine.tensor_parallel_size / self.pricing.load.concurrent)
+        return model_s * self.pricing.gpus_per_second
 
     @property
     def kv_byte_s(self) -> Floats:
@@ -301,12 +345,12 @@ class Estimate(Costed):
         return self._totals[:, _COLUMN[name]]
 
 
-def require_clock(batch: Batch, pricing: Pricing) -> None:
+def require_clock(batch: Batch | DeviceBatch, pricing: Pricing) -> None:
     """Refuse a batch whose turns together could take longer than 64-bit nanoseconds count."""
     law = pricing.law
     if batch.turns << (62 - law.fraction_bits) <= MAX_TOTAL_NS:  # no turn takes 2^62 of the law's units
         return
-    prompt, output = (int(column.max()) for column in (batch.prompt_tokens, batch.output_tokens))
+    prompt, output = batch.longest
     longest = pricing.engine.max_model_len
     made, step = rates(law, pricing.engine, pricing.load)
     units = int(kernels.prefill_time(made, step, 0, min(prompt, longest)))

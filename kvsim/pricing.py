@@ -63,6 +63,11 @@ class Pricing:
         return replace(self, law=law, _handles={})
 
     @property
+    def gpus_per_second(self) -> float:
+        """GPU-seconds of a second in the model: all GPUs, shared by the load's sequences."""
+        return self.engine.tensor_parallel_size / self.load.concurrent
+
+    @property
     def kv_bytes_per_block(self) -> int:
         """Cache bytes of one block of context on all ranks together."""
         return self.engine.kv_bytes_per_block * self.engine.tensor_parallel_size

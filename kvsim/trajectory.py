@@ -242,6 +242,11 @@ class Batch:
         return len(self.parent)
 
     @property
+    def longest(self) -> tuple[int, int]:
+        """The most prompt and the most output tokens that a turn has."""
+        return int(self.prompt_tokens.max(initial=0)), int(self.output_tokens.max(initial=0))
+
+    @property
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """The columns that are present, by name; ``waits_for`` and ``segments`` as their packed parts."""
         columns = {name: getattr(self, name) for name in COLUMNS if getattr(self, name) is not None}

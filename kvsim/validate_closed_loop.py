@@ -150,7 +150,7 @@ class RunPrediction:
     @property
     def correlation(self) -> float:
         """Pearson's r of E2E, turn by turn."""
-        return _pearson(self.predicted.e2e_s, self.measured.e2e_s)
+        return pearson(self.predicted.e2e_s, self.measured.e2e_s)
 
 
 @dataclass(frozen=True)
@@ -372,8 +372,15 @@ def _repeats(groups: Sequence[Sequence[RunPrediction]]) -> Repeats | None:
         same_cached=float(np.mean([np.mean(a.cached_tokens == b.cached_tokens) for a, b in pairs])),
         turn_median=float(np.mean([accuracy.median for accuracy in apart])),
         turn_mape=float(np.mean([accuracy.mape for accuracy in apart])),
-        correlation=float(np.mean([_pearson(a.e2e_s, b.e2e_s) for a, b in pairs])),
+        correlation=float(np.mean([pearson(a.e2e_s, b.e2e_s) for a, b in pairs])),
     )
+
+
+def pearson(one: Array, other: Array) -> float:
+    """Pearson's r; NaN where one of them is constant, or there is one value only."""
+    if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return float("nan")
+    return float(np.corrcoef(one, other)[0, 1])
 
 
 def _spread(runs: Sequence[Array]) -> float:
@@ -389,7 +396,3 @@ def _waited(steps: Sequence[LoggedStep]) -> float:
 
 def _error(predicted: Array, measured: Array) -> float:
     return float(predicted.mean() / measured.mean()) - 1
-
-
-def _pearson(a: Array, b: Array) -> float:
-    return float(np.corrcoef(a, b)[0, 1]) if len(a) > 1 else float("nan")

@@ -19,7 +19,7 @@ from scipy import stats
 from kvsim.architecture import Architecture
 from kvsim.calibrate.robust import Array
 from kvsim.metrics.pte import Read, exact_turns, paper_gamma, paper_turns
-from kvsim.validate_closed_loop import ClosedLoop, RunPrediction, planned_turns
+from kvsim.validate_closed_loop import ClosedLoop, RunPrediction, pearson, planned_turns
 
 PRICES = (1.0, 0.1, 5.0)
 """Of an input token, one of a known prefix, and an output token: about the ratios of large models' list prices."""
@@ -113,10 +113,10 @@ def _measures(run: RunPrediction, architecture: Architecture | None) -> RunMeasu
 
 
 def correlations(one: Array, other: Array) -> tuple[float, float]:
-    """Pearson's r and Spearman's rho; NaN where one of them is constant."""
-    if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0 or not np.isfinite(one).all():
+    """Pearson's r and Spearman's rho, which is that of ranks; NaN where one of them is constant or has no value."""
+    if len(one) < 3 or not np.isfinite(one).all():
         return float("nan"), float("nan")
-    return float(stats.pearsonr(one, other)[0]), float(stats.spearmanr(one, other)[0])
+    return pearson(one, other), pearson(*(np.asarray(stats.rankdata(values)) for values in (one, other)))
 
 
 def median_of(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:

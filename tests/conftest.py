@@ -54,3 +54,53 @@ def browser() -> Iterator[Any]:
         running = playwright.chromium.launch(executable_path=found, args=sandbox)
         yield running
         running.close()
+
+
+# ---- CUDA: the host emulation, and a card where there is one ----
+
+
+@pytest.fixture(scope="session")
+def compiled_emulation():
+    import emulation
+
+    return emulation.load()
+
+
+@pytest.fixture
+def emulated(compiled_emulation):
+    """The CUDA module on the host; its pretended card has 1 GiB, and is put back after each test."""
+    yield compiled_emulation
+    compiled_emulation.release_memory()
+    compiled_emulation.pretend(1 << 30)
+
+
+def cuda_on_a_card():
+    """The module that would run on a card here, if there is one."""
+    from kvsim.backends import cuda
+    from kvsim.errors import BackendUnavailableError
+
+    try:
+        return cuda.load()._module
+    except BackendUnavailableError:
+        return None
+
+
+@pytest.fixture(params=["emulated", "card"] if cuda_on_a_card() else ["emulated"])
+def cuda_module(request, emulated):
+    return emulated if request.param == "emulated" else cuda_on_a_card()
+
+
+@pytest.fixture
+def chosen_cuda(cuda_module, monkeypatch):
+    """``backend="cuda"`` means that module."""
+    from kvsim import backends, pricing
+    from kvsim.backends import cuda
+
+    def forget():
+        backends.get.cache_clear()
+        pricing._resolve_once.cache_clear()  # pricings keep backends' handles
+
+    monkeypatch.setattr(cuda, "_module", lambda: cuda_module)
+    forget()
+    yield cuda_module
+    forget()

@@ -47,7 +47,8 @@ def page(batch: Batch, **options: Any) -> Page:
         "backend": "auto",
         "strict": False,
     }
-    return page_of(batch, AskedPage(**given | options))
+    transcripts = options.pop("transcripts", None)
+    return page_of(batch, AskedPage(**given | options), transcripts)
 
 
 def result_of(batch: Batch, **options: Any) -> Estimate | Simulation:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_server import TinyServer
 from typer.testing import CliRunner, Result
 
 from kvsim.commands import app
@@ -46,6 +47,14 @@ def test_a_calibration_is_not_overwritten(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "--force" in done.stderr
     assert (tmp_path / "c.toml").read_text() == "mine"
+
+
+def test_a_folder_that_is_not_there_is_said_before_measuring(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp", reason="needs aiohttp: pip install 'kvsim[live]'")
+    with TinyServer() as server:
+        done = kvsim_calibrate("--url", server.url, "--gpu", "l4", "-o", tmp_path / "nowhere" / "c.toml")
+    assert done.exit_code == 2
+    assert "there is no such folder" in done.stderr
 
 
 def test_an_engine_in_this_process_needs_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

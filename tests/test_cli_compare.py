@@ -126,6 +126,19 @@ def test_correct_above_makes_scores_right_or_wrong(ask, tmp_path):
     assert "%" not in text.split("Cost against success")[1]
 
 
+def test_many_runs_are_not_shown_pair_by_pair(ask):
+    gpus = [
+        part
+        for gpu in ("h100-sxm", "l40s", "rtx-4090", "h200-sxm", "b200-sxm", "a100-80gb-sxm")
+        for part in ("-g", gpu)
+    ]
+    done = ask(HALVES[0], "-m", "Qwen/Qwen3-8B", *gpus, "--scores", SCORES, "--top", 0)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count(" less ") == 10
+    assert "5 more pairs" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
 def test_constant_scores_are_said_and_not_correlated(ask, tmp_path):
     scores = tmp_path / "scores.csv"
     scores.write_text("id,score\n" + "".join(f"{id},1\n" for path in HALVES for id in kvsim.read(path).ids))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-import emulation
 import numpy as np
 import pytest
 from cases import CASES, RATES, all_rates, batches, columns, linear, make_rates, step_table
@@ -13,61 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kvsim
-from kvsim import backends, pricing
+from kvsim import backends
 from kvsim.backends import cuda, kernels
 from kvsim.backends.interface import empty_columns
 from kvsim.errors import BackendUnavailableError
 from kvsim.metrics.pte import READINGS
 
-DRAWS = int(os.environ.get("KVSIM_CUDA_DRAWS", "300"))
 PLENTY = 1 << 30
+DRAWS = int(os.environ.get("KVSIM_CUDA_DRAWS", "300"))
 TINY = 150 << 10  # room for two pieces of a few dozen rows beside the table of step times
 MODEL = {"model": "Qwen/Qwen3-8B", "gpu": "h100-sxm"}
-
-
-def on_a_card():
-    """The module that would run on a card here, if there is one."""
-    try:
-        return cuda.load()._module
-    except BackendUnavailableError:
-        return None
-
-
-CARD = on_a_card()
-
-
-@pytest.fixture(scope="module")
-def emulated():
-    return emulation.load()
-
-
-@pytest.fixture(scope="module", params=["emulated", *(["card"] if CARD else [])])
-def module(request, emulated):
-    return emulated if request.param == "emulated" else CARD
-
-
-@pytest.fixture
-def chosen(module, monkeypatch):
-    """``backend="cuda"`` means that module."""
-    monkeypatch.setattr(cuda, "_module", lambda: module)
-    backends.get.cache_clear()
-    pricing._resolve_once.cache_clear()  # pricings keep backends' handles
-    yield module
-    backends.get.cache_clear()
-    pricing._resolve_once.cache_clear()
-
-
-@pytest.fixture
-def card(emulated):
-    """The pretended card, for tests that set it."""
-    return emulated
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was(emulated):
-    yield
-    emulated.release_memory()
-    emulated.pretend(PLENTY)
 
 
 def priced(backend, rates, step, batch):
@@ -91,39 +45,39 @@ def assert_priced_alike(module, rates, batch, other="native"):
 
 @pytest.mark.parametrize("rates", [rates for _, rates in RATES], ids=[name for name, _ in RATES])
 @pytest.mark.parametrize("batch", [batch for _, batch in CASES], ids=[name for name, _ in CASES])
-def test_cases_are_priced_alike(module, rates, batch):
-    assert_priced_alike(module, rates, batch, "reference")
+def test_cases_are_priced_alike(cuda_module, rates, batch):
+    assert_priced_alike(cuda_module, rates, batch, "reference")
 
 
 @settings(max_examples=DRAWS, deadline=None, suppress_health_check=list(HealthCheck))
 @given(batch=batches(), rates=all_rates(), tiny=st.booleans())
-def test_whatever_is_drawn_is_priced_alike(module, emulated, batch, rates, tiny):
+def test_whatever_is_drawn_is_priced_alike(cuda_module, emulated, batch, rates, tiny):
     """KVSIM_CUDA_DRAWS says how many batches."""
-    if module is emulated:
+    if cuda_module is emulated:
         step_bytes = 8 * (rates.chunk + 1)
-        module.pretend(3 * step_bytes + 40_000 if tiny else PLENTY)
-    assert_priced_alike(module, rates, batch)
+        cuda_module.pretend(3 * step_bytes + 40_000 if tiny else PLENTY)
+    assert_priced_alike(cuda_module, rates, batch)
 
 
 @pytest.mark.parametrize("trajectories", [1, 31, 127, 128, 129, 1000])
-def test_last_blocks_are_partial(module, trajectories):
-    assert_priced_alike(module, make_rates(survival=kernels.ALWAYS), linear(3, trajectories), "native")
+def test_last_blocks_are_partial(cuda_module, trajectories):
+    assert_priced_alike(cuda_module, make_rates(survival=kernels.ALWAYS), linear(3, trajectories), "native")
 
 
-def test_a_large_batch_goes_through_a_small_card_in_pieces(card):
+def test_a_large_batch_goes_through_a_small_card_in_pieces(emulated):
     rates, batch = make_rates(survival=kernels.TTL, ttl_ns=8 * 10**9), linear(9, 2000)
-    card.release_memory()
-    card.pretend(TINY)
-    before = card.counts()
-    assert_priced_alike(card, rates, batch)
-    after = card.counts()
+    emulated.release_memory()
+    emulated.pretend(TINY)
+    before = emulated.counts()
+    assert_priced_alike(emulated, rates, batch)
+    after = emulated.counts()
     assert after["most_device_bytes"] <= TINY
     pieces = after["kernels"] - before["kernels"]  # of two pricings
     assert pieces > 50
     assert after["copies"] - before["copies"] == 2 * pieces  # there and back
 
 
-def test_trajectories_that_depend_on_each_other_in_any_order_go_in_pieces_too(card):
+def test_trajectories_that_depend_on_each_other_in_any_order_go_in_pieces_too(emulated):
     """Every third trajectory starts when the one before it has ended; rows are shuffled."""
     made = linear(5, 300, seed=3)
     new_row = np.random.default_rng(4).permutation(made.turns)
@@ -137,30 +91,30 @@ def test_trajectories_that_depend_on_each_other_in_any_order_go_in_pieces_too(ca
         **{name: getattr(made, name)[rows] for name in ("kept_tokens", "prompt_tokens", "output_tokens")},
         **{name: getattr(made, name)[rows] for name in ("pause_ns", "arrival_ns", "trajectory")},
     )
-    backend = cuda.CudaBackend(card)
+    backend = cuda.CudaBackend(emulated)
     assert backend.pack(batch).units.count == 200
-    card.release_memory()
-    card.pretend(TINY)
-    assert_priced_alike(card, make_rates(survival=kernels.LRU, churn_ns=10**6), batch)
+    emulated.release_memory()
+    emulated.pretend(TINY)
+    assert_priced_alike(emulated, make_rates(survival=kernels.LRU, churn_ns=10**6), batch)
 
 
-def test_a_unit_that_does_not_fit_is_an_error_that_names_the_way_out(card):
-    backend, rates = cuda.CudaBackend(card), make_rates()
-    card.release_memory()
-    card.pretend(TINY)
+def test_a_unit_that_does_not_fit_is_an_error_that_names_the_way_out(emulated):
+    backend, rates = cuda.CudaBackend(emulated), make_rates()
+    emulated.release_memory()
+    emulated.pretend(TINY)
     with pytest.raises(BackendUnavailableError, match=r"MiB can be had; backend='native'"):
         backend.estimate(backend.prepare(rates, step_table(rates)), backend.pack(linear(5000)), None)
-    card.pretend(PLENTY)
-    assert_priced_alike(card, rates, linear(5000))
+    emulated.pretend(PLENTY)
+    assert_priced_alike(emulated, rates, linear(5000))
 
 
 @pytest.mark.parametrize(
     ("pretended", "reason"),
     [({"driver": False}, "no NVIDIA driver is loaded"), ({"device": False}, "no CUDA-capable device is detected")],
 )
-def test_what_is_missing_is_said_in_one_sentence(card, chosen, pretended, reason):
-    card.pretend(PLENTY, **pretended)
-    if chosen is not card:
+def test_what_is_missing_is_said_in_one_sentence(emulated, chosen_cuda, pretended, reason):
+    emulated.pretend(PLENTY, **pretended)
+    if chosen_cuda is not emulated:
         pytest.skip("a card that is there")
     with pytest.raises(BackendUnavailableError, match=reason) as caught:
         kvsim.estimate(linear(2), **MODEL, backend="cuda")
@@ -173,17 +127,17 @@ def test_an_old_driver_is_told_apart_from_none():
     assert cuda.missing(found) == "the driver is for CUDA 12.4, and this module needs CUDA 13.0: update the driver"
 
 
-def test_memory_is_given_back(card):
-    card.release_memory()
-    before = card.counts()["device_bytes"]
-    assert_priced_alike(card, make_rates(), linear(16, 50))
-    assert card.counts()["device_bytes"] > before  # kept for the next call
-    card.release_memory()
-    assert card.counts()["device_bytes"] == before
+def test_memory_is_given_back(emulated):
+    emulated.release_memory()
+    before = emulated.counts()["device_bytes"]
+    assert_priced_alike(emulated, make_rates(), linear(16, 50))
+    assert emulated.counts()["device_bytes"] > before  # kept for the next call
+    emulated.release_memory()
+    assert emulated.counts()["device_bytes"] == before
 
 
-def test_threads_do_not_disturb_each_other(module):
-    backend, rates = cuda.CudaBackend(module), make_rates(survival=kernels.ALWAYS)
+def test_threads_do_not_disturb_each_other(cuda_module):
+    backend, rates = cuda.CudaBackend(cuda_module), make_rates(survival=kernels.ALWAYS)
     prepared = backend.prepare(rates, step_table(rates))
     packed = [backend.pack(linear(12, 50 * (1 + number), seed=number)) for number in range(4)]
     alone = [backend.estimate(prepared, one, None).totals for one in packed]
@@ -197,7 +151,7 @@ LOADS = [kvsim.Load(), kvsim.Load(kv="always"), kvsim.Load(concurrent=4, mean_co
 
 
 @pytest.mark.parametrize("load", LOADS, ids=["alone", "evicted", "ttl"])
-def test_estimates_are_those_of_the_core(chosen, load):
+def test_estimates_are_those_of_the_core(chosen_cuda, load):
     native = kvsim.estimate(linear(7, 30), **MODEL, load=load, backend="native")
     found = kvsim.estimate(linear(7, 30), **MODEL, load=load, backend="cuda")
     assert found.backend == "cuda"
@@ -210,7 +164,7 @@ def test_estimates_are_those_of_the_core(chosen, load):
 
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("model", ["Qwen/Qwen3-8B", "openai/gpt-oss-20b", "deepseek-ai/DeepSeek-V3"])
-def test_pte_has_the_bits_of_numpy(chosen, reading, model):
+def test_pte_has_the_bits_of_numpy(chosen_cuda, reading, model):
     """Windows, several groups of layers, turns that cannot be priced; rows in any order."""
     long = [{"prompt_tokens": 10**6}, {"parent": 0, "kept_tokens": 5, "prompt_tokens": 90, "trajectory": 1}]
     batch = columns([*long, *({"prompt_tokens": 900, "output_tokens": n, "trajectory": n} for n in range(2, 140))])
@@ -226,7 +180,7 @@ def test_pte_has_the_bits_of_numpy(chosen, reading, model):
 
 
 @pytest.mark.parametrize("unit", ["gpu_s", "latency_s", "kv_byte_s", "pte"])
-def test_cost_terms_price_on_it(chosen, unit):
+def test_cost_terms_price_on_it(chosen_cuda, unit):
     rollouts = [[(900, 120), (1500, 80)], [(900, 400)], [(10, 1), (20, 2), (30, 3)]]
     asked = {**MODEL, "unit": unit, "reading": "exact"}
     native = kvsim.CostTerm(**asked, backend="native").price(rollouts)
@@ -234,3 +188,8 @@ def test_cost_terms_price_on_it(chosen, unit):
     np.testing.assert_array_equal(found.trajectories, native.trajectories)
     np.testing.assert_array_equal(found.turns.values, native.turns.values)
     np.testing.assert_array_equal(found.marginal.values, native.marginal.values)
+
+
+def test_simulations_say_that_they_do_not_run_there():
+    with pytest.raises(BackendUnavailableError, match="simulations do not run on CUDA devices"):
+        kvsim.simulate(linear(2), **MODEL, backend="cuda")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 import kvsim
 from kvsim.commands import app
+from kvsim.insight import Transcripts, explain
 
 LABELLED = Path(__file__).parent / "data" / "labelled"
 OPENHANDS = str(LABELLED / "openhands.jsonl.gz")
@@ -46,8 +49,8 @@ def test_explain_fits_80_columns_and_has_no_colour_when_piped() -> None:
 def test_explain_as_json_is_what_python_gives() -> None:
     found = json.loads(run("explain", OPENHANDS, *PRICED, "--load", "kv=always", "--json"))
     assert found["schema"] == "kvsim.explain/1"
-    transcripts = kvsim.insight.Transcripts.read(OPENHANDS)
-    advice = kvsim.insight.explain(
+    transcripts = Transcripts.read(OPENHANDS)
+    advice = explain(
         transcripts.batch,
         model="Qwen/Qwen3-8B",
         gpu="h100-sxm",
@@ -117,3 +120,25 @@ def test_top_lists_trajectories_tools_calls_and_models() -> None:
 )
 def test_what_is_wrong_is_said(arguments: list[str], problem: str) -> None:
     assert problem in refused(*arguments)
+
+
+FINDINGS = (Path(__file__).parents[1] / "docs" / "findings.md").read_text(encoding="utf-8")
+SHOWN = re.findall(r"```console\n\$ (kvsim .*)\n((?:.*\n)*?)```", FINDINGS)
+CORPORA = {
+    "kv-cache-tester.jsonl.gz": "data/traces/kv-cache-tester/all_710_requests_derived.jsonl.gz",
+    "gpt-4o-airline.json": "data/traces/tau-bench/gpt-4o-airline.json",
+}
+
+
+@pytest.mark.parametrize(("command", "shown"), SHOWN, ids=[command.split()[2] for command, _ in SHOWN])
+def test_what_was_found_is_what_commands_print(
+    command: str, shown: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = shlex.split(command)[1:]
+    if words[1] in CORPORA:
+        shared: Path = request.getfixturevalue("shared")
+        (tmp_path / words[1]).symlink_to((shared / CORPORA[words[1]]).resolve())
+    else:
+        (tmp_path / "tests").symlink_to(Path(__file__).parent)
+    monkeypatch.chdir(tmp_path)
+    assert run(*words).split() == shown.split()

@@ -150,13 +150,16 @@ def test_sigkill_loses_nothing_and_the_same_command_goes_on(tmp_path: Path) -> N
     assert toml.exists()
 
 
-def test_a_finished_calibration_hardly_measures_again(tmp_path: Path) -> None:
+def test_a_finished_calibration_measures_nothing_twice(tmp_path: Path) -> None:
+    file = tmp_path / "m.csv"
     with TinyServer() as server:
-        measured(server.url, tmp_path / "m.csv")
-        _, again = measured(server.url, tmp_path / "m.csv")
-    assert again.before > 50
-    extra = again.taken - 2 * campaign.REFERENCES  # beside those at its beginning and at its end
-    assert 0 <= extra <= 2  # what was left of the budget may still hold one
+        measured(server.url, file)
+        before = rows_of(file)
+        _, again = measured(server.url, file)
+    assert again.before == len(before) > 50
+    added = Counter(row.probe for row in rows_of(file)[len(before) :])
+    assert added.pop("reference") >= 2 * campaign.REFERENCES  # at its beginning and at its end
+    assert not added.keys() & {row.probe for row in before}  # only what had not come off before
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ FILES = {
     "openhands": "openhands/output.excerpt.jsonl",
     "openai": "openhands-sdk/llm-logs/litellm_proxy__anthropic__claude-sonnet-4-20250514-1757015033.222.json",
     "tau-bench": "tau-bench/gpt-4o-airline.excerpt.json",
+    "otlp": "otlp/spans.jsonl",
     "verl": "verl/7.jsonl",
     "verl-tool": "verl-tool/torl-step-1.json",
     "skyrl": "skyrl/nq.jsonl",

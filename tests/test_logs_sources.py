@@ -169,6 +169,7 @@ def test_formats_are_recognised_by_content(logs: Path, tmp_path: Path) -> None:
         "openai": "openhands-sdk/llm-logs",
         "swe-agent": "swe-agent/function_calling_simple.traj",
         "tau-bench": "tau-bench/gpt-4o-airline.excerpt.json",
+        "otlp": "otlp/spans.jsonl",
         "verl": "verl/7.jsonl",
         "verl-tool": "verl-tool/torl-step-1.json",
         "skyrl": "skyrl",

@@ -72,6 +72,14 @@ def test_a_file_that_was_cut_off_loses_its_last_line_only_and_is_gone_on_with(tm
         assert path.read_bytes() == whole
 
 
+def test_two_writers_do_not_mix_their_rows(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    with Writer(file, Header(gpu="l4")), pytest.raises(InputError, match="another process writes to it"):
+        Writer(file, Header(gpu="l4"))
+    with Writer(file, Header(gpu="l4")):
+        pass
+
+
 def test_rows_of_another_engine_are_not_added(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     Writer(path, HEADER).close()

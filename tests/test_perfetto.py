@@ -86,6 +86,22 @@ def test_logs_add_up_to_the_nanosecond(log, logs, tmp_path):
         check(result, traced(result, tmp_path))
 
 
+@pytest.mark.parametrize(
+    "corpus",
+    [
+        "kv-cache-tester/all_710_requests_derived.jsonl.gz",
+        "openhands/evaluation/benchmarks/multi_swe_bench/examples/output.jsonl",
+        "tau-bench/gpt-4o-airline.json",
+    ],
+)
+def test_whole_corpora_add_up(corpus, shared, tmp_path):
+    batch = kvsim.read(shared / "data" / "traces" / corpus)
+    engine = kvsim.EngineConfig(max_model_len=262_144)
+    check(result := estimated(batch, engine=engine, load=kvsim.Load(kv="ttl:60")), traced(result, tmp_path))
+    many = {"arrivals": "closed:32", "replicas": 2, "router": "sticky"}
+    check(result := simulated(batch, engine=engine, **many), traced(result, tmp_path))
+
+
 def test_trajectories_last_as_long_as_they_take(tmp_path):
     result = estimated(example())
     for event, latency_s in zip(of(traced(result, tmp_path), "trajectory"), result.latency_s, strict=True):

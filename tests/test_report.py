@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as arrays
 from report_cases import GPU, HOSTILE, MODEL, named, one_too_long, page
 from typer.testing import CliRunner
 
+import kvsim
 from kvsim import Batch
 from kvsim.commands import app
 from kvsim.commands.demo import example
@@ -124,6 +125,26 @@ def test_the_data_sum_to_the_results_totals(way):
     assert ("replica" in facts["turn_columns"]) == ("arrivals" in way)
 
 
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_blame_is_the_attributions_and_adds_up(way):
+    tight = {"engine": kvsim.EngineConfig(num_gpu_blocks_override=2_500)} if "arrivals" in way else {}
+    made = page(example(), **way, **tight)
+    facts, columns = unpacked(render(made))
+    attribution = made.attribution
+    for name in ("fresh_ns", "recompute_ns", "decode_context_ns"):
+        np.testing.assert_array_equal(columns[f"call.{name}"], attribution.tool_calls[name])
+        assert sum(facts["tool_totals"][name]) == attribution.tools[name].sum()
+    at = list(facts["tools"]).index("execute_bash")
+    assert facts["tool_totals"]["calls"][facts["tool_totals"]["tool"].index(at)] == attribution.tools.calls[at]
+    fresh = sum(columns[f"trajectory.fresh.{name}"].sum() for name in facts["sources"])
+    assert fresh == columns["fresh_ns"].sum()
+    if "arrivals" in way:
+        lost = sum(part["value"] for part in facts["evictions"]["by_time"])
+        assert lost == pytest.approx(columns["recompute_ns"].sum() / 1e9, rel=1e-12)
+    else:
+        assert facts["evictions"] is None
+
+
 def test_rows_in_any_order_are_sorted_by_trajectory():
     batch = Batch.from_columns(
         parent=[-1, -1, 1, 0],
@@ -199,17 +220,11 @@ def test_the_same_page_gives_the_same_bytes():
 
 
 def test_the_cliff_is_the_sweeps():
-    found = page(example(), cliff=True, engine=small_cache()).cliff
+    found = page(example(), cliff=True, engine=kvsim.EngineConfig(num_gpu_blocks_override=2_500)).cliff
     assert found.in_flight == [1, 2, 3]
     assert found.reuse_share[0] == 1.0
     assert found.reuse_share[-1] < 0.9
     assert page(example()).cliff is None
-
-
-def small_cache():
-    import kvsim
-
-    return kvsim.EngineConfig(num_gpu_blocks_override=2_500)
 
 
 def test_longer_survival_means_less_recompute():
@@ -217,6 +232,46 @@ def test_longer_survival_means_less_recompute():
     assert survival.recompute_s[0] > 40
     assert survival.recompute_s[-1] == 0
     assert sorted(survival.recompute_s, reverse=True) == survival.recompute_s
+
+
+def conversation(number, response):
+    """A run that calls a tool twice with the same arguments, with hostile text in what it says and reads."""
+    messages = [{"role": "user", "content": "Look it up."}]
+    for call in range(2):
+        asked = {
+            "id": str(call),
+            "type": "function",
+            "function": {"name": "look</script>", "arguments": '{"at": "<b>"}'},
+        }
+        messages.append({"role": "assistant", "content": "", "tool_calls": [asked]})
+        messages.append({"role": "tool", "tool_call_id": str(call), "content": response})
+    return {"id": f"run {number}", "messages": [*messages, {"role": "assistant", "content": "Done."}]}
+
+
+def test_patterns_are_listed_with_the_words_they_fired_on(tmp_path):
+    from kvsim.insight import Transcripts
+
+    log = tmp_path / "runs.jsonl"
+    answers = ["Error: </script><script>alert(5)</script> is unknown", "found it"]
+    runs = [conversation(number, answers[number % 2]) for number in range(6)]
+    log.write_text("\n".join(map(json.dumps, runs)) + "\n")
+    said = Transcripts.read(log)
+    made = page(said.batch, transcripts=said)
+    text = render(made)
+    assert "alert(5)" not in text
+    assert not Scripts(text).outside
+    patterns = unpacked(text)[0]["patterns"]
+    assert patterns["with_text"] == 6
+    by_name = {pattern["name"]: pattern for pattern in patterns["found"]}
+    assert [pattern.name for pattern in made.advice.patterns] == list(by_name)
+    failed = by_name["lack of tool priors"]
+    assert (failed["looked_at"], failed["fired"], failed["occurrences"]) == (6, 3, 6)
+    assert failed["findings"]["trajectory"] == [0, 0, 2, 2, 4, 4]
+    assert failed["findings"]["turn"] == [0, 1] * 3 or failed["findings"]["turn"] == [1, 2] * 3
+    assert "alert(5)" in failed["findings"]["excerpt"][0]
+    repeated = by_name["repeated call"]
+    assert repeated["fired"] > 0
+    assert repeated["findings"]["excerpt"][0] == '{"at": "<b>"}'
 
 
 @pytest.fixture
@@ -248,7 +303,7 @@ def test_the_command_writes_a_page_once(ask, tmp_path):
         (["--arrivals", "closed:none"], "arrivals"),
         (["--arrivals", "closed:2", "--retention", "keep"], "retention"),
         (["-g", "h1000"], "h100"),
-        (["-o", "/nowhere/at/all.html"], "cannot be written"),
+        (["-o", "/nowhere/at/all.html"], "no such folder"),
         (["--max-model-len", "9000", "--strict"], "max_model_len"),
     ],
 )

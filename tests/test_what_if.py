@@ -339,3 +339,14 @@ def test_priced_from_any_backend_alike() -> None:
         for backend in ("native", "numba")
     ]
     assert found[0] == found[1]
+
+
+@EASY
+@given(seed=st.integers(0, 1000), gone=st.sets(st.integers(1, 6), min_size=2, max_size=4))
+def test_calls_left_out_together_are_those_left_out_one_after_the_other(seed: int, gone: set[int]) -> None:
+    batch = linear(8, 2, seed)
+    together = DropCalls("d", rows=tuple(gone)).apply(batch)
+    for row in sorted(gone, reverse=True):  # from the end, so that rows keep their numbers
+        batch = DropCalls("d", rows=(row,)).apply(batch)
+    for name in ("parent", "after", "kept_tokens", "prompt_tokens", "output_tokens", "pause_ns"):
+        np.testing.assert_array_equal(getattr(together, name), getattr(batch, name), err_msg=name)

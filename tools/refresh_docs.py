@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kvsim._markdown import markdown_table
 from kvsim.calibrate.census import card_table, unused_table
 from kvsim.calibrate.measurements import Measurements
 from kvsim.calibrate.unfitted_points import TIMES, UnfittedPoint, markdown, unfitted_points
@@ -40,7 +41,7 @@ often than not. Engines before 0.8 served in the scheduler's own process; what t
 
 def summary(points: Sequence[UnfittedPoint]) -> str:
     """A line for each card and kind of time."""
-    lines = [["card", "time", "n", "median error", "bias", "in 90 %"], ["---"] * 6]
+    lines = [["card", "time", "n", "median error", "bias", "in 90 %"]]
     kinds = dict.fromkeys((point.row["gpu"], point.time, point.queued) for point in points)
     for gpu, time, queued in sorted(kinds):
         its = [point for point in points if (point.row["gpu"], point.time, point.queued) == (gpu, time, queued)]
@@ -52,7 +53,7 @@ def summary(points: Sequence[UnfittedPoint]) -> str:
             f"{100 * within:.0f} %",
         ]
         lines.append([gpu, TIMES[time] + (", queued" if queued else ""), str(len(its)), *figures])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(lines)
 
 
 def unfitted_points_text() -> str:

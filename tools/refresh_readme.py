@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from kvsim._markdown import markdown_table
 from kvsim.commands._accuracy import markdown
 from kvsim.validation import Point, accuracy, shipped_points, summary
 
@@ -68,16 +69,16 @@ def peer_table() -> str:
         seconds = peer.get(tuple(_plain(point[name]) for name in key))
         if seconds is not None:
             groups.setdefault((str(point["gpu"]), str(point["regime"])), []).append(point | {"peer_s": seconds})
-    rows = ["| gpu | regime | n | kvsim, held out: median | MAPE | bias | AIConfigurator 0.12: median | MAPE | bias |"]
-    rows.append("|---|---|---|---|---|---|---|---|---|")
+    peer_name = "AIConfigurator 0.12: median"
+    rows = [["gpu", "regime", "n", "kvsim, held out: median", "MAPE", "bias", peer_name, "MAPE", "bias"]]
     for (gpu, regime), points in sorted(groups.items()):
-        cells = [
+        figures = [
             f"{100 * figure:{sign}.1f} %"
             for column in ("held_out_s", "peer_s")
             for figure, sign in zip(accuracy(points, column)[1:4], ("", "", "+"), strict=True)
         ]
-        rows.append(f"| {gpu} | {regime} | {len(points)} | {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
+        rows.append([gpu, regime, str(len(points)), *figures])
+    return markdown_table(rows)
 
 
 def _plain(value: str | float) -> str:

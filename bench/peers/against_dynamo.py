@@ -1,7 +1,6 @@
 """kvsim beside Dynamo replay, in one run, on the same agent sessions: speed, cache reuse and latency.
 
-    bash bench/peers/install_dynamo.sh [FOLDER]
-    cd bench && python -m peers.against_dynamo [--dynamo FOLDER] [--rounds 3] [--sessions 1000] [--seed 0]
+    cd bench && python -m peers.against_dynamo [--rounds 3] [--sessions 1000] [--seed 0]
 
 Rates are turns per second of CPU time, so that other work on the machine counts less; both use one core.
 
@@ -19,8 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -43,6 +40,8 @@ from agent_sessions import (
     Sessions,
     simulate,
 )
+from peers.environments import DYNAMO, MissingPeerError
+from peers.machine import machine
 
 import kvsim
 from kvsim.backends.contexts import contexts_of, settings_of
@@ -52,7 +51,6 @@ from kvsim.backends.workload import closed_starts, workload_of
 from kvsim.pricing import resolve_pricing
 
 HERE = Path(__file__).resolve().parent
-RECIPE = "bash bench/peers/install_dynamo.sh [FOLDER]"
 
 # Dynamo 1.6.1's default polynomials, in ms: prefill of t tokens 4.209989e-07 t^2 + 1.518344e-02 t + 16.50142, decode
 # with a share x of the KV cache in use -25.74 x^2 + 54.01 x + 5.74. Here the lines through their ends.
@@ -118,7 +116,7 @@ class Dynamo:
         command = [*self.command, str(self.sessions), str(concurrency), json.dumps(engine)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            sys.exit(f"Dynamo replay failed:\n{done.stderr}")
+            raise MissingPeerError(f"Dynamo replay failed:\n{done.stderr}")
         summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return summary
 
@@ -157,31 +155,17 @@ def row_of_dynamo(summary: dict[str, Any], concurrency: int) -> str:
     return _row(concurrency, "Dynamo", f"{reuse:.5f}", f"{ttft_s:.4f}", f"{e2e_s:.3f}", f"{end_s:,.0f}")
 
 
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
-
-
 def _row(*cells: object) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dynamo", type=Path, default=HERE.parents[1] / ".cache" / "dynamo", help="its environment")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sessions", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    python = asked.dynamo / "bin" / "python"
-    if not python.exists():
-        print(f"Skipped: Dynamo replay is not installed in {asked.dynamo}. To install it: {RECIPE}")
-        return
-    sessions = Sessions.draw(asked.sessions, seed=asked.seed)
+def compared(python: Path, sessions: Sessions, rounds: int) -> dict[str, Any]:
+    """Rates by concurrency, and both simulators' reuse and latencies under one law, as rows of Markdown tables."""
     as_dynamo, as_vllm = sessions.batch(replies_kept=False), sessions.batch()
     turns = as_vllm.turns
-    speeds, agreement, version = [], [], ""
+    rates: dict[int, dict[str, float]] = {}
+    agreement: list[str] = []
+    version = ""
     with tempfile.TemporaryDirectory() as folder:
         dynamo = Dynamo(python, Path(folder), sessions)
         for concurrency in CONCURRENCIES:
@@ -192,21 +176,10 @@ def main() -> None:
                 "kvsim lines": lambda c=concurrency: cpu_s(lambda: serve_lines(as_dynamo, c)),
             }
             times: dict[str, list[float]] = {name: [] for name in jobs}
-            for _ in range(asked.rounds):
+            for _ in range(rounds):
                 for name, job in jobs.items():
                     times[name].append(job())
-            rate = {name: turns / median(values) for name, values in times.items()}
-            speeds.append(
-                _row(
-                    concurrency,
-                    f"{rate['simulate']:,.0f}",
-                    f"{rate['polynomials']:,.0f}",
-                    f"{rate['simulate'] / rate['polynomials']:.0f}",
-                    f"{rate['kvsim lines']:,.0f}",
-                    f"{rate['Dynamo lines']:,.0f}",
-                    f"{rate['kvsim lines'] / rate['Dynamo lines']:.0f}",
-                )
-            )
+            rates[concurrency] = {name: turns / median(values) for name, values in times.items()}
             summary = dynamo.replay(concurrency, "lines")
             version = summary["version"]
             agreement += [
@@ -214,14 +187,37 @@ def main() -> None:
                 row_of_kvsim("kvsim, replies new", as_dynamo, concurrency),
                 row_of_kvsim("kvsim, replies kept", as_vllm, concurrency),
             ]
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    print(f"ai-dynamo {version}; Python {platform.python_version()}, {_cpu()}, {os.cpu_count()} cores, load {load}")
-    print(f"{asked.sessions:,} sessions, {turns:,} turns, seed {asked.seed}; medians of {asked.rounds} rounds\n")
+    return {"version": version, "turns": turns, "turns_per_s": rates, "agreement": agreement}
+
+
+def show(found: dict[str, Any]) -> None:
+    """Both tables."""
     print("| concurrency | kvsim.simulate | Dynamo, polynomials | ratio | kvsim, lines | Dynamo, lines | ratio |")
     print("|--:|--:|--:|--:|--:|--:|--:|")
-    print(*speeds, sep="\n")
+    for concurrency, rate in found["turns_per_s"].items():
+        cells = [concurrency]
+        for own, other in (("simulate", "polynomials"), ("kvsim lines", "Dynamo lines")):
+            cells += [f"{rate[own]:,.0f}", f"{rate[other]:,.0f}", f"{rate[own] / rate[other]:.0f}"]
+        print(_row(*cells))
     print("\n| concurrency | lines | reuse | mean TTFT s | mean E2E s | end s |\n|--:|---|--:|--:|--:|--:|")
-    print(*agreement, sep="\n")
+    print(*found["agreement"], sep="\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sessions", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    try:
+        found = compared(DYNAMO.python(), Sessions.draw(asked.sessions, seed=asked.seed), asked.rounds)
+    except MissingPeerError as error:
+        sys.exit(f"Skipped: {error}")
+    print(f"ai-dynamo {found['version']}; {machine()}")
+    print(
+        f"{asked.sessions:,} sessions, {found['turns']:,} turns, seed {asked.seed}; medians of {asked.rounds} rounds\n"
+    )
+    show(found)
 
 
 if __name__ == "__main__":

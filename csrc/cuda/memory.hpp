@@ -1,8 +1,12 @@
 // Memory of the device and of the host beside it, and streams, as objects that clean up.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <memory>
+#include <mutex>
 #include <utility>
+#include <vector>
 
 #include "launch.hpp"
 
@@ -71,6 +75,44 @@ class Layout {
 
  private:
   std::size_t bytes_ = 0;
+};
+
+// Things of a device that are kept between calls, a few at most. A shelf is never destroyed: the driver may be gone
+// before static objects are.
+template <class Thing>
+class Shelf {
+ public:
+  // One for the current device: from the shelf, or a new one.
+  std::unique_ptr<Thing> take() {
+    const int device = current_device();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto known = std::find_if(idle_.begin(), idle_.end(), [&](auto& one) { return one.first == device; });
+    if (known == idle_.end()) return std::make_unique<Thing>();
+    std::unique_ptr<Thing> taken = std::move(known->second);
+    idle_.erase(known);
+    return taken;
+  }
+  void put_back(std::unique_ptr<Thing> thing) {
+    const int device = current_device();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (idle_.size() < kMostIdle) idle_.emplace_back(device, std::move(thing));
+  }
+  void clear() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    idle_.clear();
+  }
+
+ private:
+  static constexpr std::size_t kMostIdle = 2;
+
+  static int current_device() {
+    int device = 0;
+    check(cudaGetDevice(&device), "no CUDA device answers");
+    return device;
+  }
+
+  std::mutex mutex_;
+  std::vector<std::pair<int, std::unique_ptr<Thing>>> idle_;
 };
 
 }  // namespace kvsim::cuda

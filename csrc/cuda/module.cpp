@@ -1,10 +1,10 @@
-#include <limits>
-#include <memory>
-
 #include "../bindings/prices.hpp"
 #include "devices.hpp"
 #include "error.hpp"
 #include "pricing.hpp"
+#include "register_arrays.hpp"
+#include "register_resident.hpp"
+#include "resident.hpp"
 
 #ifdef KVSIM_CUDA_EMULATION
 #include "emulation/emulation.hpp"
@@ -43,24 +43,6 @@ py::dict told_devices() {
   result["driver_version"] = devices.driver_version;
   result["runtime_version"] = devices.runtime_version;
   return result;
-}
-
-Law law_of(const Rates& rates, const IntArray& step) {
-  bindings::require_length(step, rates.chunk + 1, "step");
-  return {rates, step.data(), rates.chunk + 1};
-}
-
-PteRates pte_rates(const py::handle& weights) {
-  PteRates rates;
-  rates.reading = weights.attr("reading").cast<i64>();
-  rates.gpus = weights.attr("gpus").cast<double>();
-  rates.token_gpu_s = weights.attr("token_gpu_s").cast<double>();
-  rates.unknown = std::numeric_limits<double>::quiet_NaN();
-  for (const py::handle read : weights.attr("reads")) {
-    if (rates.reads == PteRates::kMostReads) throw std::invalid_argument("too many groups of layers");
-    rates.read[rates.reads++] = {read.attr("gamma").cast<double>(), read.attr("window").cast<double>()};
-  }
-  return rates;
 }
 
 py::tuple run_estimate(const Rates& rates, const IntArray& step, const HeldUnits& given,
@@ -118,12 +100,20 @@ PYBIND11_MODULE(KVSIM_MODULE, module) {
   py::class_<HeldUnits>(module, "Units", py::module_local(), "Turns, divided into what is priced side by side.")
       .def(py::init<HeldTurns>(), py::arg("turns"))
       .def_property_readonly("count", [](const HeldUnits& held) { return held.units.count(); });
+  register_arrays(module);
+  register_resident(module);
   module.def("devices", &told_devices);
   module.def("estimate", &run_estimate, py::arg("rates"), py::arg("step"), py::arg("units"), py::arg("columns"),
              "As kvsim._core.estimate.");
   module.def("pte", &run_pte, py::arg("rates"), py::arg("step"), py::arg("units"), py::arg("weights"),
              "PTE of every turn, float64 (rows,); weights as kvsim.metrics.pte.Weights.");
-  module.def("release_memory", &release_memory, "Gives back what is kept between calls.");
+  module.def(
+      "release_memory",
+      [] {
+        release_memory();
+        release_resident_memory();
+      },
+      "Gives back what is kept between calls.");
 #ifdef KVSIM_CUDA_EMULATION
   register_emulation(module);
 #endif

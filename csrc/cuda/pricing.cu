@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "kernels.hpp"
@@ -242,42 +241,12 @@ class Lane {
 };
 
 struct Workspace {
-  int device = 0;
   Lane lanes[2];
 };
 
-// Workspaces are kept between calls: page-locking memory takes longer than pricing a small batch.
-class Shelf {
- public:
-  std::unique_ptr<Workspace> take(int device) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    const auto known = std::find_if(idle_.begin(), idle_.end(), [&](auto& one) { return one->device == device; });
-    if (known == idle_.end()) {
-      auto made = std::make_unique<Workspace>();
-      made->device = device;
-      return made;
-    }
-    std::unique_ptr<Workspace> taken = std::move(*known);
-    idle_.erase(known);
-    return taken;
-  }
-  void put_back(std::unique_ptr<Workspace> workspace) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (idle_.size() < kMostIdle) idle_.push_back(std::move(workspace));
-  }
-  void clear() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    idle_.clear();
-  }
-
- private:
-  static constexpr std::size_t kMostIdle = 2;
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<Workspace>> idle_;
-};
-
-Shelf& shelf() {
-  static Shelf* const shelf = new Shelf;  // never destroyed: the driver may be gone before static objects are
+// Kept between calls: page-locking memory takes longer than pricing a small batch.
+Shelf<Workspace>& shelf() {
+  static auto* const shelf = new Shelf<Workspace>;
   return *shelf;
 }
 
@@ -344,10 +313,8 @@ std::size_t room_for_lane(const Workspace& workspace) {
 
 void price(const Law& law, const PteRates& pte, const Units& units, const Prices& prices) {
   if (units.count() == 0) return;
-  int device = 0;
-  check(cudaGetDevice(&device), "no CUDA device answers");
   const Needs needs(law, pte, units, prices);
-  std::unique_ptr<Workspace> workspace = shelf().take(device);
+  std::unique_ptr<Workspace> workspace = shelf().take();
   const std::size_t room = room_for_lane(*workspace);
   const Division division(units, needs, room);
   if (division.most() > room) {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from kvsim.backends.interface import Floats, Ints, Priced
 from kvsim.backends.native import made_rates, made_turns
-from kvsim.errors import BackendUnavailableError
+from kvsim.errors import BackendUnavailableError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,14 +51,31 @@ class CudaBackend:
 
     def estimate(self, prepared: Any, packed: Packed, columns: PriceColumns | None, threads: int = 1) -> Priced:
         """See :class:`kvsim.backends.interface.Backend`; one thread of the host copies, whatever ``threads`` is."""
-        return Priced(*self._call(self._module.estimate, *prepared, packed.units, columns))
+        return Priced(*self.call(self._module.estimate, *prepared, packed.units, columns))
 
     def pte(self, prepared: Any, packed: Packed, weights: Weights) -> Floats:
         """See :class:`kvsim.backends.interface.WeighsPte`."""
-        if prepared is None:  # the paper's reading knows no law
-            prepared = self._module.Rates(), np.zeros(1, np.int64)
-        turns: Floats = self._call(self._module.pte, *prepared, packed.units, weights)
+        turns: Floats = self.call(self._module.pte, *(prepared or self._no_law()), packed.units, weights)
         return turns
+
+    def resident(self, **columns: Any) -> Any:
+        """The columns of a batch on the device, checked; raises :class:`InputError` for arrays it cannot take."""
+        try:
+            return self.call(self._module.ResidentTurns, **columns)
+        except ValueError as error:
+            field, _, problem = str(error).partition(": ")
+            raise InputError(
+                problem, field=field, remedy="Give contiguous int64 arrays of one dimension on one device"
+            ) from error
+
+    def resident_pte(self, prepared: Any, turns: Any, weights: Weights) -> tuple[Any, Any]:
+        """PTE of the turns and of the trajectories of a batch on the device; ``prepared`` as in :meth:`pte`."""
+        both: tuple[Any, Any] = self.call(turns.pte, *(prepared or self._no_law()), weights)
+        return both
+
+    def scaled(self, *arguments: Any) -> Any:
+        """Results on the device in their units; see ``scaled`` of the module."""
+        return self.call(self._module.scaled, *arguments)
 
     def without(self, packed: Packed, paths: Ragged, rollouts: Ints, positions: Ints, base: int, left: Left) -> int:
         """See :class:`kvsim.backends.interface.Backend`."""
@@ -73,11 +90,16 @@ class CudaBackend:
 
         return auto().topological_order(batch)
 
-    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def call(self, function: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+        """Calls something of the module; raises :class:`BackendUnavailableError` where the device fails."""
         try:
-            return function(*arguments)
+            return function(*arguments, **more)
         except self._module.DeviceError as error:
             raise BackendUnavailableError(f"cuda: {error}; backend='native' prices the same on the CPU") from error
+
+    def _no_law(self) -> tuple[Any, Ints]:
+        """What stands for a law where tokens alone count, as in the paper's reading of PTE."""
+        return self._module.Rates(), np.zeros(1, np.int64)
 
 
 def devices() -> dict[str, Any]:
@@ -93,6 +115,13 @@ def load() -> CudaBackend:
     if not found["devices"]:
         raise BackendUnavailableError(f"cuda: no usable device: {missing(found)}")
     return CudaBackend(module)
+
+
+def chosen() -> CudaBackend:
+    """The backend that goes by the name; raises as :func:`load` does."""
+    from kvsim.backends import get
+
+    return cast(CudaBackend, get("cuda"))
 
 
 def missing(found: dict[str, Any]) -> str:

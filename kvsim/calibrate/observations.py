@@ -34,9 +34,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows
+    fcntl = None  # type: ignore[assignment]
 
 MAGIC = "# kvsim observations 1"
 
@@ -206,31 +211,41 @@ def read_observations(path: str | Path, *, lenient: bool = False) -> Observation
 class Writer:
     """Appends rows to a file of observations, each on the disk before :meth:`write` returns.
 
-    Opens a file that is there, cuts off a last line that was not finished, and goes on behind it; then ``header`` must
-    be that of the file (:class:`~kvsim.errors.InputError` naming the field otherwise).
+    No other writer may have the file open meanwhile (InputError). Opens a file that is there, cuts off a last line that
+    was not finished, and goes on behind it; then ``header`` must be that of the file
+    (:class:`~kvsim.errors.InputError` naming the field otherwise).
     """
 
     def __init__(self, path: str | Path, header: Header) -> None:
         self._path = Path(path)
-        if self._path.exists() and self._path.stat().st_size:
+        self._lock = _locked(self._path)
+        try:
+            self._file = self._opened(header, str(path))
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _opened(self, header: Header, name: str) -> TextIO:
+        if self._path.stat().st_size:
             _mend(self._path)
-            _check_same(read_observations(self._path, lenient=True).header, header, str(path))
-            self._file = self._path.open("a", encoding="utf-8", newline="")
-        else:
-            self._file = self._path.open("w", encoding="utf-8", newline="")
-            self._file.write(header_text(header))
-            self._flush()
+            _check_same(read_observations(self._path, lenient=True).header, header, name)
+            return self._path.open("a", encoding="utf-8", newline="")
+        file = self._path.open("w", encoding="utf-8", newline="")
+        file.write(header_text(header))
+        _sync(file)
+        return file
 
     def write(self, row: Observation) -> None:
         """Append one observation. Raises InputError for one that could not be read back."""
         cells = [_cell(getattr(row, name)) for name in COLUMNS]
         _row(COLUMNS, cells, str(self._path), None)
         self._file.write(_line(cells))
-        self._flush()
+        _sync(self._file)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        self._lock.close()
 
     def __enter__(self) -> Writer:
         return self
@@ -238,9 +253,24 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _flush(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+
+def _sync(file: TextIO) -> None:
+    """Put what was written on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _locked(path: Path) -> TextIO:
+    """The file, opened so that no other process (nor writer of this one) can do the same until it is closed."""
+    file = path.open("a", encoding="utf-8")
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            remedy = "Wait for it to end, or choose another file"
+            raise InputError("another process writes to it", file=str(path), remedy=remedy) from None
+    return file
 
 
 def header_text(header: Header) -> str:

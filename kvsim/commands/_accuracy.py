@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from kvsim._markdown import markdown_table
 from kvsim.commands._console import table
 from kvsim.commands._format import count
 from kvsim.report.figures import require_plotly, write
@@ -53,8 +54,7 @@ def markdown(by: Sequence[str], lines: Sequence[Line]) -> str:
     """The same as a Markdown table."""
     held = [f"held out: {FIGURES[1]}", *FIGURES[2:], "in 90 %"]
     headings = [*by, "n", f"fitted: {FIGURES[1]}", *FIGURES[2:], *held]
-    rows = [headings, ["---"] * len(headings), *([*line.group, *cells(line)] for line in lines)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return markdown_table([headings, *([*line.group, *cells(line)] for line in lines)])
 
 
 def accuracy_object(by: Sequence[str], lines: Sequence[Line]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from rich.text import Text
 from kvsim.commands._console import indented, print_facts, table
 from kvsim.commands._format import UNKNOWN, count, percent, plain, shorten
 from kvsim.insight.resampling import RESAMPLES
+from kvsim.report.texts import label
 from kvsim.uncertainty import COVERAGE
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from kvsim.commands._compared import Compared
     from kvsim.insight.comparison import Comparison, Figure, Pair
     from kvsim.insight.partial_correlation import Correlation
+
+
+MOST_PAIRS = 10
+"""So many pairs of runs are shown."""
 
 
 class Scale(NamedTuple):
@@ -69,8 +74,10 @@ def show(console: Console, comparison: Comparison, found: Compared, unit: str, s
             "yes" if one.on_front else "",
         )
     console.print(indented(shown))
-    for pair in comparison.pairs:
+    for pair in comparison.pairs[:MOST_PAIRS]:
         _show_pair(console, pair, unit, scale, top)
+    if (more := len(comparison.pairs) - MOST_PAIRS) > 0:
+        console.print(f"\n{count(more, 'more pair')} of runs: --json has all.")
     console.print("\nCost against correctness (Pearson's r among rollouts)", style="bold")
     shown = table()
     shown.add_column("run", overflow="fold")
@@ -120,7 +127,7 @@ def _show_pair(console: Console, pair: Pair, unit: str, scale: Scale, top: int) 
         shown.add_column(title, justify="right", no_wrap=True)
     for task in pair.differences[:top]:
         shown.add_row(
-            Text(shorten(" ".join(str(task.task).split()), 24)),
+            Text(shorten(label(str(task.task)), 24)),
             "{} and {}".format(*task.rollouts),
             _said(task.cost, _signed),
             _said(task.success, scale.difference),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan
@@ -43,6 +44,19 @@ PARTS = {
     "decode_context_ns": "decode, context",
     "decode_beside_ns": "decode, others",
 }
+
+
+_SOURCES = {
+    "system": "system prompt",
+    "tools": "tool definitions",
+    "user": "user",
+    "tool": "tool responses",
+    "own": "own output",
+    "other": "not told",
+    "kept": "context that no cache could have",
+    "beside": "others in its steps",
+}
+_BOUND = "\u00a0"
 
 
 @dataclass(frozen=True)
@@ -96,6 +110,9 @@ def show(console: Console, found: Explained, *, top: int) -> None:
     print_facts(console, [("Total", [*lines, f"{duration(latency_s.value)} end to end, tool pauses included"])])
     console.print("\nWhere the time in the model went", style="bold")
     console.print(indented(_parts(advice)))
+    for label, name in (("fresh prefill", "fresh"), ("context read", "decode_context")):
+        if said := _shares(_sources(advice)[name]):
+            _print_indented(console, f"{label} is of {said}")
     if advice.tools:
         console.print("\nWhat tool responses cost, over the rest of the run too", style="bold")
         console.print(indented(_tools(advice.tools[:TOOLS], model_s.value)))
@@ -137,6 +154,30 @@ def _parts(advice: Advice) -> Table:
             share = seconds / whole
             grid.add_row(label, duration(seconds), percent(share), Text("█" * round(share * BAR_WIDTH) or "▏"))
     return grid
+
+
+def _sources(advice: Advice) -> dict[str, dict[str, float]]:
+    """What the fresh prefill and the reading of contexts were of, in seconds."""
+    found = advice.attribution.run_sources
+    tables = {"fresh": found.fresh_ns, "decode_context": found.decode_context_ns}
+    return {name: {kind: int(column[0]) / 1e9 for kind, column in table.items()} for name, table in tables.items()}
+
+
+def _shares(seconds: dict[str, float]) -> str:
+    """Shares of a whole by falling size, those below a hundredth left out; nothing where only "other" is known."""
+    whole = sum(seconds.values())
+    shares = {name: value / whole for name, value in seconds.items() if whole and value >= whole / 100}
+    if set(shares) <= {"other"}:
+        return ""
+    ranked = sorted(shares.items(), key=lambda one: -one[1])
+    return ", ".join(f"{_SOURCES[name]} {100 * share:.0f} %" for name, share in ranked)
+
+
+def _print_indented(console: Console, line: str) -> None:
+    """Print a line under a table, wrapped, numbers beside their signs."""
+    bound = line.replace(" %", f"{_BOUND}%")
+    for part in textwrap.wrap(bound, console.width, initial_indent="  ", subsequent_indent="    "):
+        console.print(part.replace(_BOUND, " "), soft_wrap=True)
 
 
 def _tools(costs: Sequence[ResponseCost], whole: float) -> Table:
@@ -203,6 +244,7 @@ def write_json(found: Explained, warnings: Sequence[str], *, top: int) -> None:
             "pricing": pricing_object(advice.result),
             "by": advice.by,
             "totals": {unit: ends._asdict() for unit, ends in advice.totals.items()},
+            "sources_s": _sources(advice),
             "attribution_s": {name.removesuffix("_ns"): int(run[name][0]) / 1e9 for name in PARTS},
             "tools": [_tool_object(cost) for cost in advice.tools],
             "top": [advice.agent.index(saving) for saving in advice.top(top)],

@@ -19,7 +19,8 @@ from kvsim.commands._ranking import highest, print_ranking
 from kvsim.commands._reading_facts import input_object, read_facts
 from kvsim.commands._totals import interval_totals, totals
 from kvsim.estimation import Estimate
-from kvsim.insight.tool_costs import ResponseCost, by_call, by_tool, turn_of
+from kvsim.insight.tool_costs import ResponseCost, by_call, by_tool
+from kvsim.insight.what_if.families import turn_of
 from kvsim.insight.what_if.savings import Priced
 
 if TYPE_CHECKING:

@@ -22,8 +22,7 @@ def read_logs(files: list[str], *, format: str, lenient: bool, tokenizer: str | 
     from kvsim.logs import read
 
     with ExitStack() as stack:
-        progress = _Bar(stack) if sys.stderr.isatty() else None
-        return read(files, format, lenient=lenient, tokenizer=tokenizer, progress=progress)
+        return read(files, format, lenient=lenient, tokenizer=tokenizer, progress=_progress(stack))
 
 
 def read_text(files: list[str], *, format: str, lenient: bool, tokenizer: str | None) -> Transcripts:
@@ -31,8 +30,11 @@ def read_text(files: list[str], *, format: str, lenient: bool, tokenizer: str | 
     from kvsim.insight import Transcripts
 
     with ExitStack() as stack:
-        progress = _Bar(stack) if sys.stderr.isatty() else None
-        return Transcripts.read(files, format, lenient=lenient, tokenizer=tokenizer, progress=progress)
+        return Transcripts.read(files, format, lenient=lenient, tokenizer=tokenizer, progress=_progress(stack))
+
+
+def _progress(stack: ExitStack) -> _Bar | None:
+    return _Bar(stack) if sys.stderr.isatty() else None
 
 
 class _Bar:

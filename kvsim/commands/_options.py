@@ -56,6 +56,12 @@ Ray = Annotated[
     ),
 ]
 
+Duration = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--duration", metavar="TOOL=SECONDS", help="A tool's time where none was logged; '*' is any. Repeat it."
+    ),
+]
 Load = Annotated[
     str | None,
     typer.Option(metavar="K=V,...", help="As in 'kvsim estimate': each trajectory alone, beside this load."),
@@ -106,6 +112,9 @@ Stagger = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, metavar="S", help="Of random arrivals.", rich_help_panel=_TRAFFIC)]
+
+TryGpu = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Another GPU to ask about. Repeat it.")]
+TryModel = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Another model to ask about. Repeat it.")]
 
 TensorParallelSize = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="GPUs that share one model.", rich_help_panel=_ENGINE)

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 
 def require_free(paths: Iterable[str | None], *, force: bool) -> None:
-    """Refuse to write where a file is."""
+    """Refuse to write where a file is, or no folder."""
     for path in paths:
         if path is not None and not force and Path(path).exists():
             raise InputError("the file exists", file=path, remedy="Choose another name, or overwrite it with --force")
+        if path is not None and not Path(path).parent.is_dir():
+            raise InputError("there is no such folder", file=path, remedy="Make it, or choose another")
 
 
 def write_columns(path: str, columns: Columns) -> None:

@@ -14,17 +14,19 @@ from kvsim.commands._reading_facts import read_facts
 from kvsim.commands._report_eviction import cliff_of, survival_of
 from kvsim.cores import in_order, threads_of
 from kvsim.estimation import Estimate
-from kvsim.insight import explain
+from kvsim.insight import attribute, explain
 from kvsim.load import Load
 from kvsim.report.page import Page
 
 if TYPE_CHECKING:
-    from kvsim.insight import Advice
-    from kvsim.simulation import Simulation
+    from kvsim.insight import Advice, Transcripts
     from kvsim.trajectory import Batch
 
 BINS = 1_500
-"""A timeline has about so many bins."""
+"""A timeline has at most so many bins."""
+
+EVICTION_TURNS = 20_000
+"""Up to so many turns a simulation writes down who evicted what."""
 
 ESTIMATE_LIMITS = (
     "An estimate leaves out queueing and preemption; --arrivals simulates an engine.",
@@ -46,28 +48,39 @@ class AskedPage(Asked):
     """The result that the options ask for, and whether its eviction cliff is wanted."""
 
     cliff: bool | None
+    gpus: tuple[str, ...] = ()
+    """Others to ask about, and likewise models."""
+    models: tuple[str, ...] = ()
 
-    def explained(self, batch: Batch) -> Advice:
-        """The result, and which changes would save most."""
-        if self.simulated:
-            return explain(batch, **self.pricing, **self.traffic.arguments)
-        return explain(batch, **self.pricing, load=Load.parse(self.load or ""))
+    def explained(self, batch: Batch, transcripts: Transcripts | None) -> Advice:
+        """The result, which changes would save most, and inefficiency patterns."""
+        how = self.traffic.arguments if self.simulated else {"load": Load.parse(self.load or "")}
+        return explain(batch, **self.pricing, **how, transcripts=transcripts, gpus=self.gpus, models=self.models)
+
+    def shown(self, batch: Batch) -> Any:
+        """The result with all that a page shows of it: a simulation's timeline, and who evicted what."""
+        if not self.simulated:
+            return self.priced(batch, strict=self.strict)
+        recorded = batch.turns <= EVICTION_TURNS
+        return self.priced(batch, strict=self.strict, timeline_bins=BINS, evictions=recorded)
 
 
-def page_of(batch: Batch, asked: AskedPage) -> Page:
-    """The page of a batch."""
-    if asked.strict:
-        asked.priced(batch, strict=True)
+def page_of(batch: Batch, asked: AskedPage, transcripts: Transcripts | None = None) -> Page:
+    """The page of a batch, and of what was said in it."""
     advice: Advice
-    finders: tuple[Callable[[Batch], Any], ...] = (asked.explained, partial(cliff_of, asked=asked))
-    advice, (cliff, absent) = in_order(lambda find: find(batch), finders, threads_of("auto"))
-    result = advice.result
+    finders: tuple[Callable[[Batch], Any], ...] = (
+        partial(asked.explained, transcripts=transcripts),
+        partial(cliff_of, asked=asked),
+        asked.shown,
+    )
+    advice, (cliff, absent), result = in_order(lambda find: find(batch), finders, threads_of("auto"))
     how, pricing = asked.fact(result), result.pricing
     own_limits = ESTIMATE_LIMITS if isinstance(result, Estimate) else SIMULATION_LIMITS
     return Page(
         result=result,
-        attribution=advice.attribution,
+        attribution=attribute(result),
         advice=advice,
+        transcripts=transcripts,
         facts=[
             ("Read", read_facts(batch)),
             ("Priced", priced_facts(pricing, result.usd_per_hour)),
@@ -78,16 +91,8 @@ def page_of(batch: Batch, asked: AskedPage) -> Page:
         ],
         how=how,
         warnings=asked.warnings(result),
-        timeline=_timeline(batch, asked, result),
+        timeline=result.timeline if asked.simulated and result.engine.end_s else None,
         cliff=cliff,
         cliff_absent=absent,
         survival=survival_of(result, asked) if isinstance(result, Estimate) else None,
     )
-
-
-def _timeline(batch: Batch, asked: AskedPage, result: Estimate | Simulation) -> Any:
-    """The engine's state in about :data:`BINS` bins; None for an estimate and where nothing ran."""
-    if isinstance(result, Estimate) or not result.engine.end_s:
-        return None
-    timed: Any = asked.priced(batch, timeline_s=max(result.engine.end_s / BINS, 1e-6))
-    return timed.timeline

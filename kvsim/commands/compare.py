@@ -44,12 +44,7 @@ def compare(
     ] = None,
     top: Annotated[int, typer.Option(min=0, metavar="N", help="How many tasks that differ most to list.")] = 5,
     seed: Annotated[int, typer.Option(min=0, metavar="S", help="Of the bootstrap.")] = 0,
-    duration: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--duration", metavar="TOOL=SECONDS", help="A tool's time where none was logged; '*' is any. Repeat it."
-        ),
-    ] = None,
+    duration: options.Duration = None,
     load: options.Load = None,
     format: options.Format = "auto",
     tokenizer: options.Tokenizer = None,

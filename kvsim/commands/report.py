@@ -31,6 +31,8 @@ def report(
             show_default=False,
         ),
     ] = None,
+    try_gpu: options.TryGpu = None,
+    try_model: options.TryModel = None,
     format: options.Format = "auto",
     tokenizer: options.Tokenizer = None,
     lenient: options.Lenient = False,
@@ -63,7 +65,7 @@ def report(
     from kvsim.commands import _report
     from kvsim.commands._asked import ALONE
     from kvsim.commands._console import print_facts, results, warn
-    from kvsim.commands._inputs import read_logs
+    from kvsim.commands._inputs import read_text
     from kvsim.commands._outputs import require_free, write_text
     from kvsim.commands._traffic import Traffic
     from kvsim.report.page import render, require_packages
@@ -78,13 +80,16 @@ def report(
         load=load,
         traffic=traffic,
         cliff=cliff,
+        gpus=tuple(try_gpu or ()),
+        models=tuple(try_model or ()),
         calibration=calibration,
         usd_per_hour=usd_per_hour,
         backend=backend,
         strict=strict,
     )
     asked.require_names()
-    page = _report.page_of(read_logs(files, format=format, lenient=lenient, tokenizer=tokenizer), asked)
+    said = read_text(files, format=format, lenient=lenient, tokenizer=tokenizer)
+    page = _report.page_of(said.batch, asked, said if len(said) else None)
     write_text(output, render(page))
     print_facts(results(), [("Wrote", [output])])
     warn(page.warnings)

@@ -23,12 +23,7 @@ def rewards(
         ),
     ] = None,
     correct_above: Annotated[float, typer.Option(metavar="X", help="A rollout of more reward counts as correct.")] = 0,
-    duration: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--duration", metavar="TOOL=SECONDS", help="A tool's time where none was logged; '*' is any. Repeat it."
-        ),
-    ] = None,
+    duration: options.Duration = None,
     output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="An HTML plot.")] = None,
     load: Annotated[str, typer.Option(metavar="K=V,...", help="As in 'kvsim estimate'.")] = "concurrent=1",
     format: options.Format = "auto",

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,8 @@ BY = ("model_s", "latency_s")
 _AT_ONCE = 32
 #: By how much more than expected a change is taken to save at most.
 _MARGIN = 1.5
+#: So many of a kind are priced at most: where all are worth about the same, which ten are best matters little.
+_MOST_PRICED = 2048
 #: Runs of a simulation that the changes of a simulated deployment may take: three a change.
 _SIMULATED_CHANGES = 12
 
@@ -209,6 +212,9 @@ def explain(
     )
     notes: list[str] = []
     found = _agent(alone, wishes, by, top)
+    if how is not None:  # how much of a context survives is up to the others: from all to nothing
+        lost = Priced(batch, deployment.changed(how=None, load=Load(kv="always")))
+        found = _by_turns(found, _agent(lost, wishes, by, top), by)
     agent = [_saving(change, scope, ends, base, by) for change, scope, ends in found]
     if how is not None:
         agent = _simulated(base, found, by, top, notes)
@@ -246,9 +252,22 @@ def _agent(base: Priced, wishes: Wishes, by: str, top: int) -> list[tuple[AgentC
     return found
 
 
+def _by_turns(
+    one: list[tuple[AgentChange, str, dict[str, Ends]]], other: list[tuple[AgentChange, str, dict[str, Ends]]], by: str
+) -> list[tuple[AgentChange, str, dict[str, Ends]]]:
+    """The best of both by turns, each change once."""
+    ranked = [sorted(found, key=lambda entry: -entry[2][by].value) for found in (one, other)]
+    mixed: dict[AgentChange, tuple[AgentChange, str, dict[str, Ends]]] = {}
+    for pair in zip_longest(*ranked):
+        for entry in pair:
+            if entry is not None:
+                mixed.setdefault(entry[0], entry)
+    return list(mixed.values())
+
+
 def _priced(base: Priced, candidates: Candidates, by: str, top: int) -> list[tuple[AgentChange, str, dict[str, Ends]]]:
     """Candidates priced in the order of what they should save, until the rest can hardly reach the ``top``."""
-    order = candidates.best_first().tolist()
+    order = candidates.best_first()[:_MOST_PRICED].tolist()
     found: list[tuple[AgentChange, str, dict[str, Ends]]] = []
     best: list[float] = []
     for begin in range(0, len(order), _AT_ONCE):
@@ -271,18 +290,17 @@ def _priced(base: Priced, candidates: Candidates, by: str, top: int) -> list[tup
 def _simulated(
     base: Priced, found: list[tuple[AgentChange, str, dict[str, Ends]]], by: str, top: int, notes: list[str]
 ) -> list[Saving]:
-    """The changes that save most by the estimate, simulated on the shared engines."""
-    ranked = sorted(found, key=lambda entry: -entry[2][by].value)
+    """The first distinct changes of those found, simulated on the shared engines."""
     most = max(top, _SIMULATED_CHANGES)
     kept: list[Saving] = []
-    for change, scope, ends in ranked:
+    for change, scope, ends in found:
         estimated = _saving(change, scope, ends, base, by)
         if not any(_adds_nothing(estimated, other) for other in kept):
             kept.append(estimated)
         if len(kept) == most:
             break
-    if len(ranked) > len(kept):
-        notes.append(f"{len(kept)} changes of what the agent does were simulated, those that save most by an estimate")
+    if len(found) > len(kept):
+        notes.append(f"{len(kept)} changes of what the agent does were simulated, those that save most by estimates")
     simulated = []
     for saving in kept:
         assert isinstance(saving.change, AgentChange)

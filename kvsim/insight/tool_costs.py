@@ -12,7 +12,7 @@ from kvsim.insight.what_if.expected import Expected
 from kvsim.insight.what_if.responses import Responses
 from kvsim.insight.what_if.savings import Ends, Priced, savings
 from kvsim.insight.what_if.truncate import Truncate
-from kvsim.trajectory import Batch, Ints
+from kvsim.trajectory import Ints
 
 MOST = 12
 """So many tools or calls are priced, those that should cost most."""
@@ -98,8 +98,3 @@ def _priced(
 def _pauses_s(base: Priced, rows: Ints) -> float:
     assert isinstance(base.result, Estimate)
     return float(base.result.pauses_ns[rows].sum()) / 1e9
-
-
-def turn_of(batch: Batch, row: int) -> int:
-    """Which turn of its trajectory a row is, counted from 0."""
-    return int(np.count_nonzero(batch.trajectory[:row] == batch.trajectory[row]))

@@ -9,6 +9,7 @@ from kvsim.logs import (
     neutral,
     openai,
     openhands,
+    otlp,
     parquet,
     skyrl,
     slime,
@@ -28,7 +29,7 @@ from kvsim.logs.source import Source
 FORMATS: dict[str, Format] = {
     module.FORMAT.name: module.FORMAT
     for module in (
-        *(neutral, weka, mooncake, claude_code, openhands, swe_agent, tau_bench),
+        *(neutral, weka, mooncake, claude_code, openhands, swe_agent, tau_bench, otlp),
         *(verl, verl_tool, skyrl, slime, trl),  # rollouts of trainers
         openai,
     )

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import msgspec
 
-from kvsim.logs.reading import Format, Reading, decode
+from kvsim.logs.reading import Format, Reading
+from kvsim.logs.records import reader_of
 from kvsim.logs.rollout_text import cut, said_in, turns_of
 from kvsim.logs.source import Source
 from kvsim.logs.turns import add_turns
@@ -21,31 +22,20 @@ class _Rollout(msgspec.Struct):
     output_response: str = ""
 
 
-class _Reader:
-    def __init__(self, reading: Reading) -> None:
-        self._reading = reading
-        self._decoder = msgspec.json.Decoder(_Rollout)
-
-    def read(self, source: Source) -> None:
-        for text in self._reading.texts(source):
-            with self._reading.attempt():
-                rollout = decode(self._decoder, text, source)
-                if rollout.input_prompt is None:
-                    self._reading.report.skip("metrics of a whole evaluation")
-                    continue
-                pieces = cut(rollout.output_response)
-                add_turns(
-                    self._reading,
-                    turns_of(rollout.input_prompt, pieces, self._reading.count),
-                    id=f"{source.stem}:{text.line}",
-                    source=source,
-                    line=text.line,
-                    estimated=True,
-                    said=said_in(rollout.input_prompt, pieces) if self._reading.keep_text else (),
-                )
-
-    def finish(self) -> None:
-        pass
+def _add(reading: Reading, rollout: _Rollout, source: Source, line: int) -> None:
+    if rollout.input_prompt is None:
+        reading.report.skip("metrics of a whole evaluation")
+        return
+    pieces = cut(rollout.output_response)
+    add_turns(
+        reading,
+        turns_of(rollout.input_prompt, pieces, reading.count),
+        id=f"{source.stem}:{line}",
+        source=source,
+        line=line,
+        estimated=True,
+        said=said_in(rollout.input_prompt, pieces) if reading.keep_text else (),
+    )
 
 
 FORMAT = Format(
@@ -54,5 +44,5 @@ FORMAT = Format(
     matches=lambda paths: (
         {"input_prompt", "output_response"} <= paths or any(path.startswith("eval/") for path in paths)
     ),
-    reader=_Reader,
+    reader=reader_of(_Rollout, _add),
 )

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from kvsim.logs.reading import Format, Reading, decode
+from kvsim.logs.reading import Format, Reading
+from kvsim.logs.records import reader_of
 from kvsim.logs.rollout_text import cut, said_in, turns_of
 from kvsim.logs.source import Source
 from kvsim.logs.turns import add_turns, load
@@ -28,39 +29,28 @@ class _Rollout(msgspec.Struct):
     kvsim_turns: Any = None
 
 
-class _Reader:
-    def __init__(self, reading: Reading) -> None:
-        self._reading = reading
-        self._decoder = msgspec.json.Decoder(_Rollout)
-
-    def read(self, source: Source) -> None:
-        for text in self._reading.texts(source):
-            with self._reading.attempt():
-                rollout = decode(self._decoder, text, source)
-                exact = rollout.kvsim_turns is not None
-                pieces = cut(rollout.output)
-                turns = (
-                    load(rollout.kvsim_turns, file=source.name, line=text.line)
-                    if exact
-                    else turns_of(rollout.input, pieces, self._reading.count)
-                )
-                add_turns(
-                    self._reading,
-                    turns,
-                    id=rollout.uid or rollout.request_id or f"{source.stem}:{text.line}",
-                    source=source,
-                    line=text.line,
-                    estimated=not exact,
-                    said=said_in(rollout.input, pieces) if self._reading.keep_text else (),
-                )
-
-    def finish(self) -> None:
-        pass
+def _add(reading: Reading, rollout: _Rollout, source: Source, line: int) -> None:
+    exact = rollout.kvsim_turns is not None
+    pieces = cut(rollout.output)
+    turns = (
+        load(rollout.kvsim_turns, file=source.name, line=line)
+        if exact
+        else turns_of(rollout.input, pieces, reading.count)
+    )
+    add_turns(
+        reading,
+        turns,
+        id=rollout.uid or rollout.request_id or f"{source.stem}:{line}",
+        source=source,
+        line=line,
+        estimated=not exact,
+        said=said_in(rollout.input, pieces) if reading.keep_text else (),
+    )
 
 
 FORMAT = Format(
     name="verl",
     looks_for="rollouts of verl with 'input', 'output', 'score' and 'step'",
     matches=lambda paths: {"input", "output", "score", "step"} <= paths,
-    reader=_Reader,
+    reader=reader_of(_Rollout, _add),
 )

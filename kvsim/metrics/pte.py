@@ -30,6 +30,7 @@ from kvsim.backends import get
 from kvsim.backends.interface import WeighsPte
 from kvsim.backends.kernels import prefill_time
 from kvsim.backends.rates import rates
+from kvsim.device import DeviceBatch, require_device
 from kvsim.errors import UnknownNameError
 from kvsim.hardware import Gpu
 from kvsim.hardware import gpu as find_gpu
@@ -92,7 +93,7 @@ class Weights:
 
 
 def pte(
-    batch: Batch,
+    batch: Batch | DeviceBatch,
     *,
     model: str | Architecture,
     gpu: str | Gpu,
@@ -105,12 +106,19 @@ def pte(
     """PTE of every turn and trajectory, in one of three readings (see the module).
 
     ``load`` (default: alone, nothing evicted), ``engine``, ``backend`` and ``calibration`` are as in
-    :func:`kvsim.estimate`; the paper's reading knows none of them. It also takes the paper's models that do not ship
+    :func:`kvsim.estimate`; the paper's reading knows none of them. Of a :class:`kvsim.DeviceBatch` the arrays are on
+    the device. It also takes the paper's models that do not ship
     as profiles, by hub name. Raises UnknownNameError for an unknown reading, model or GPU, and in the other readings
     what ``estimate`` raises.
     """
     if reading not in READINGS:
         raise UnknownNameError("reading", reading, READINGS)
+    if isinstance(batch, DeviceBatch):
+        require_device(backend)
+        pricing = None if reading == "paper" else resolve_pricing(model, gpu, engine, load, calibration)
+        weights = Weights(0, (Read(paper_gamma(model, gpu)),)) if pricing is None else weights_of(pricing, reading)
+        gamma = None if reading == "calibrated" else sum(read.gamma for read in weights.reads)
+        return Pte(*on_device(batch, pricing, weights), gamma, reading)
     chosen = get(backend)
     if reading == "paper":
         gamma = paper_gamma(model, gpu)
@@ -123,7 +131,7 @@ def pte(
     from kvsim.estimation import Estimate, require_clock  # which prices in this unit too
 
     pricing = resolve_pricing(model, gpu, engine, load, calibration)
-    weights = _weights(pricing, reading)
+    weights = weights_of(pricing, reading)
     if isinstance(chosen, WeighsPte):
         require_clock(batch, pricing)
         turns = chosen.pte(pricing.handle(chosen), batch.packed(chosen), weights)
@@ -134,11 +142,21 @@ def pte(
     return _result(batch, turns, None, "calibrated")
 
 
-def _weights(pricing: Pricing, reading: str) -> Weights:
+def weights_of(pricing: Pricing, reading: str) -> Weights:
+    """The exact or the calibrated reading in numbers."""
     if reading == "exact":
         return Weights(READINGS.index("exact"), _reads(pricing))
-    gpus = pricing.engine.tensor_parallel_size / pricing.load.concurrent
-    return Weights(READINGS.index("calibrated"), (), gpus, prefill_token_gpu_s(pricing))
+    return Weights(READINGS.index("calibrated"), (), pricing.gpus_per_second, prefill_token_gpu_s(pricing))
+
+
+def on_device(batch: DeviceBatch, pricing: Pricing | None, weights: Weights) -> tuple[Any, Any]:
+    """PTE of turns and trajectories of a batch on the device, as arrays there; the paper's reading has no pricing."""
+    from kvsim.estimation import require_clock
+
+    if pricing is None:
+        return batch.backend.resident_pte(None, batch.resident, weights)
+    require_clock(batch, pricing)
+    return batch.backend.resident_pte(pricing.handle(batch.backend), batch.resident, weights)
 
 
 def turns_of_estimate(estimate: Estimate, reading: str, token_gpu_s: float = 1.0) -> Floats:

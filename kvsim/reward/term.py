@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from kvsim._door import MAX_TOTAL_NS, sealed
 from kvsim.backends import get
 from kvsim.calibration import Calibration, load_calibration
 from kvsim.cores import threads_of
+from kvsim.device import DeviceBatch, require_device
 from kvsim.errors import InputError
 from kvsim.estimation import Estimate
 from kvsim.pricing import require_price, resolve_pricing
@@ -86,6 +87,7 @@ class CostTerm:
             gpu = calibration.gpu
         require_price(usd_per_hour)
         self.pricing = resolve_pricing(model, gpu, engine, load, calibration)
+        self._asked = backend
         self.backend = get(backend).name
         self.threads = threads_of(threads)
         self.usd_per_hour = usd_per_hour
@@ -99,8 +101,20 @@ class CostTerm:
         """The name of the unit."""
         return self._unit.name
 
-    def __call__(self, rollouts: Any, **facts: Any) -> Floats:
-        """What each rollout costs by itself, float64 of shape (rollouts,), finite; arguments as in :meth:`price`."""
+    @overload
+    def __call__(self, rollouts: DeviceBatch) -> Any: ...
+
+    @overload
+    def __call__(self, rollouts: Any, **facts: Any) -> Floats: ...
+
+    def __call__(self, rollouts: Any, **facts: Any) -> Any:
+        """What each rollout costs by itself, float64 of shape (rollouts,), finite; arguments as in :meth:`price`.
+
+        Of a :class:`kvsim.DeviceBatch` the array is on the device (``torch.from_dlpack`` takes it over); its pauses are
+        taken as they are.
+        """
+        if isinstance(rollouts, DeviceBatch):
+            return self._on_device(rollouts, facts)
         return self.price(rollouts, **facts).trajectories
 
     def price(
@@ -142,6 +156,19 @@ class CostTerm:
             assumptions[CUT] = cut
         estimate = Estimate(batch, self.pricing, get(self.backend), self.usd_per_hour, threads=self.threads)
         return Costs(replace(given, batch=batch), estimate, self._unit, assumptions)
+
+    def _on_device(self, batch: DeviceBatch, facts: dict[str, Any]) -> Any:
+        require_device(self._asked)
+        if facts:
+            problem, remedy = "is given beside a batch", "A batch says all of it itself"
+            raise InputError(problem, field=next(iter(facts)), remedy=remedy)
+        if not batch.apart:
+            raise InputError(
+                "rollouts that were forked from each other are not priced on a device",
+                field="parent",
+                remedy="Give their columns in host memory to kvsim.Batch",
+            )
+        return self._unit.on_device(batch.within(self._most_tokens), self.pricing, self.usd_per_hour)
 
     def _rollouts(self, given: Any, apart: dict[str, Any], facts: dict[str, Any]) -> Rollouts:
         if not isinstance(given, (Batch, Rollouts)):

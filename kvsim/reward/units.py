@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
+from kvsim.device import DeviceEstimate
 from kvsim.errors import InputError, UnknownNameError
-from kvsim.metrics.pte import READINGS, paper_gamma, paper_turns, prefill_token_gpu_s, turns_of_estimate
+from kvsim.metrics.pte import READINGS, Read, Weights, paper_gamma, paper_turns, turns_of_estimate, weights_of
+from kvsim.metrics.pte import on_device as pte_on_device
 
 if TYPE_CHECKING:
     from kvsim.architecture import Architecture
+    from kvsim.device import DeviceBatch
     from kvsim.estimation import Estimate
     from kvsim.pricing import Pricing
 
@@ -42,8 +45,21 @@ class Unit(Protocol):
         """The cost of every trajectory of the batch, shape (trajectories,)."""
         ...
 
+    def on_device(self, batch: DeviceBatch, pricing: Pricing, usd_per_hour: float | None) -> Any:
+        """The same of a batch on the device, as an array there."""
+        ...
 
-class _Time:
+
+class _Priced:
+    """Units that estimates have by their name."""
+
+    name: str
+
+    def on_device(self, batch: DeviceBatch, pricing: Pricing, usd_per_hour: float | None) -> Any:
+        return getattr(DeviceEstimate(batch, pricing, usd_per_hour), self.name)
+
+
+class _Time(_Priced):
     """Units that are nanoseconds in the model times a factor: model_s, gpu_s, usd and joules."""
 
     grain = 1.0
@@ -68,7 +84,7 @@ class _Time:
         return values
 
 
-class _Latency:
+class _Latency(_Priced):
     """Seconds from a trajectory's first arrival to its last finish; of a turn: its pause and its time in the model."""
 
     name = "latency_s"
@@ -85,7 +101,7 @@ class _Latency:
         return estimate.latency_s
 
 
-class _KvBytes:
+class _KvBytes(_Priced):
     """Bytes of KV cache held, times seconds."""
 
     name = "kv_byte_s"
@@ -110,13 +126,14 @@ class _Pte:
 
     def __init__(self, reading: str, pricing: Pricing, model: str | Architecture) -> None:
         self.reading = reading
-        self._gamma = paper_gamma(model, pricing.gpu) if reading == "paper" else 0.0
-        self._token_gpu_s = prefill_token_gpu_s(pricing) if reading == "calibrated" else 1.0
+        paper = reading == "paper"
+        self.weights = Weights(0, (Read(paper_gamma(model, pricing.gpu)),)) if paper else weights_of(pricing, reading)
 
     def amount(self, estimate: Estimate) -> npt.NDArray[Any]:
         if self.reading == "paper":
-            return paper_turns(estimate.batch.prompt_tokens, estimate.batch.output_tokens, self._gamma)
-        return turns_of_estimate(estimate, self.reading, self._token_gpu_s)
+            gamma = self.weights.reads[0].gamma
+            return paper_turns(estimate.batch.prompt_tokens, estimate.batch.output_tokens, gamma)
+        return turns_of_estimate(estimate, self.reading, self.weights.token_gpu_s)
 
     def value(self, estimate: Estimate, amount: npt.NDArray[Any]) -> Floats:
         return np.asarray(amount, np.float64)
@@ -125,6 +142,9 @@ class _Pte:
         batch = estimate.batch
         weights = self.amount(estimate)
         return np.bincount(batch.trajectory, weights=weights, minlength=len(batch)).astype(np.float64, copy=False)
+
+    def on_device(self, batch: DeviceBatch, pricing: Pricing, usd_per_hour: float | None) -> Any:
+        return pte_on_device(batch, None if self.reading == "paper" else pricing, self.weights)[1]
 
 
 def unit_of(name: str, reading: str, pricing: Pricing, usd_per_hour: float | None, model: str | Architecture) -> Unit:

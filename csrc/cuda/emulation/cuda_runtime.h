@@ -79,6 +79,7 @@ cudaError_t cudaFree(void* data);
 cudaError_t cudaMallocHost(void** made, std::size_t bytes);
 cudaError_t cudaFreeHost(void* data);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind);
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* made, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);

@@ -8,10 +8,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "cuda_runtime.h"
 
@@ -37,6 +39,7 @@ struct Card {
   bool driver = true, device = true;
   std::map<const char*, Memory> device_memory;
   std::map<const char*, std::size_t> pinned_memory;
+  std::multimap<const char*, std::size_t> adopted_memory;
   Counts counts{};
   int inside = 0;  // kernels and copies under way
 };
@@ -72,19 +75,20 @@ class Inside {
   }
 };
 
+std::size_t size_of(const Memory& memory) { return memory.bytes; }
+std::size_t size_of(std::size_t bytes) { return bytes; }
+
 template <class Known>
-bool within(const std::map<const char*, Known>& all, const void* data, std::size_t bytes) {
+bool within(const Known& all, const void* data, std::size_t bytes) {
   const char* begin = static_cast<const char*>(data);
   auto at = all.upper_bound(begin);
   if (at == all.begin()) return false;
   --at;
-  std::size_t size = 0;
-  if constexpr (std::is_same_v<Known, Memory>) {
-    size = at->second.bytes;
-  } else {
-    size = at->second;
-  }
-  return begin + bytes <= at->first + size;
+  return begin + bytes <= at->first + size_of(at->second);
+}
+
+bool on_device(const void* data, std::size_t bytes) {
+  return within(card().device_memory, data, bytes) || within(card().adopted_memory, data, bytes);
 }
 
 void drain(Stream& stream) {
@@ -129,10 +133,21 @@ Counts counts() {
 
 void expose(const void* data) {
   const Lock lock(card().mutex);
-  const auto at = card().device_memory.find(static_cast<const char*>(data));
-  if (at == card().device_memory.end()) return;
-  protect(at->second, PROT_READ | PROT_WRITE);
-  at->second.exposed = true;
+  if (!within(card().device_memory, data, 1)) return;
+  Memory& memory = std::prev(card().device_memory.upper_bound(static_cast<const char*>(data)))->second;
+  protect(memory, PROT_READ | PROT_WRITE);
+  memory.exposed = true;
+}
+
+void adopt(const void* data, std::size_t bytes) {
+  const Lock lock(card().mutex);
+  card().adopted_memory.emplace(static_cast<const char*>(data), bytes);
+}
+
+void let_go(const void* data) {
+  const Lock lock(card().mutex);
+  const auto at = card().adopted_memory.find(static_cast<const char*>(data));
+  if (at != card().adopted_memory.end()) card().adopted_memory.erase(at);
 }
 
 }  // namespace emulation
@@ -264,28 +279,43 @@ cudaError_t cudaFreeHost(void* data) {
   return cudaSuccess;
 }
 
-// Host memory must be page-locked: a card would wait for any other at once.
+// To the device from memory that is not page-locked: copied at once to where the card fetches it when it comes to that.
+// From the device to such memory a card would make the host wait, which is not what such a call is for.
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   const Lock lock(card().mutex);
   if (bytes == 0) return cudaSuccess;
   const bool to_device = kind != cudaMemcpyDeviceToHost, from_device = kind != cudaMemcpyHostToDevice;
   const auto known = [&](const void* data, bool device) {
-    return device ? emulation::within(card().device_memory, data, bytes)
-                  : emulation::within(card().pinned_memory, data, bytes);
+    return device ? emulation::on_device(data, bytes) : emulation::within(card().pinned_memory, data, bytes);
   };
-  if (!known(to, to_device) || !known(from, from_device)) return told(cudaErrorInvalidValue);
+  const bool pageable = !from_device && !known(from, false) && !known(from, true);
+  if (!known(to, to_device) || !(known(from, from_device) || pageable)) return told(cudaErrorInvalidValue);
+  std::vector<char> staged;
+  if (pageable) staged.assign(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
   stream->work.push_back([=] {
     const Inside inside;
     ++card().counts.copies;
-    std::memcpy(to, from, bytes);
+    std::memcpy(to, pageable ? staged.data() : from, bytes);
   });
+  return cudaSuccess;
+}
+
+// From the device only: to it, a card may not be done when the call returns, and streams would not wait for it.
+cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
+  const Lock lock(card().mutex);
+  if (kind != cudaMemcpyDeviceToHost || emulation::on_device(to, bytes) || !emulation::on_device(from, bytes)) {
+    return told(cudaErrorInvalidValue);
+  }
+  const Inside inside;
+  ++card().counts.copies;
+  std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
   const Lock lock(card().mutex);
   if (bytes == 0) return cudaSuccess;
-  if (!emulation::within(card().device_memory, to, bytes)) return told(cudaErrorInvalidValue);
+  if (!emulation::on_device(to, bytes)) return told(cudaErrorInvalidValue);
   stream->work.push_back([=] {
     const Inside inside;
     std::memset(to, value, bytes);
@@ -307,7 +337,8 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const Lock lock(card().mutex);
-  emulation::drain(*stream);
+  const bool default_stream = reinterpret_cast<std::uintptr_t>(stream) <= 2;  // has nothing to do here
+  if (!default_stream) emulation::drain(*stream);
   return cudaSuccess;
 }
 
@@ -315,7 +346,7 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
   const Lock lock(card().mutex);
   *attributes = {cudaMemoryTypeUnregistered, 0, nullptr, const_cast<void*>(data)};
   if (emulation::within(card().pinned_memory, data, 1)) attributes->type = cudaMemoryTypeHost;
-  if (emulation::within(card().device_memory, data, 1)) {
+  if (emulation::on_device(data, 1)) {
     *attributes = {cudaMemoryTypeDevice, 0, const_cast<void*>(data), nullptr};
   }
   return cudaSuccess;

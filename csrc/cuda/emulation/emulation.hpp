@@ -21,4 +21,8 @@ Counts counts();
 // Lets the host see device memory from now on: for arrays handed to numpy.
 void expose(const void* data);
 
+// Memory of others that is the device's from now on, until it is let go: numpy's arrays in place of torch's.
+void adopt(const void* data, std::size_t bytes);
+void let_go(const void* data);
+
 }  // namespace emulation

@@ -22,6 +22,7 @@ from kvsim.insight.patterns.prefix_edits import PrefixEdits
 from kvsim.insight.patterns.priors import LackOfPriors
 from kvsim.insight.patterns.repeats import Repeats
 from kvsim.insight.patterns.unused import Unused
+from kvsim.insight.resampling import ends, resampled
 
 if TYPE_CHECKING:
     from kvsim.estimation import Estimate
@@ -43,9 +44,6 @@ COST_PATTERNS: tuple[LongPauses | PrefixEdits, ...] = (LongPauses(), PrefixEdits
 
 HINTS = frozenset({Confirmatory.name, Unused.name})
 """Patterns of which too few were labelled by hand to say how precise their detectors are: docs/patterns.md."""
-
-_DRAWS = 2000
-_MOST_DRAWN = 4_000_000
 
 
 class Multiplier(NamedTuple):
@@ -130,9 +128,11 @@ def multiplier(with_it: Floats, without: Floats) -> Multiplier | None:
     """The ratio of two mean costs, its interval from resampling both groups; None where one has fewer than two."""
     if len(with_it) < 2 or len(without) < 2 or without.mean() <= 0:
         return None
-    draws = max(min(_DRAWS, _MOST_DRAWN // (len(with_it) + len(without))), 200)
-    random = np.random.default_rng(0)
-    means = [group[random.integers(0, len(group), (draws, len(group)))].mean(axis=1) for group in (with_it, without)]
-    low, high = np.quantile(means[0] / np.maximum(means[1], np.finfo(float).tiny), [0.05, 0.95])
+    one, two = (resampled(group[:, None], _mean, stream) for stream, group in enumerate((with_it, without)))
+    found = ends(one / np.where(two > 0, two, np.nan))
     own, other = float(with_it.mean()), float(without.mean())
-    return Multiplier(own / other, float(low), float(high), own, other)
+    return None if found is None else Multiplier(own / other, found.low, found.high, own, other)
+
+
+def _mean(means: Floats) -> Floats:
+    return means[:, 0]

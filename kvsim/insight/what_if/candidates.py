@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from kvsim.insight.what_if.compact import SUMMARY_TOKENS, Compact, compactable, heads, rows_beyond
 from kvsim.insight.what_if.drop_call import DropCalls
+from kvsim.insight.what_if.families import turn_of
 from kvsim.insight.what_if.merge import Links, Merge
 from kvsim.insight.what_if.responses import Responses
 from kvsim.insight.what_if.tool_descriptions import ShortenTools, definitions
@@ -266,17 +267,7 @@ class Finder:
 
     def _where(self, row: int) -> tuple[str, int]:
         """The trajectory's name, and the turn's number in it."""
-        number = int(self._batch.trajectory[row])
-        return str(self._batch.ids[number]), self.turn(row)
-
-    def turn(self, row: int) -> int:
-        """Which turn of its trajectory a row is, counted from 0."""
-        families, batch = self._families, self._batch
-        number = int(batch.trajectory[row])
-        family = int(families.of[number])
-        rows = families.rows[families.offsets[family] : families.offsets[family + 1]]
-        own = rows[batch.trajectory[rows] == number]
-        return int(np.searchsorted(own, row))
+        return str(self._batch.ids[self._batch.trajectory[row]]), turn_of(self._batch, row)
 
     def _tool(self, row: int) -> str | None:
         """The tool whose response a row reads, the longest of several."""

@@ -116,3 +116,8 @@ def _linked(batch: Batch) -> Ints:
     for one, other in np.unique(np.concatenate(pairs, axis=1), axis=1).T.tolist():
         root[find(one)] = find(other)
     return np.unique([find(number) for number in range(len(batch))], return_inverse=True)[1].reshape(-1)
+
+
+def turn_of(batch: Batch, row: int) -> int:
+    """Which turn of its trajectory a row is, counted from 0."""
+    return int(np.count_nonzero(batch.trajectory[:row] == batch.trajectory[row]))

@@ -10,13 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from kvsim.estimation import Estimate
+from kvsim.report.page.blame import SOURCES, call_columns, eviction_facts, source_columns, tool_facts
+from kvsim.report.page.evidence import calibration_facts
 from kvsim.report.page.overview import PARTS
+from kvsim.report.page.patterns import pattern_facts
 from kvsim.report.page.what_if import what_if_facts
 from kvsim.result import STATUSES
 
 if TYPE_CHECKING:
     from kvsim.report.page.inputs import Page
     from kvsim.result import Table
+    from kvsim.simulation import Simulation
 
 Json = dict[str, Any]
 Ints = npt.NDArray[np.int64]
@@ -32,13 +36,22 @@ def columns_of(page: Page) -> dict[str, Ints]:
     """Every column: of turns by name (sorted by trajectory), of trajectories and of the engine with a prefix."""
     turns = turn_columns(page)
     trajectories = {f"trajectory.{name}": column for name, column in trajectory_columns(page).items()}
+    calls = {f"call.{name}": column for name, column in call_columns(page, _place(page)).items()}
     engine = {} if page.timeline is None else {f"engine.{name}": c for name, c in engine_columns(page.timeline).items()}
-    return {**turns, **trajectories, **engine}
+    return {**turns, **trajectories, **calls, **engine}
 
 
 def order_of(page: Page) -> Ints:
     """The batch's rows sorted by trajectory, as the columns of turns have them."""
     return np.argsort(page.result.batch.trajectory, kind="stable")
+
+
+def _place(page: Page) -> Ints:
+    """Where each of the batch's rows stands among the sorted ones."""
+    order = order_of(page)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return place
 
 
 def turn_columns(page: Page) -> dict[str, Ints]:
@@ -48,9 +61,7 @@ def turn_columns(page: Page) -> dict[str, Ints]:
     ``tool`` is -1 where no tool ran.
     """
     result, batch = page.result, page.result.batch
-    order = order_of(page)
-    place = np.empty(batch.turns, np.int64)
-    place[order] = np.arange(batch.turns)
+    order, place = order_of(page), _place(page)
     ok = result.turns.status == STATUSES[0]
     released, start_ns = _release(page), _start(page)
     columns = {name: page.attribution.turns[name] for name, _, _ in PARTS}
@@ -85,6 +96,7 @@ def trajectory_columns(page: Page) -> dict[str, Ints]:
         "start_ns": _start(page),
         "latency_ns": _whole(result.latency_s * 1e9, -1),
         **ends,
+        **source_columns(page.attribution),
     }
 
 
@@ -117,9 +129,19 @@ def facts_of(page: Page) -> Json:
         "engine": None if page.timeline is None else _engine_facts(page.timeline),
         "cliff": None if page.cliff is None else asdict(page.cliff),
         "cliff_absent": page.cliff_absent,
+        "sources": SOURCES,
+        "tool_totals": tool_facts(page.attribution),
+        "evictions": eviction_facts(page) if _recorded(result) else None,
+        "calibration": calibration_facts(pricing.calibration),
+        "patterns": pattern_facts(page.advice, page.transcripts),
         "what_if": what_if_facts(page.advice),
         "survival": None if page.survival is None else asdict(page.survival),
     }
+
+
+def _recorded(result: Estimate | Simulation) -> bool:
+    """Whether it is known who evicted what."""
+    return not isinstance(result, Estimate) and result.keeps_evictions
 
 
 def _engine_facts(timeline: Table) -> Json:

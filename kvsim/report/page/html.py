@@ -27,6 +27,7 @@ SECTIONS = {
     "engine": "Engine",
     "cliff": "Eviction cliff",
     "what-if": "What if",
+    "patterns": "Patterns",
     "evidence": "Assumptions and evidence",
 }
 """The page's sections in order, by id."""
@@ -43,11 +44,14 @@ MAIN_SCRIPTS = (
     "trajectories",
     "ranking",
     "timeline",
+    "timeline_figures",
     "distribution",
     "tools",
     "engine",
     "cliff",
     "what_if",
+    "patterns",
+    "evidence",
     "main",
 )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kvsim.estimation import Estimate
-    from kvsim.insight import Advice, Attribution
+    from kvsim.insight import Advice, Attribution, Transcripts
     from kvsim.result import Table
     from kvsim.simulation import Simulation
 
@@ -45,7 +45,8 @@ class Page:
 
     facts: labelled lines: what was read, what it was priced with, under which load, on what evidence.
     how: the load or the traffic in words. warnings: what needs attention.
-    timeline: that of the simulation. cliff_absent: why there is no ``cliff``.
+    transcripts: what was said, where the logs carry text. timeline: that of the simulation. cliff_absent: why there
+    is no ``cliff``.
     """
 
     result: Estimate | Simulation
@@ -53,6 +54,7 @@ class Page:
     advice: Advice
     facts: Sequence[tuple[str, Sequence[str]]]
     how: str
+    transcripts: Transcripts | None = None
     warnings: Sequence[str] = ()
     timeline: Table | None = None
     cliff: Cliff | None = None

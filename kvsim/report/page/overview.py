@@ -9,6 +9,7 @@ import numpy as np
 
 from kvsim import __version__
 from kvsim.estimation import Estimate
+from kvsim.report.page.blame import source_stacks
 from kvsim.report.page.what_if import leads
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def overview_of(page: Page) -> Json:
         "kicker": f"{pricing.architecture.name} · {kind}: {page.how}",
         "warnings": list(page.warnings),
         "tiles": [known(tile) for tile in _tiles(page)],
-        "stacks": [_time_stack(page)],
+        "stacks": [_time_stack(page), *source_stacks(page.attribution)],
         "leads": leads(page.advice),
     }
 

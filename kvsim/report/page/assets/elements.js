@@ -44,4 +44,8 @@ async function copyText(text, button) {
 }
 
 const copyButton = (label, text) =>
-  element("button", { type: "button", class: "quiet", onclick: (event) => copyText(text(), event.currentTarget) }, label);
+  element(
+    "button",
+    { type: "button", class: "quiet", onclick: (event) => copyText(text(), event.currentTarget) },
+    label,
+  );

@@ -11,6 +11,8 @@ async function main() {
   const timeline = startTimeline(run, bodyOf("timeline"), startWhatIf(run, bodyOf("what-if")));
 
   startTools(run, bodyOf("tools"));
+  startPatterns(run, bodyOf("patterns"));
+  startEvidence(run, bodyOf("evidence"));
   if (run.engine) startEngine(run, bodyOf("engine"));
   startCliff(run, bodyOf("cliff"));
 

@@ -57,12 +57,17 @@ const kvHeld = (byteSeconds) => `${plain(byteSeconds / GIB / 3600)} GiB·h`;
 const plural = (number, noun, many = noun + "s") => `${count(number)} ${number === 1 ? noun : many}`;
 
 /** The text, its middle left out where it is longer. */
-const shorten = (text, width) => (text.length <= width ? text : `${text.slice(0, Math.ceil(width / 3))}…${text.slice(-Math.floor((width * 2) / 3) + 1)}`);
+const shorten = (text, width) =>
+  text.length <= width
+    ? text
+    : `${text.slice(0, Math.ceil(width / 3))}…${text.slice(-Math.floor((width * 2) / 3) + 1)}`;
 
 /** Nanoseconds as seconds with all their digits, for copying: 1234567890 is 1.23456789. */
 function exactSeconds(nanoseconds) {
   if (!Number.isFinite(nanoseconds)) return "";
   const whole = Math.floor(nanoseconds / 1e9);
-  const rest = String(Math.round(nanoseconds - whole * 1e9)).padStart(9, "0").replace(/0+$/, "");
+  const rest = String(Math.round(nanoseconds - whole * 1e9))
+    .padStart(9, "0")
+    .replace(/0+$/, "");
   return rest ? `${whole}.${rest}` : String(whole);
 }

@@ -10,13 +10,34 @@ function stack(label, parts, format) {
   const whole = shown.reduce((sum, part) => sum + part.value, 0);
   if (!whole) return null;
   const said = shown.map((part) => `${part.label} ${format(part.value)} (${percent(part.value / whole)})`);
-  return element("div", {},
-    element("div", { class: "spread" }, element("strong", {}, label), element("span", { class: "note" }, format(whole))),
-    element("div", { class: "stack", role: "img", "aria-label": `${label}: ${said.join(", ")}` },
-      shown.map((part) => bar(part, whole))),
-    element("ul", { class: "legend" },
-      shown.map((part) => element("li", {}, bar(part), part.label + " ",
-        element("span", { class: "amount" }, `${format(part.value)} · ${percent(part.value / whole)}`)))));
+  return element(
+    "div",
+    {},
+    element(
+      "div",
+      { class: "spread" },
+      element("strong", {}, label),
+      element("span", { class: "note" }, format(whole)),
+    ),
+    element(
+      "div",
+      { class: "stack", role: "img", "aria-label": `${label}: ${said.join(", ")}` },
+      shown.map((part) => bar(part, whole)),
+    ),
+    element(
+      "ul",
+      { class: "legend" },
+      shown.map((part) =>
+        element(
+          "li",
+          {},
+          bar(part),
+          part.label + " ",
+          element("span", { class: "amount" }, `${format(part.value)} · ${percent(part.value / whole)}`),
+        ),
+      ),
+    ),
+  );
 }
 
 function bar(part, whole) {
@@ -29,22 +50,30 @@ function bar(part, whole) {
 function tile({ label, value, format, low, high, aside }) {
   const show = FORMATS[format];
   const sure = low === null || low === undefined ? null : `90 %: ${show(low)} – ${show(high)}`;
-  return element("div", { class: "tile" },
+  return element(
+    "div",
+    { class: "tile" },
     element("div", { class: "label" }, label),
     element("div", { class: "value" }, show(value ?? NaN)),
-    [sure, aside].filter(Boolean).map((line) => element("div", { class: "aside" }, line)));
+    [sure, aside].filter(Boolean).map((line) => element("div", { class: "aside" }, line)),
+  );
 }
 
 byId("tiles").append(...summary.tiles.map(tile));
 /** The change that would save most of the time, in a sentence; nothing where there is none. */
 function lead({ label, name, trajectory, turn, model_s, model_s_low, model_s_high, share }) {
-  return element("p", { class: "lead" }, `${label} `, element("strong", {}, element("bdi", {}, name)),
+  return element(
+    "p",
+    { class: "lead" },
+    `${label} `,
+    element("strong", {}, element("bdi", {}, name)),
     trajectory === null ? "" : [" in ", nameFromLog(trajectory), turn === null ? "" : `, turn ${turn}`],
     ` – ${duration(model_s)} less in the model (90 %: ${duration(model_s_low)} – ${duration(model_s_high)}), ${percent(share)}. `,
-    element("a", { href: "#what-if", "data-section": "what-if" }, "All changes"));
+    element("a", { href: "#what-if", "data-section": "what-if" }, "All changes"),
+  );
 }
 
 byId("leads").append(...summary.leads.map(lead));
-byId("where").append(...summary.stacks
-  .map(({ label, format, parts }) => stack(label, parts, FORMATS[format]))
-  .filter(Boolean));
+byId("where").append(
+  ...summary.stacks.map(({ label, format, parts }) => stack(label, parts, FORMATS[format])).filter(Boolean),
+);

@@ -15,9 +15,12 @@ const plotText = (text) =>
   "\u2068" + text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;") + "\u2069";
 
 const drawn = new Map();
-const seen = new IntersectionObserver((entries) => {
-  for (const { isIntersecting, target } of entries) if (isIntersecting) drawn.get(target)?.come();
-}, { rootMargin: "300px" });
+const seen = new IntersectionObserver(
+  (entries) => {
+    for (const { isIntersecting, target } of entries) if (isIntersecting) drawn.get(target)?.come();
+  },
+  { rootMargin: "300px" },
+);
 
 /**
  * Keeps a plot in a place. figure() gives {data, layout, onClick} anew whenever the plot is drawn: when it first comes
@@ -27,14 +30,20 @@ function plot(place, figure) {
   let visible = false;
   let pending = Promise.resolve();
   const draw = () => {
-    pending = pending.then(() => loadPlotly()).then(async (Plotly) => {
-      const { data, layout, onClick } = figure();
-      if (document.documentElement.dataset.printing) layout.width = place.clientWidth;
-      await Plotly.react(place, data, withStyle(layout), { displaylogo: false, responsive: true, displayModeBar: false });
-      place.removeAllListeners("plotly_click");
-      if (onClick) place.on("plotly_click", ({ points }) => onClick(points[0]));
-      place.dataset.drawn = "yes";
-    });
+    pending = pending
+      .then(() => loadPlotly())
+      .then(async (Plotly) => {
+        const { data, layout, onClick } = figure();
+        if (document.documentElement.dataset.printing) layout.width = place.clientWidth;
+        await Plotly.react(place, data, withStyle(layout), {
+          displaylogo: false,
+          responsive: true,
+          displayModeBar: false,
+        });
+        place.removeAllListeners("plotly_click");
+        if (onClick) place.on("plotly_click", ({ points }) => onClick(points[0]));
+        place.dataset.drawn = "yes";
+      });
     return pending;
   };
   const come = () => {
@@ -60,12 +69,24 @@ async function drawAtLeisure() {
 
 function withStyle(layout) {
   const [ink, soft, line, paper] = ["ink", "soft", "line", "paper"].map(colour);
-  const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, tickcolor: line, automargin: true };
+  const axis = {
+    gridcolor: line,
+    linecolor: line,
+    zerolinecolor: line,
+    tickcolor: line,
+    automargin: true,
+    exponentformat: "power",
+  };
   const styled = {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: soft },
-    hoverlabel: { bgcolor: paper, bordercolor: line, font: { color: ink, family: getComputedStyle(document.body).fontFamily }, align: "left" },
+    hoverlabel: {
+      bgcolor: paper,
+      bordercolor: line,
+      font: { color: ink, family: getComputedStyle(document.body).fontFamily },
+      align: "left",
+    },
     margin: { l: 60, r: 20, t: 24, b: 45 },
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { color: ink } },
     ...layout,

@@ -1,20 +1,31 @@
 // Tables of numbers: shown with sensible digits, copied with all of them.
 
+/** The rows of columns, as many as one of them has. */
+const rowsOf = (columns, key) =>
+  columns[key].map((_, at) => Object.fromEntries(Object.entries(columns).map(([name, values]) => [name, values[at]])));
+
 /**
  * A table of rows. Columns are {label, of(row), show, exact, text}: show makes what is seen of a value (an element or
  * text), exact what is copied. bodyRow may add to each tr.
  */
 function table(columns, rows, { caption, bodyRow } = {}) {
-  return element("table", {},
+  return element(
+    "table",
+    {},
     caption ? element("caption", { class: "offscreen" }, caption) : null,
-    element("thead", {}, element("tr", {},
-      columns.map(heading))),
-    element("tbody", {}, rows.map((row) => bodyRow ? bodyRow(row, cells(columns, row)) : element("tr", {}, cells(columns, row)))));
+    element("thead", {}, element("tr", {}, columns.map(heading))),
+    element(
+      "tbody",
+      {},
+      rows.map((row) => (bodyRow ? bodyRow(row, cells(columns, row)) : element("tr", {}, cells(columns, row)))),
+    ),
+  );
 }
 
 const classOf = (column) => [column.text ? "text" : "", column.wide ? "wide" : ""].join(" ").trim() || null;
 
-const heading = (column) => element("th", { scope: "col", class: classOf(column), title: column.meaning }, column.label);
+const heading = (column) =>
+  element("th", { scope: "col", class: classOf(column), title: column.meaning }, column.label);
 
 function cells(columns, row) {
   return columns.map((column) => {
@@ -25,18 +36,32 @@ function cells(columns, row) {
 
 /** All rows with all digits, tabs between cells: what a spreadsheet takes. */
 function tabSeparated(columns, rows) {
-  const clean = (value) => String(value ?? "").replace(/[\t\r\n]+/g, " ");
-  const lines = rows.map((row) => columns.map((column) => clean((column.exact ?? ((value) => value))(column.of(row), row))));
-  return [columns.map((column) => clean(column.heading ?? column.label)), ...lines].map((line) => line.join("\t")).join("\n");
+  const clean = (value) => (Number.isNaN(value) ? "" : String(value ?? "")).replace(/[\t\r\n]+/g, " ");
+  const lines = rows.map((row) =>
+    columns.map((column) => clean((column.exact ?? ((value) => value))(column.of(row), row))),
+  );
+  return [columns.map((column) => clean(column.heading ?? column.label)), ...lines]
+    .map((line) => line.join("\t"))
+    .join("\n");
 }
 
 /** A heading line beside a button that copies the table's numbers. */
-const tableHead = (text, columns, rows) => element("div", { class: "spread" },
-  element("span", { class: "note" }, text), copyButton("Copy table", () => tabSeparated(columns, rows())));
+const tableHead = (text, columns, rows) =>
+  element(
+    "div",
+    { class: "spread" },
+    element("span", { class: "note" }, text),
+    copyButton("Copy table", () => tabSeparated(columns, rows())),
+  );
 
 /** A column of nanoseconds. */
 const nanoseconds = (label, of, more = {}) => ({
-  label, heading: `${label} (s)`, of, show: (value) => duration(value / 1e9), exact: exactSeconds, ...more,
+  label,
+  heading: `${label} (s)`,
+  of,
+  show: (value) => duration(value / 1e9),
+  exact: exactSeconds,
+  ...more,
 });
 
 /** Rows of a table body that arrow keys move between; one of them can be reached with Tab. */
@@ -53,10 +78,16 @@ function rovingRows(body, { open, turnPage }) {
     const at = rows.indexOf(event.target);
     if (at < 0) return;
     const focus = (to) => rows[Math.max(0, Math.min(rows.length - 1, to))].focus();
-    const turn = (by) => turnPage(by) && body.firstElementChild?.focus();
+    const turn = (by) => turnPage?.(by) && body.firstElementChild?.focus();
     const actions = {
-      ArrowDown: () => focus(at + 1), ArrowUp: () => focus(at - 1), Home: () => focus(0), End: () => focus(rows.length),
-      PageDown: () => turn(1), PageUp: () => turn(-1), Enter: () => open(rows[at]), " ": () => open(rows[at]),
+      ArrowDown: () => focus(at + 1),
+      ArrowUp: () => focus(at - 1),
+      Home: () => focus(0),
+      End: () => focus(rows.length),
+      PageDown: () => turn(1),
+      PageUp: () => turn(-1),
+      Enter: () => open(rows[at]),
+      " ": () => open(rows[at]),
     };
     if (!actions[event.key]) return;
     event.preventDefault();
@@ -73,10 +104,19 @@ function reachable(body) {
 /** Buttons to the pages around one, of so many rows. */
 function pager(rows, size, page, go) {
   const pages = Math.max(1, Math.ceil(rows / size));
-  const to = (label, words, wanted) => element("button",
-    { type: "button", "aria-label": words, disabled: wanted < 1 || wanted > pages, onclick: () => go(wanted) }, label);
-  return pages === 1 ? [] : [to("⟨", "Previous page", page - 1),
-    element("span", {}, `page ${count(page)} of ${count(pages)}`), to("⟩", "Next page", page + 1)];
+  const to = (label, words, wanted) =>
+    element(
+      "button",
+      { type: "button", "aria-label": words, disabled: wanted < 1 || wanted > pages, onclick: () => go(wanted) },
+      label,
+    );
+  return pages === 1
+    ? []
+    : [
+        to("⟨", "Previous page", page - 1),
+        element("span", {}, `page ${count(page)} of ${count(pages)}`),
+        to("⟩", "Next page", page + 1),
+      ];
 }
 
 const pageWithin = (rows, size, page) => Math.max(1, Math.min(Math.ceil(rows / size) || 1, Number(page) || 1));

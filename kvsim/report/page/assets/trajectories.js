@@ -12,8 +12,15 @@ const MODEL_PARTS = [
 const TOOL_PART = { key: "tool_ns", label: "tool pause", colour: "pause" };
 const ALL_PARTS = [TOOL_PART, ...MODEL_PARTS];
 
-const SUMMED = [...ALL_PARTS.map((part) => part.key),
-  "prompt_tokens", "cached_tokens", "recomputed_tokens", "output_tokens", "kv_byte_s", "gpu_ns"];
+const SUMMED = [
+  ...ALL_PARTS.map((part) => part.key),
+  "prompt_tokens",
+  "cached_tokens",
+  "recomputed_tokens",
+  "output_tokens",
+  "kv_byte_s",
+  "gpu_ns",
+];
 
 /** Which of the parts take any time at all here. */
 let presentParts;
@@ -55,8 +62,17 @@ function readRun(facts, columns) {
   // Ids that are empty, not unique or no proper text are linked to by their place.
   for (const one of trajectories) one.named = one.id !== "" && uses.get(one.id) === 1 && isWellFormed(one.id);
   presentParts = ALL_PARTS.filter((part) => trajectories.some((one) => one[part.key] > 0));
-  const engine = facts.engine && { kv_use: columns["engine.kv_use"], running: columns["engine.running"], waiting: columns["engine.waiting"] };
-  return { facts, turns, trajectories, engine };
+  const engine = facts.engine && {
+    kv_use: columns["engine.kv_use"],
+    running: columns["engine.running"],
+    waiting: columns["engine.waiting"],
+  };
+  const calls = Object.fromEntries(
+    Object.entries(columns)
+      .filter(([name]) => name.startsWith("call."))
+      .map(([name, values]) => [name.slice(5), values]),
+  );
+  return { facts, turns, trajectories, engine, calls };
 }
 
 const isWellFormed = (text) => new URLSearchParams(new URLSearchParams({ text }).toString()).get("text") === text;
@@ -65,10 +81,34 @@ const isWellFormed = (text) => new URLSearchParams(new URLSearchParams({ text })
 const MEASURES = {
   usd: { label: "US dollars", short: "USD", unit: "$", of: (one) => one.usd, show: money },
   gpu_s: { label: "GPU-seconds", short: "GPU-s", unit: "GPU-s", of: (one) => one.gpu_s, show: plain },
-  model_s: { label: "Time in the model", short: "in model", unit: "s", of: (one) => one.model_ns / 1e9, show: duration },
-  latency_s: { label: "Latency, pauses included", short: "latency", unit: "s", of: (one) => one.latency_ns / 1e9, show: duration },
-  recompute_s: { label: "Recompute", short: "recompute", unit: "s", of: (one) => one.recompute_ns / 1e9, show: duration },
-  kv: { label: "KV held, GiB·h", short: "KV GiB·h", unit: "GiB·h", of: (one) => one.kv_byte_s / GIB / 3600, show: plain },
+  model_s: {
+    label: "Time in the model",
+    short: "in model",
+    unit: "s",
+    of: (one) => one.model_ns / 1e9,
+    show: duration,
+  },
+  latency_s: {
+    label: "Latency, pauses included",
+    short: "latency",
+    unit: "s",
+    of: (one) => one.latency_ns / 1e9,
+    show: duration,
+  },
+  recompute_s: {
+    label: "Recompute",
+    short: "recompute",
+    unit: "s",
+    of: (one) => one.recompute_ns / 1e9,
+    show: duration,
+  },
+  kv: {
+    label: "KV held, GiB·h",
+    short: "KV GiB·h",
+    unit: "GiB·h",
+    of: (one) => one.kv_byte_s / GIB / 3600,
+    show: plain,
+  },
 };
 
 /** The measure that the address asks for: dollars, or GPU-seconds where there is no price. */
