@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from kvsim._layers import (
     Attention,
@@ -30,6 +30,12 @@ HEADS = frozenset(
     }
 )  # fmt: skip
 """Families with attention per head; all have gated MLPs."""
+
+HEADS_NORMED = ("qwen3", "gemma3", "gemma4", "olmo2")
+"""Families that norm each head's query and key, by how their names begin."""
+
+NORMED_TWICE = frozenset({"gemma2", "gemma3_text", "gemma4_text"})
+"""Families with norms before and after each part of a layer."""
 
 TIED_BY_DEFAULT = frozenset({"gemma", "gemma2", "gemma3_text", "gemma4_text"})
 """Families whose config class ties the head to the embedding where the file does not say."""
@@ -61,7 +67,7 @@ FIELDS = frozenset(
         "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "quantization_config",
         "rope_parameters", "rope_scaling", "shared_expert_intermediate_size", "sliding_window",
         "sliding_window_pattern", "tie_word_embeddings", "top_k_experts", "torch_dtype",
-        "use_sliding_window", "v_head_dim", "vocab_size",
+        "use_qk_norm", "use_sliding_window", "v_head_dim", "vocab_size",
     }
 )  # fmt: skip
 """The fields that bear on cost; a shipped profile may hold no others."""
@@ -181,7 +187,8 @@ def layers(config: Config) -> tuple[Layers, ...]:
     kinds = _layer_kinds(config, name, count)
     with_experts = _expert_layers(config, name, count)
     counted = Counter((_attention(config, name, kinds[i]), _mlp(config, name, with_experts[i])) for i in range(count))
-    return tuple(Layers(number, attention, mlp) for (attention, mlp), number in counted.items())
+    norms = 4 if name in NORMED_TWICE else 2
+    return tuple(Layers(number, attention, mlp, norms) for (attention, mlp), number in counted.items())
 
 
 def max_model_len(config: Config) -> int:
@@ -284,7 +291,15 @@ def _attention(config: Config, name: str, kind: str) -> Attention:
         shared_kv=shared_kv,
         bias=config.flag("attention_bias", name in ("qwen2", "qwen2_moe")),
         chunked=kind == "chunked_attention",
+        norms=_head_norms(config, name),
     )
+
+
+def _head_norms(config: Config, name: str) -> Literal["none", "head", "all"]:
+    """Whether queries and keys are normed, as vLLM's models of that type do."""
+    if name == "minimax_m2":
+        return "all"
+    return "head" if config.flag("use_qk_norm", name.startswith(HEADS_NORMED)) else "none"
 
 
 def _latent(config: Config, hidden: int, heads: int) -> LatentAttention:

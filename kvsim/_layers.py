@@ -13,6 +13,10 @@ from typing import Literal, Protocol
 INDEXER_BYTES_PER_KEY = 132
 """Bytes of one key of the DeepSeek-V3.2 indexer in vLLM: 128 fp8 values and one fp32 scale."""
 
+PLAIN_KERNELS = 10
+"""Kernels that vLLM launches in a plain layer of one rank: norm, qkv, rotary embedding, cache write, attention, o; then
+norm, gate and up, activation, down. (Residuals are added inside the norms.)"""
+
 RECURRENT_STATE_BYTES = 4
 """Bytes of a delta-rule state element: Qwen3.5 configs ask for float32 (``mamba_ssm_dtype``)."""
 
@@ -115,6 +119,12 @@ class Attention(Protocol):
     def small_parameters(self) -> int:
         """Parameters outside its products: biases and convolutions (norms of heads are left out)."""
 
+    def extra_kernels(self) -> int:
+        """Kernels that it launches beyond those of plain attention."""
+
+    def norm_all_reduces(self) -> int:
+        """Sums among ranks that its own norms need."""
+
     def obstacle(self, tp: int) -> str:
         """What keeps it from being split over ``tp`` ranks ("28 attention heads"), empty if nothing does."""
 
@@ -126,7 +136,8 @@ class HeadAttention:
     ``gate`` doubles the query projection (attn_output_gate); ``shared_kv`` leaves out the value projection
     (attention_k_eq_v: the value is the key before its norm, so both are still cached). ``chunked``: the window is
     Llama 4's attention chunk, beyond which vLLM keeps the cache all the same unless told otherwise
-    (VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE).
+    (VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE). ``norms``: queries and keys are normed, each head by itself
+    ("head") or all together ("all"), for which the ranks sum their squares.
     """
 
     query_heads: int
@@ -138,6 +149,7 @@ class HeadAttention:
     shared_kv: bool = False
     bias: bool = False
     chunked: bool = False
+    norms: Literal["none", "head", "all"] = "none"
 
     def gemms(self, tp: int) -> tuple[Gemm, ...]:
         q = self.query_heads // tp * (2 if self.gate else 1)
@@ -171,6 +183,12 @@ class HeadAttention:
 
     def small_parameters(self) -> int:
         return (self.query_heads + 2 * self.kv_heads) * self.head_dim if self.bias else 0
+
+    def extra_kernels(self) -> int:
+        return {"none": 0, "head": 1, "all": 2}[self.norms]
+
+    def norm_all_reduces(self) -> int:
+        return 1 if self.norms == "all" else 0
 
     def obstacle(self, tp: int) -> str:
         if self.query_heads % tp:
@@ -279,6 +297,13 @@ class LatentAttention:
     def small_parameters(self) -> int:
         return 0
 
+    def extra_kernels(self) -> int:
+        """Two norms, the query's up-projection, and the batched products before and after attention."""
+        return 5
+
+    def norm_all_reduces(self) -> int:
+        return 0
+
     def obstacle(self, tp: int) -> str:
         return f"{self.query_heads} attention heads" if self.query_heads % tp else ""
 
@@ -315,6 +340,13 @@ class LinearAttention:
 
     def small_parameters(self) -> int:
         return self._channels() * self.conv_kernel + 2 * self.value_heads
+
+    def extra_kernels(self) -> int:
+        """A second projection, the convolution, the gates and a norm, less rotary embedding and cache write."""
+        return 2
+
+    def norm_all_reduces(self) -> int:
+        return 0
 
     def obstacle(self, tp: int) -> str:
         return f"{self.key_heads} linear-attention heads" if self.key_heads % tp else ""
@@ -363,11 +395,17 @@ class Mlp:
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """``count`` identical decoder layers (their order does not matter to cost)."""
+    """``count`` identical decoder layers (their order does not matter to cost), of ``norms`` norms each."""
 
     count: int
     attention: Attention
     mlp: Mlp
+    norms: int = 2
+
+    @property
+    def kernels(self) -> int:
+        """Kernels that one of them launches, its routed experts counted like a dense MLP."""
+        return PLAIN_KERNELS + self.norms - 2 + self.attention.extra_kernels()
 
 
 def split_kv_heads(kv_heads: int, tp: int) -> int:

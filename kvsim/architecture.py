@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from kvsim import _hf_config, _profiles
-from kvsim._layers import AttentionGroup, Experts, Gemm, Layers
+from kvsim._layers import PLAIN_KERNELS, AttentionGroup, Experts, Gemm, Layers
 from kvsim._weights import (
     DTYPE_BYTES,
     UNQUANTIZED,
@@ -128,6 +128,16 @@ class Architecture:
         """All-reduces of (tokens x hidden_size) in a step with tp > 1: after each layer's attention and
         feed-forward part, and after the embedding."""
         return 1 + sum(group.count * (1 + group.mlp.all_reduces()) for group in self.layers)
+
+    @property
+    def norm_all_reduces_per_step(self) -> int:
+        """All-reduces of a few bytes per token in a step with tp > 1, for norms over all heads."""
+        return sum(group.count * group.attention.norm_all_reduces() for group in self.layers)
+
+    @property
+    def plain_layers(self) -> float:
+        """How many plain layers launch as many kernels as the model's."""
+        return sum(group.count * group.kernels for group in self.layers) / PLAIN_KERNELS
 
     def gemms(self, tp: int = 1) -> tuple[Gemm, ...]:
         """The dense products of all layers on one rank, equal ones together. No routed experts, no head."""

@@ -88,8 +88,12 @@ def _quantities() -> dict[str, Quantity]:
     )
     for tp in TENSOR_PARALLEL:
         out[f"all_reduce_{tp}_latency_s"] = Quantity("s", time, f"a small all-reduce among {tp} GPUs")
-        out[f"all_reduce_{tp}_bytes_per_s"] = Quantity(
-            "bytes/s", (1e8, 2e12), f"message bytes of a large all-reduce among {tp} GPUs"
+        out[f"all_reduce_{tp}_bytes_per_s"] = Quantity("bytes/s", (1e8, 2e12), f"message bytes of one among {tp} GPUs")
+        out[f"all_reduce_{tp}_large_latency_s"] = Quantity(
+            "s", (0.0, 1.0), f"start of the algorithm that sums large messages among {tp} GPUs"
+        )
+        out[f"all_reduce_{tp}_large_bytes_per_s"] = Quantity(
+            "bytes/s", (1e8, 2e12), f"message bytes of that algorithm among {tp} GPUs"
         )
     out["elementwise_memory"] = Quantity(
         "of datasheet bandwidth",
@@ -106,17 +110,23 @@ LATER: Mapping[str, float] = {
     "mixed_tile_rows": 0.0,
     "mixed_tile_keys": 0.0,
     "quantised_s": 0.0,
+    "fused_s": 0.0,
     "reading": 1.0,
     "request_s": 0.0,
+    **{f"all_reduce_{tp}_large_latency_s": 1.0 for tp in TENSOR_PARALLEL},
+    **{f"all_reduce_{tp}_large_bytes_per_s": 2e12 for tp in TENSOR_PARALLEL},
 }
 """Coefficients that files of earlier versions lack, with the values that price as those did."""
 
 OVERHEADS: Mapping[str, Quantity] = {
     "step_s": Quantity("s/step", (0.0, 2e-2), "scheduling, input preparation, output of a step"),
-    "layer_s": Quantity("s/layer", (0.0, 5e-3), "start and end of a layer's kernels, gaps between them"),
-    "experts_s": Quantity("s/layer", (0.0, 2e-4), "routing and sorting of tokens in a layer with routed experts"),
+    "layer_s": Quantity("s/layer", (0.0, 5e-3), "start and end of a plain layer's kernels, gaps between them"),
+    "experts_s": Quantity(
+        "s/layer", (0.0, 2e-4), "routing, sorting and summing of experts that are kernels of their own"
+    ),
     "quantised_s": Quantity("s/layer", (0.0, 2e-4), "rounding the activations of a layer's products to 8 or 4 bits"),
-    "ranks_s": Quantity("s/step", (0.0, 5e-3), "keeping ranks in step, for each doubling of their number"),
+    "ranks_s": Quantity("s/step", (0.0, 5e-3), "keeping ranks in step: once, and once more for each doubling"),
+    "fused_s": Quantity("s/all-reduce", (0.0, 1e-5), "what fusing an all-reduce with the norm behind it saves"),
     "sequence_s": Quantity("s/sequence", (0.0, 5e-3), "the engine's work for each sequence of a step"),
     "reading": Quantity("times", (0.3, 3.0), "time to read the cache while decoding over that of the kernels measured"),
     "request_s": Quantity("s/request", (0.0, 0.5), "a request's way through server and client, outside of steps"),

@@ -16,6 +16,9 @@ from ._weights import DTYPE_BYTES, WeightFormat
 from .architecture import Architecture, AttentionGroup, kv_element_bytes
 from .terms import ACTIVATION_BYTES, LOGIT_BYTES, Array, AttentionRates, Product, Rates
 
+SQUARES_BYTES = 8
+"""What ranks sum for each token where a norm spans all heads: the squares of its query and of its key, in fp32."""
+
 GROUPS = ("full", "window")
 """Attention that reads the whole context, and attention that reads at most a window of it."""
 
@@ -51,12 +54,17 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds of the parts of a step of one architecture on ``tensor_parallel`` ranks."""
+    """Seconds of the parts of a step of one architecture on ``tensor_parallel`` ranks.
+
+    ``fuses_norms``: all-reduces run in one kernel with the norms behind them where the device and the message allow it
+    (vLLM's default from 0.17 on).
+    """
 
     architecture: Architecture
     tensor_parallel: int
     storage: Storage
     rates: Rates
+    fuses_norms: bool = True
 
     def step_s(self, tokens: Array) -> Array:
         """Seconds of a step with ``tokens`` (>= 1) through the layers, attention over contexts left out."""
@@ -66,10 +74,10 @@ class Costs:
         """:meth:`step_s` by part."""
         values, layers = self.rates.values, self.architecture.num_layers
         routed = self.architecture.experts(self.tensor_parallel)
-        overhead = values["step_s"] + layers * values["layer_s"]
-        overhead += routed.layers * values["experts_s"] if routed else 0.0
+        overhead = values["step_s"] + self.architecture.plain_layers * values["layer_s"]
+        overhead += routed.layers * self.rates.experts_launch_s(self.product("experts")[0]) if routed else 0.0
         overhead += layers * values["quantised_s"] if self._rounds_activations() else 0.0
-        overhead += log2(self.tensor_parallel) * values["ranks_s"]
+        overhead += (1 + log2(self.tensor_parallel)) * values["ranks_s"] if self.tensor_parallel > 1 else 0.0
         return {
             "linear": self._linear_s(tokens),
             "experts": self._experts_s(tokens),
@@ -204,5 +212,11 @@ class Costs:
         return total
 
     def _all_reduce_s(self, tokens: Array) -> Array:
+        tp, reduces = self.tensor_parallel, self.architecture.all_reduces_per_step
+        if tp == 1:
+            return np.zeros_like(tokens)
         message = tokens * (self.architecture.hidden_size * ACTIVATION_BYTES)
-        return self.architecture.all_reduces_per_step * self.rates.all_reduce_s(message, self.tensor_parallel)
+        largest = self.rates.device.fused_reduce_bytes.get(tp, 0.0) if self.fuses_norms else 0.0
+        saved = np.where(message <= largest, (reduces - 1) * self.rates.values["fused_s"], 0.0)
+        norms = self.architecture.norm_all_reduces_per_step * self.rates.all_reduce_s(tokens * SQUARES_BYTES, tp)
+        return np.asarray(reduces * self.rates.all_reduce_s(message, tp) - saved + norms)

@@ -25,6 +25,17 @@ from .terms import Device, Rates
 MOST_FRACTION_BITS = 20
 """A millionth of a nanosecond: finer than any coefficient is known."""
 
+MONOLITHIC: Mapping[str, frozenset[str]] = {
+    "9": frozenset({"mxfp4"}),
+    "10": frozenset({"bf16", "fp8", "fp4", "mxfp4"}),
+}
+"""By major compute capability, formats whose routed experts vLLM runs as one operation: Triton's kernels for gpt-oss,
+FlashInfer's from TensorRT-LLM."""
+
+FUSED_REDUCE_MIB: Mapping[str, Mapping[int, float]] = {"9": {2: 64, 4: 2, 8: 0.5}, "10": {2: 64, 4: 32, 8: 1}}
+"""By major compute capability and ranks, the largest message (MiB) whose all-reduce vLLM fuses with a norm
+(FI_ALLREDUCE_FUSION_MAX_SIZE_MB of vllm.compilation.passes.fusion.allreduce_rms_fusion)."""
+
 HORIZON = 2**62
 """Accumulated times stay below this, so that 64-bit sums of two of them do not overflow."""
 
@@ -98,12 +109,17 @@ def costs_of(architecture: Architecture, engine: Engine, gpu: Gpu, values: Mappi
 def device_of(gpu: Gpu) -> Device:
     """The datasheet figures that the law rests on."""
     peak = {"bf16": gpu.half_flop_per_s, "fp8": gpu.fp8_flop_per_s, "fp4": gpu.fp4_flop_per_s}
+    generation = gpu.compute_capability.partition(".")[0]
     return Device(
         peak={name: value for name, value in peak.items() if value},
         bandwidth=gpu.memory_bandwidth_byte_per_s,
         multiprocessors=gpu.sm_count,
         cache_bytes=0.0 if gpu.is_processor else gpu.l2_bytes,
         overlaps=not gpu.is_processor,
+        monolithic=MONOLITHIC.get(generation, frozenset()),
+        fused_reduce_bytes={
+            ranks: mebibytes * 2**20 for ranks, mebibytes in FUSED_REDUCE_MIB.get(generation, {}).items()
+        },
     )
 
 

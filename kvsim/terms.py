@@ -10,10 +10,13 @@ is what is used.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import lgamma
 
 import numpy as np
 import numpy.typing as npt
+
+from ._layers import PLAIN_KERNELS
 
 Array = npt.NDArray[np.float64]
 
@@ -22,6 +25,16 @@ ACTIVATION_BYTES = 2
 
 LOGIT_BYTES = 4
 """vLLM samples from fp32 logits."""
+
+ROUTING_EVENNESS = 0.75
+"""How evenly routers choose among experts: the chance that a token takes one is taken to be beta-distributed over the
+experts, with this first parameter (infinite: all are chosen alike). With it the time between tokens grows with the
+batch as measured: points of MiniMax-M2.5 alone ask for 0.8, those of Kimi-K2.5 for 0.75 (docs/accuracy.md)."""
+
+MONOLITHIC_KERNELS = 2
+"""Kernels by which routed experts whose routing, products and sums are one operation exceed a dense MLP."""
+
+_LGAMMA = np.frompyfunc(lgamma, 1, 1)
 
 CACHE_SHARE, CACHE_GAIN = 0.3, 3.0
 """Kernels between products find part of what they read in the L2 cache, where the kernel before left it: of large
@@ -36,6 +49,8 @@ class Device:
     ``peak`` maps "bf16", "fp8", "fp4" to dense operations/s (absent: no such arithmetic); ``bandwidth`` in
     bytes/s; ``multiprocessors`` counts; ``cache_bytes`` is the L2 cache that kernels hand vectors on in;
     ``overlaps``: attention reads all the while it computes (GPUs).
+    ``monolithic``: formats whose routed experts vLLM runs as one operation; ``fused_reduce_bytes``: by number of ranks,
+    the largest message whose all-reduce it fuses with the norm that follows.
     """
 
     peak: Mapping[str, float]
@@ -43,6 +58,8 @@ class Device:
     multiprocessors: int
     cache_bytes: float = 0.0
     overlaps: bool = True
+    monolithic: frozenset[str] = frozenset()
+    fused_reduce_bytes: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +89,8 @@ class Product:
     ) -> Array:
         """Seconds of one layer's fused routed experts (gate, up, down).
 
-        ``touched``: how many experts have a token; by default as many as expected under even routing. Each of them
-        computes ``tile`` rows in vain.
+        ``touched``: how many experts have a token; by default as many as expected of a router. Each of them computes
+        ``tile`` rows in vain.
         """
         touched = experts_touched(tokens, count, per_token) if touched is None else touched
         weights = 3 * hidden * intermediate
@@ -85,9 +102,18 @@ class Product:
 
 
 def experts_touched(tokens: Array, count: float | Array, per_token: float | Array) -> Array:
-    """Expected number of experts that at least one of ``tokens`` is routed to, under even routing."""
-    touched: Array = count * -np.expm1(tokens * np.log1p(-np.minimum(per_token / count, 1 - 1e-12)))
+    """Expected number of experts that at least one of ``tokens`` is routed to (:data:`ROUTING_EVENNESS`)."""
+    share = np.minimum(per_token / np.asarray(count, np.float64), 1 - 1e-12)
+    taken = ROUTING_EVENNESS
+    left = taken * (1 / share - 1)
+    # the mean of (1 - p)**tokens over a beta distribution of p
+    missed = _lgamma(left + tokens) - _lgamma(left) + _lgamma(taken + left) - _lgamma(taken + left + tokens)
+    touched: Array = count * -np.expm1(missed)
     return touched
+
+
+def _lgamma(values: float | Array) -> Array:
+    return np.asarray(_LGAMMA(values), np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,17 +220,27 @@ class Rates:
             overlaps=self.device.overlaps,
         )
 
+    def experts_launch_s(self, fmt: str) -> float:
+        """Seconds by which starting a layer's routed experts exceeds starting a dense MLP."""
+        if fmt in self.device.monolithic:
+            return MONOLITHIC_KERNELS / PLAIN_KERNELS * self.values["layer_s"]
+        return self.values["experts_s"]
+
     def all_reduce_s(self, size_bytes: Array, tensor_parallel: int) -> Array:
-        """Seconds to sum a message of ``size_bytes`` among the ranks; zero for one rank.
+        """Seconds to sum a message of ``size_bytes`` among the ranks, by the faster of an algorithm that starts quickly
+        and one that moves large messages well; zero for one rank.
 
         Beyond the largest number of ranks measured its coefficients stand in.
         """
         if tensor_parallel == 1:
             return np.zeros_like(size_bytes)
         ranks = 2 if tensor_parallel <= 2 else 4 if tensor_parallel <= 4 else 8
-        latency = self.values[f"all_reduce_{ranks}_latency_s"]
-        rate = self.values[f"all_reduce_{ranks}_bytes_per_s"]
-        return latency + size_bytes / rate
+        small, large = (
+            self.values[f"all_reduce_{ranks}_{size}latency_s"]
+            + size_bytes / self.values[f"all_reduce_{ranks}_{size}bytes_per_s"]
+            for size in ("", "large_")
+        )
+        return np.minimum(small, large)
 
     def move_s(self, size_bytes: Array) -> Array:
         """Seconds of element-by-element kernels that move ``size_bytes`` from and to memory."""

@@ -65,7 +65,7 @@ def _run(command: list[str], made: Path) -> None:
 
 
 def load() -> ModuleType:
-    """The module; compiled with sanitizers where KVSIM_CUDA_SANITIZE is set (see tools/check_cuda_emulation.sh)."""
+    """The module; compiled with sanitizers where KVSIM_CUDA_SANITIZE is set (docs/gpu.md says how to run it)."""
     path = build(sanitize=bool(os.environ.get("KVSIM_CUDA_SANITIZE")))
     spec = importlib.util.spec_from_file_location("_cuda_emulated", path)
     assert spec is not None

@@ -6,6 +6,7 @@ Screenshots stay in build/report/.
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -317,6 +318,9 @@ def test_what_is_not_priced_says_so(opened):
     tab = opened("unpriced", unpriced, "#trajectory=long")
     assert "beyond the longest context" in tab.tab.locator("#timeline .body").inner_text()
     assert tab.tab.locator("#status").locator("option").all_inner_texts()[-1] == "beyond the longest context"
+    priced, not_priced = tab.copied("#timeline button:has-text('Copy table')")
+    assert float(priced["in all (s)"]) > 0
+    assert [not_priced[name] for name in ("in all (s)", "USD", "KV GiB·s", "cached tokens")] == [""] * 4
 
 
 def test_an_empty_batch_has_a_page(opened):
@@ -379,7 +383,9 @@ def test_a_thousand_trajectories_are_no_burden(opened, tmp_path):
         tool=rows % 7,
         tool_names=[f"tool {number}" for number in range(7)],
     )
+    begun_s = time.process_time()  # what others do on this machine does not count
     tab = opened("thousand", lambda: page(batch, load="kv=ttl:3", cliff=True))
+    assert time.process_time() - begun_s < 10
     assert tab.tab.evaluate("performance.getEntriesByType('paint')[0].startTime") < 2_000
     size = tab.path.stat().st_size
     assert size < 8_000_000

@@ -60,6 +60,11 @@ def serve(backend: str) -> Serve:
             except BackendUnavailableError as error:
                 reasons.append(str(error))
         raise BackendUnavailableError("no backend can run: " + "; ".join(reasons))
+    if backend == "cuda":
+        raise BackendUnavailableError(
+            "cuda: simulations do not run on CUDA devices (estimates and PTE do): use backend='native', "
+            "for sweeps with threads='auto'"
+        )
     if backend not in _MAKERS:
         raise UnknownNameError("backend", backend, [*_MAKERS, "auto"])
     return _MAKERS[backend]()

@@ -34,6 +34,7 @@ def closed_loops(table: Table, gpu: Gpu, values: Mapping[str, float]) -> list[Me
     cannot be simulated with the model."""
     found: list[Means | None] = [None] * len(table)
     for load in loads(table):
+        own = values if load.fused else {**values, "fused_s": 0.0}
         for row in load.rows.tolist():
             source, clients = str(table["source"][row]), float(table["concurrency"][row])
             if source not in CLOSED or table["measure"][row] != "tpot" or clients != int(clients):
@@ -55,7 +56,7 @@ def closed_loops(table: Table, gpu: Gpu, values: Mapping[str, float]) -> list[Me
                 enable_prefix_caching=False,
             )
             try:
-                found[row] = served_means(point, Deployment.of(load.architecture, gpu, config), values)
+                found[row] = served_means(point, Deployment.of(load.architecture, gpu, config), own)
             except KvsimError:
                 continue
     return found

@@ -31,6 +31,7 @@ from ..calibration import (
 from ..hardware import Gpu, gpu, gpus
 from ..law import device_of
 from ..validation import shipped_points
+from .client import NO_WAY, Found, Way, era, unqueued, ways
 from .closed_loop import closed_loops
 from .engine_steps import EngineSteps, engine_steps
 from .kernels import Findings, kernel_findings
@@ -39,9 +40,9 @@ from .measurements import Column, Measurements, Table
 from .relatives import TILES_OF_THEIR_OWN, TRANSFERS, chain
 from .render import to_toml
 from .report import COLUMNS, accuracy
-from .robust import Accuracy, Array, next_model
+from .robust import Accuracy, Array, next_group
 from .serving import TYPICAL, ServingFit, engine_of, expectations, fit_overheads, fits_in_memory, with_scales
-from .validation import UNQUEUED, Parts, held_out_errors, parts_of, points, to_csv
+from .validation import Errors, Parts, errors_of, held_out_errors, parts_of, points, to_csv, with_intervals
 from .whole_steps import MODELS, whole_steps
 
 PROFILES = Path(__file__).resolve().parents[2] / "profiles"
@@ -75,6 +76,8 @@ class Study:
         self._overheads: dict[str, dict[str, ServingFit]] = {}
         self._engine_steps: dict[str, EngineSteps] = {}
         self._parts: dict[tuple[str, str], Parts] = {}
+        self._ways: dict[str, Found] = {}
+        self._errors: dict[tuple[str, str, str], Errors] = {}
         self._points: dict[str, list[dict[str, object]]] = {}
 
     def kernels(self, name: str) -> Findings:
@@ -157,10 +160,32 @@ class Study:
         return self._parts[name, engine]
 
     def points(self, name: str) -> list[dict[str, object]]:
-        """A GPU's serving points with their predictions."""
+        """A GPU's serving points with their predictions, without intervals."""
         if name not in self._points:
             self._points[name] = points(self, name)
         return self._points[name]
+
+    def errors(self, name: str, regime: str, generation: str) -> Errors:
+        """Held-out errors of a regime and an engine generation by GPU and model, on all GPUs of the same maker."""
+        key = regime, generation, _maker(name)
+        if key not in self._errors:
+            alike = [one for one in gpus() if _maker(one) == key[2] and generation in self.overheads(one)]
+            self._errors[key] = errors_of((row for one in alike for row in self.points(one)), regime, generation)
+        return self._errors[key]
+
+    def ways(self, engine: str) -> Found:
+        """Clients' ways to engines of a generation, from all GPUs' points."""
+        if engine not in self._ways:
+            self._ways[engine] = ways(self, gpus(), engine)
+        return self._ways[engine]
+
+    def way(self, name: str, engine: str, rows: Table, row: int) -> tuple[Way, Way]:
+        """A client's way to a serving point's engine: from all points of its era, and without the point's model."""
+        source, found = str(rows["source"][row]), self.ways(engine)
+        its = found.eras.get(era(source, str(rows["engine"][row]), gpu(name).compute_capability))
+        if its is None:
+            return NO_WAY, NO_WAY
+        return its.whole, its.without(str(rows["model"][row]), name, found.sources[source])
 
     def values(self, name: str) -> dict[str, float]:
         """A GPU's kernel coefficients as numbers."""
@@ -211,6 +236,10 @@ def _often(models: Column) -> npt.NDArray[np.bool_]:
 def engines(table: Table) -> list[str]:
     """The engine generation of each serving point."""
     return [engine_of(*pair) for pair in zip(table["source"].tolist(), table["engine"].tolist(), strict=True)]
+
+
+def _maker(name: str) -> str:
+    return "amd" if gpu(name).compute_capability.startswith("gfx") else "nvidia"
 
 
 def same_silicon(first: Gpu, second: Gpu) -> bool:
@@ -278,17 +307,24 @@ def _overheads(study: Study, name: str) -> tuple[dict[str, dict[str, Coefficient
             key: _overhead(key, found.values[key], found.intervals[key], sources, fitted.points, unknown)
             for key in TYPICAL
         }
-        apart = study.parts(name, engine)
-        among = [apart.request_s, *apart.request_apart_s.values()]
-        unqueued = int((np.isfinite(apart.rows["ttft_s"]) & (apart.rows["concurrency"] <= UNQUEUED)).sum())
-        out[engine]["request_s"] = _overhead(
-            "request_s", apart.request_s, (min(among), max(among)), sources if unqueued else "", unqueued, 0.0
-        )
+        out[engine]["request_s"] = _request(study, name, engine)
     if ENGINE in out:
         return out, ""
     donor, _ = _overheads(study, OVERHEAD_DONOR)
     out[ENGINE] = {key: inherited(part, f"{OVERHEAD_DONOR}: serving points") for key, part in donor[ENGINE].items()}
     return out, f"engine overheads of {ENGINE} taken over from {OVERHEAD_DONOR}"
+
+
+def _request(study: Study, name: str, engine: str) -> Coefficient:
+    """A request's way to the engine as the latest of the GPU's published points with times to first token had it."""
+    rows = study.parts(name, engine).rows
+    rows = rows.where(unqueued(rows))
+    pairs = zip(rows["source"].tolist(), rows["engine"].tolist(), strict=True)
+    eras = sorted({era(*pair, gpu(name).compute_capability) for pair in pairs} & study.ways(engine).eras.keys())
+    if not eras:
+        return _overhead("request_s", 0.0, (0.0, 0.0), "", 0, 0.0)
+    found = study.ways(engine).eras[eras[-1] if "vllm" in eras[-1] else eras[0]]
+    return _overhead("request_s", found.whole.request_s, found.span(), eras[0], len(found.rows), 0.0)
 
 
 def _overhead(
@@ -328,7 +364,7 @@ def _residual(study: Study, name: str, regime: Regime) -> Residual:
         own += study.whole_steps(name)
     unseen = held_out_errors(study, name, regime)
     if unseen and (regime == "decode" or not own):  # to the first token a server takes time of its own
-        return Residual(sum(map(len, unseen.values())), *(float(f"{value:.4g}") for value in next_model(unseen)))
+        return Residual(sum(map(len, unseen)), *(float(f"{value:.4g}") for value in next_group(unseen)))
     errors = np.concatenate(own) if own else np.array([])
     inherited_rates = not study.kernels(name).coefficients and not study.overheads(name)
     if len(errors) < FEWEST_POINTS:
@@ -459,7 +495,7 @@ def _fit(options: argparse.Namespace) -> int:
             wrong += 1
             print(f"{name}: {line}", file=sys.stderr)
     if not options.check:
-        rows = [row for name in names for row in study.points(name)]
+        rows = [row for name in names for row in with_intervals(study, name)]
         others = [row for row in shipped_points() if row["gpu"] not in names] if options.gpus else []
         rows += [dict(row) for row in others]
         (options.output.parent / "validation.csv.gz").write_bytes(to_csv(sorted(rows, key=lambda row: str(row["gpu"]))))

@@ -35,6 +35,10 @@ COLD = 1.0
 """Tables repeat one kernel on the same data. Where its data fit in this many times the L2 cache, they flatter
 memory: in an engine every layer's are different. Such rows are left out unless arithmetic decides them."""
 
+LUKEWARM = 0.25
+"""The same for products of 4-bit weights: even from the cache they read slower than memory could give, so that the
+kernel decides, and few of their shapes are larger than a cache."""
+
 DISTURBED = 1.15
 """By what factor a row may exceed one with more work before it counts as disturbed."""
 
@@ -51,7 +55,6 @@ class Findings:
     coefficients: dict[str, Coefficient] = field(default_factory=dict)
     fitted: dict[str, Array] = field(default_factory=dict)
     held_out: dict[str, Array] = field(default_factory=dict)
-    attention_floor_s: float = 0.0
     regimes: dict[Regime, list[Array]] = field(default_factory=lambda: {"prefill": [], "decode": []})
 
     def add(self, prefix: str, result: Fit, source: str, table: str) -> None:
@@ -115,27 +118,28 @@ def _peak(gpu: Gpu, fmt: str) -> float | None:
 def _gemm(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
     peak, name = _peak(gpu, fmt), f"gemm_{fmt}"
     size = table["n"] * table["k"] * WEIGHT_BYTES[fmt]
-    cold = (size >= COLD * gpu.l2_bytes) | (table["tokens"] >= 1024)
+    cold = (size >= (COLD if fmt != "fp4" else LUKEWARM) * gpu.l2_bytes) | (table["tokens"] >= 1024)
     table = undisturbed(table.where((table["format"] == fmt) & cold), ("source", "n", "k")).every(MOST_ROWS)
     if not len(table) or peak is None:
         return
     tokens, n, k = (table[column] for column in ("tokens", "n", "k"))
 
     plain = found.coefficients.get("gemm_bf16_memory")
-    shared = {} if plain is None or fmt == "bf16" else {"memory": plain.value}
+    shared = {} if plain is None or fmt in ("bf16", "fp4") else {"memory": plain.value}
 
     def model(values: Mapping[str, float], rows: Rows) -> Array:
         product = _product({**shared, **values}, peak, gpu, fmt)
         return values["floor_s"] + product.dense_s(tokens[rows], n[rows], k[rows])
 
-    fitted = ("compute",) if shared else ("compute", "memory")
+    fitted = [part for part in ("compute", "memory") if part not in shared]
     parameters = {part: parameter(f"{name}_{part}", STARTS[part]) for part in fitted}
     parameters["floor_s"] = FLOOR
     groups = _groups(table, ("n", "k"), "tokens")
     result = fit(model, table["us"] / 1e6, groups, parameters)
     found.add(f"{name}_", result, sources(table), name)
-    if shared and plain is not None:
-        # Weights stream from memory at one rate; tables of narrow formats hardly tell it from starting a kernel.
+    if "memory" in shared and plain is not None:
+        # Weights of a byte stream as those of two do: their tables hardly tell the rate from starting a kernel.
+        # (Weights of four bits, with scales beside them, are slower.)
         found.coefficients[f"{name}_memory"] = replace(plain, source=f"as gemm_bf16_memory; {plain.source}")
     if fmt == "bf16":
         _by_regime(found, result, tokens >= 512, groups)
@@ -235,7 +239,6 @@ def _decode(gpu: Gpu, table: Table, fmt: str, found: Findings) -> None:
             sources(table),
             len(result.fitted),
         )
-        found.attention_floor_s = result.values["floor_s"]
         _by_regime(found, result, None, groups)
 
 
@@ -376,11 +379,16 @@ def _all_reduce(table: Table, ranks: int, found: Findings) -> None:
     name = f"all_reduce_{ranks}"
 
     def model(values: Mapping[str, float], rows: Rows) -> Array:
-        return np.asarray(values["latency_s"] + table["bytes"][rows] / values["bytes_per_s"])
+        small, large = (
+            values[f"{size}latency_s"] + table["bytes"][rows] / values[f"{size}bytes_per_s"] for size in ("", "large_")
+        )
+        return np.asarray(np.minimum(small, large))
 
     parameters = {
-        "latency_s": parameter(f"{name}_latency_s", 1e-5),
-        "bytes_per_s": parameter(f"{name}_bytes_per_s", 1e11),
+        "latency_s": parameter(f"{name}_latency_s", 6e-6),
+        "bytes_per_s": parameter(f"{name}_bytes_per_s", 4e10),
+        "large_latency_s": parameter(f"{name}_large_latency_s", 2e-5),
+        "large_bytes_per_s": parameter(f"{name}_large_bytes_per_s", 2e11),
     }
     found.add(f"{name}_", fit(model, table["us"] / 1e6, table.keys("bytes"), parameters), sources(table), name)
 

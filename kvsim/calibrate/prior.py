@@ -34,6 +34,8 @@ STARTS: Mapping[str, float] = {
     **{f"experts_{fmt}_tile": 8.0 for fmt in ("bf16", "fp8", "fp4", "packed", "mxfp4")},
     **{f"all_reduce_{ranks}_latency_s": 1e-5 * ranks for ranks in (2, 4, 8)},
     **{f"all_reduce_{ranks}_bytes_per_s": 1e10 for ranks in (2, 4, 8)},
+    **{f"all_reduce_{ranks}_large_latency_s": 3e-5 * ranks for ranks in (2, 4, 8)},
+    **{f"all_reduce_{ranks}_large_bytes_per_s": 2e10 for ranks in (2, 4, 8)},
 }
 """Orders of magnitude of what is no fraction of a datasheet figure."""
 

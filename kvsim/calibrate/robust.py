@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
@@ -141,27 +141,30 @@ def fit(
     return Fit(best, intervals, errors(best, train), held_out, apart)
 
 
-ALIKE = 0.15
-"""How far (log) models are taken to differ where points are of one model."""
+def fit_all(
+    model: Callable[[Mapping[str, float], npt.NDArray[np.intp]], Array],
+    measured: Array,
+    parameters: Mapping[str, Parameter],
+    weights: Array,
+) -> dict[str, float]:
+    """The values that :func:`fit` finds in all rows, without intervals or held-out rows."""
+
+    def errors(values: Mapping[str, float], rows: npt.NDArray[np.intp]) -> Array:
+        return np.asarray(np.log(measured[rows] / model(values, rows)))
+
+    return _minimise(errors, np.arange(len(measured)), weights, parameters)
 
 
-def next_model(errors: Mapping[str, Array]) -> tuple[float, float, float]:
-    """Where log errors of a model not yet seen lie in 90 %, from those of other models, and their middle.
-
-    Each model has an error of its own, which is common to its points, and its points scatter about it. Both spreads
-    add; with few models Student's t says how little is known of the first.
-    """
-    from scipy.stats import t
-
-    counts = np.array([len(part) for part in errors.values()])
-    means = np.array([part.mean() for part in errors.values()])
-    number = len(means)
-    middle = float(np.average(means, weights=np.sqrt(counts)))
-    between = float(means.std(ddof=1)) if number > 1 else ALIKE
-    within = [part.var() for part in errors.values() if len(part) > 1]
-    spread = float(np.sqrt(between**2 * (1 + 1 / number) + (np.mean(within) if within else 0.0)))
-    reach = float(t.ppf(0.95, max(number - 1, 2))) * spread
-    return middle - reach, middle, middle + reach
+def next_group(errors: Iterable[Array]) -> tuple[float, float, float]:
+    """Where 90 % of a new group's errors are expected from those of others, and their middle: quantiles (5, 50, 95 %)
+    of all errors, every group weighing the same, however many points it has."""
+    parts = [part for part in errors if len(part)]
+    values = np.concatenate(parts)
+    weights = np.concatenate([np.full(len(part), 1 / len(part)) for part in parts])
+    order = np.argsort(values, kind="stable")
+    below = (np.cumsum(weights[order]) - weights[order] / 2) / weights.sum()
+    low, middle, high = np.interp([0.05, 0.5, 0.95], below, values[order])
+    return float(low), float(middle), float(high)
 
 
 def interval(value: float, samples: Sequence[float]) -> tuple[float, float]:

@@ -35,6 +35,7 @@ TYPICAL: Mapping[str, float] = {
     "experts_s": 2e-5,
     "quantised_s": 1e-5,
     "ranks_s": 1e-4,
+    "fused_s": 3e-6,
     "sequence_s": 1e-5,
     "reading": 1.0,
 }
@@ -61,25 +62,10 @@ class Prior(NamedTuple):
 
 PRIORS: Mapping[str, Prior] = {
     # Deployments of few models with settings of their own; one software, hosts of one kind.
-    "vllm-1": Prior(relative=0.1, reading=0.1, independent=6),
+    "vllm-1": Prior(relative=0.3, reading=0.1, independent=6),
 }
 UNTIED = Prior(relative=LEASH, reading=0.01, independent=float("inf"))
 """Of the first engine: grids of static batches of dense models, each machine's own."""
-
-NEXT_TO_NOTHING = 1e-9
-"""Stands in for 0 times the time of reading, since rates are divided by it."""
-
-LEASH = 0.7
-"""Powers of e that an overhead may stray from what it is held near, for the price of one point 10 % off."""
-
-LEASH_OF_RELATIVE = 0.2
-"""The same where it is held near what another GPU's points say: engine and kind of host are the same."""
-
-LEASH_OF_READING = 0.1
-"""The same of how fast the cache is read: kernels of other versions differ by tenths."""
-
-INDEPENDENT = 6
-"""A model's points count as so many at most: their errors have causes in common."""
 
 
 def engine_of(source: str, version: str) -> str:
@@ -103,6 +89,7 @@ class Load:
     quantization: str
     cache: str
     tensor_parallel: int
+    fused: bool
     rows: npt.NDArray[np.intp]
     prompt: Array
     output: Array
@@ -117,7 +104,7 @@ class Load:
 
 def loads(table: Table) -> list[Load]:
     """A serving table by deployment."""
-    keys = table.keys("model", "quantization", "cache", "tensor_parallel")
+    keys = table.keys("model", "quantization", "cache", "tensor_parallel", "fused")
     out = []
     for key in sorted(set(keys.tolist())):
         rows = np.flatnonzero(keys == key)
@@ -128,6 +115,7 @@ def loads(table: Table) -> list[Load]:
                 str(table["quantization"][first]),
                 str(table["cache"][first]),
                 int(table["tensor_parallel"][first]),
+                bool(table["fused"][first]),
                 rows,
                 table["prompt_tokens"][rows],
                 table["output_tokens"][rows],
@@ -147,7 +135,7 @@ def seconds(load: Load, rates: Rates, pick: npt.NDArray[np.bool_] | None = None)
     """
     pick = np.ones(len(load.rows), dtype=bool) if pick is None else pick
     storage = Storage.of(load.architecture.weight_format(load.quantization), load.cache_dtype)
-    costs = Costs(load.architecture, load.tensor_parallel, storage, rates)
+    costs = Costs(load.architecture, load.tensor_parallel, storage, rates, load.fused)
     prompt, output, sequences = load.prompt[pick], load.output[pick], load.concurrency[pick]
     measure = load.measure[pick]
     decode = decode_step(costs, sequences, prompt + output / 2)

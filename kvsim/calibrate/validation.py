@@ -10,25 +10,24 @@ import csv
 import gzip
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ..hardware import gpu
 from ..law import device_of
 from ..validation import COLUMNS
+from .client import UNQUEUED
 from .closed_loop import closed_loops
 from .measurements import Table
-from .robust import Array, next_model
+from .robust import Array, next_group
 from .serving import engine_of, expectations, fits_in_memory, with_scales
 
 if TYPE_CHECKING:
     from ..calibration import Regime
     from .fit import Study
-
-UNQUEUED = 4
-"""Up to so many clients in a closed loop hardly ever wait for each other."""
 
 FEWEST = 8
 """Held-out points below which other models' errors give no interval."""
@@ -52,13 +51,11 @@ def predicted(study: Study, name: str, rows: Table, fitted: Mapping[str, float])
 
 
 class Parts(NamedTuple):
-    """Serving rows of one engine generation with predictions fitted and held out, and time outside of steps."""
+    """Serving rows of one engine generation with predictions fitted and held out."""
 
     rows: Table
     fitted: Predicted
     held_out: Predicted
-    request_s: float
-    request_apart_s: Mapping[str, float]
 
 
 def parts_of(study: Study, name: str, engine: str) -> Parts:
@@ -75,23 +72,11 @@ def parts_of(study: Study, name: str, engine: str) -> Parts:
         values = result.apart.get(model, result.values)  # of a model that was left out all points are held out
         apart = predicted(study, name, rows.where(its_rows), values)
         held.measure_s[its_rows], held.ttft_s[its_rows] = apart.measure_s, apart.ttft_s
-    known = _usual(rows) & np.isfinite(rows["ttft_s"]) & (rows["concurrency"] <= UNQUEUED) & np.isfinite(held.ttft_s)
-    rest = rows["ttft_s"] - held.ttft_s
-
-    def outside_s(of: np.ndarray) -> float:
-        return max(0.0, float(np.median(rest[known & of]))) if (known & of).any() else 0.0
-
-    whole = outside_s(np.ones(len(rows), bool))
-    return Parts(rows, fitted, held, whole, {model: outside_s(models != model) for model in set(models.tolist())})
-
-
-def _usual(rows: Table) -> np.ndarray:
-    """Rows of deployments that take the way the law prices."""
-    return np.asarray((rows["path"] == "") & (rows["expert_parallel"] == 1))
+    return Parts(rows, fitted, held)
 
 
 def points(study: Study, name: str) -> list[dict[str, object]]:
-    """A GPU's points in the columns of :data:`kvsim.validation.COLUMNS`."""
+    """A GPU's points in the columns of :data:`kvsim.validation.COLUMNS`, without intervals."""
     out: list[dict[str, object]] = []
     for engine in study.overheads(name):
         part = study.parts(name, engine)
@@ -99,7 +84,6 @@ def points(study: Study, name: str) -> list[dict[str, object]]:
         fitting = fits_in_memory(rows, gpu(name).memory_bytes)
         for row in range(len(rows)):
             about = {column: rows[column][row] for column in rows.columns if column in COLUMNS}
-            model = str(rows["model"][row])
             about |= {"generation": engine, "path": _path(rows, row, bool(fitting[row]))}
             prefills = rows["measure"][row] == "batch" and rows["output_tokens"][row] <= 1
             out.append(
@@ -112,17 +96,18 @@ def points(study: Study, name: str) -> list[dict[str, object]]:
                 }
             )
             if np.isfinite(rows["ttft_s"][row]) and np.isfinite(part.fitted.ttft_s[row]):
+                whole, apart = study.way(name, engine, rows, row)
+                prompt = float(rows["prompt_tokens"][row])
                 out.append(
                     about
                     | {
                         "measure": "ttft",
                         "regime": "prefill" if rows["concurrency"][row] <= UNQUEUED else "queued",
                         "measured_s": rows["ttft_s"][row],
-                        "fitted_s": part.fitted.ttft_s[row] + part.request_s,
-                        "held_out_s": part.held_out.ttft_s[row] + part.request_apart_s[model],
+                        "fitted_s": part.fitted.ttft_s[row] + whole.seconds(prompt),
+                        "held_out_s": part.held_out.ttft_s[row] + apart.seconds(prompt),
                     }
                 )
-    with_intervals(out)
     return out
 
 
@@ -133,44 +118,51 @@ def _path(rows: Table, row: int, fits: bool) -> str:
     return ", ".join(part for part in (str(rows["path"][row]), spread, in_turns) if part)
 
 
-def with_intervals(points: Sequence[dict[str, object]]) -> None:
-    """Give each point the ends of where the other models' held-out errors would put 90 % of measured times; NaN where
-    they are too few. Points of one GPU."""
-    kinds: dict[tuple[str, str], list[dict[str, object]]] = {}
+Errors: TypeAlias = dict[tuple[str, str], Array]
+"""log(measured / held-out prediction) by GPU and model."""
+
+
+def with_intervals(study: Study, name: str) -> list[dict[str, object]]:
+    """A GPU's points with the ends of where the held-out errors of other models, on this GPU and on the others, would
+    put 90 % of measured times; NaN where those are too few."""
+    points, ends = study.points(name), {}
     for point in points:
-        kinds.setdefault((str(point["regime"]), str(point["generation"])), []).append(point)
-    for its in kinds.values():
-        errors = _by_model(its)
-        ends = {}
-        for model in {str(point["model"]) for point in its}:
-            others = {name: part for name, part in errors.items() if name != model}
-            enough = sum(map(len, others.values())) >= FEWEST
-            ends[model] = next_model(others) if enough else (float("nan"),) * 3
-        for point in its:
-            low, _, high = ends[str(point["model"])]
-            point["low_s"] = _number(point["held_out_s"]) * math.exp(low)
-            point["high_s"] = _number(point["held_out_s"]) * math.exp(high)
+        kind = str(point["regime"]), str(point["generation"]), str(point["model"])
+        if kind not in ends:
+            errors = study.errors(name, kind[0], kind[1])
+            others = [part for (_, model), part in errors.items() if model != kind[2]]
+            enough = sum(map(len, others)) >= FEWEST
+            ends[kind] = next_group(others) if enough else (float("nan"),) * 3
+    return [
+        point
+        | {
+            "low_s": _number(point["held_out_s"]) * math.exp(low),
+            "high_s": _number(point["held_out_s"]) * math.exp(high),
+        }
+        for point in points
+        for low, _, high in (ends[str(point["regime"]), str(point["generation"]), str(point["model"])],)
+    ]
 
 
-def held_out_errors(study: Study, name: str, regime: Regime) -> dict[str, Array]:
-    """log(measured / held-out prediction) of a GPU's serving points of a regime, by model: of the newest engine
-    generation that has enough points."""
-    rows = [row for row in study.points(name) if row["regime"] == regime]
-    for generation in sorted({str(row["generation"]) for row in rows}, reverse=True):
-        errors = _by_model(row for row in rows if row["generation"] == generation)
-        if sum(map(len, errors.values())) >= FEWEST:
-            return errors
-    return {}
+def held_out_errors(study: Study, name: str, regime: Regime) -> list[Array]:
+    """Errors of a regime by GPU and model, on GPUs like this one, of the newest engine generation that the GPU has
+    enough points of; none if it has too few of each."""
+    own = [point for point in study.points(name) if point["regime"] == regime and not point["path"]]
+    counts = Counter(str(point["generation"]) for point in own)
+    for generation in sorted(counts, reverse=True):
+        if counts[generation] >= FEWEST:
+            return list(study.errors(name, regime, generation).values())
+    return []
 
 
-def _by_model(rows: Iterable[Mapping[str, object]]) -> dict[str, Array]:
-    """log(measured / held-out prediction) of the usual points, by model."""
-    errors: dict[str, list[float]] = {}
-    for row in rows:
-        if not row["path"]:
-            error = float(np.log(_number(row["measured_s"]) / _number(row["held_out_s"])))
-            errors.setdefault(str(row["model"]), []).append(error)
-    return {model: np.array(part) for model, part in errors.items()}
+def errors_of(points: Iterable[Mapping[str, object]], regime: str, generation: str) -> Errors:
+    """Errors of the usual points of a regime and generation."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for point in points:
+        if not point["path"] and (point["regime"], point["generation"]) == (regime, generation):
+            error = float(np.log(_number(point["measured_s"]) / _number(point["held_out_s"])))
+            found.setdefault((str(point["gpu"]), str(point["model"])), []).append(error)
+    return {key: np.array(part) for key, part in found.items()}
 
 
 def _number(value: object) -> float:

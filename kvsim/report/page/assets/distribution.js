@@ -45,12 +45,16 @@ function startDistribution(run, place) {
     };
   });
 
+  const length = () =>
+    among.some((one) => one.turns !== among[0].turns)
+      ? { label: "turns", of: (one) => one.turns }
+      : { label: "prompt tokens", of: (one) => one.prompt_tokens };
   const against = plot(scatter, () => ({
     data: [
       {
         type: "scatter",
         mode: "markers",
-        x: among.map((one) => one.turns),
+        x: among.map(length().of),
         y: among.map(measure.of),
         customdata: among.map((one) => one.at),
         marker: { color: colour("decode-base"), size: 7, opacity: among.length > 300 ? 0.45 : 0.75 },
@@ -63,7 +67,7 @@ function startDistribution(run, place) {
     layout: {
       hovermode: "closest",
       showlegend: false,
-      xaxis: { title: { text: "turns" }, rangemode: "tozero" },
+      xaxis: { title: { text: length().label }, rangemode: "tozero" },
       yaxis: { title: { text: `${measure.label} (${measure.unit})` }, rangemode: "tozero" },
     },
     onClick: ({ customdata }) => goTo(linkTo(run.trajectories[customdata])),
@@ -83,7 +87,7 @@ function startDistribution(run, place) {
         (values.length >= 20 && sum ? ` The dearest tenth takes ${percent(tenth / sum)} of the whole.` : "")
       : "Nothing to show.";
     spread.setAttribute("aria-label", `Histogram. ${words.textContent}`);
-    scatter.setAttribute("aria-label", `${measure.label} against the number of turns.`);
+    scatter.setAttribute("aria-label", `${measure.label} against ${length().label}.`);
     histogram.update();
     against.update();
   }

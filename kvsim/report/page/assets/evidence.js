@@ -13,7 +13,10 @@ function startEvidence(run, place) {
     ["Kinds of layers", evidence.families.join(", ")],
     ["Sources", evidence.sources.join("; ")],
   ];
-  const number = (value) => Number(value.toPrecision(4)).toString();
+  const number = (value) =>
+    value && (Math.abs(value) >= 1e6 || Math.abs(value) < 1e-3)
+      ? value.toExponential(3)
+      : String(Number(value.toPrecision(4)));
   const columns = [
     { label: "coefficient", text: true, of: (one) => one.name },
     { label: "value", of: (one) => one.value, show: number },

@@ -69,7 +69,14 @@ async function drawAtLeisure() {
 
 function withStyle(layout) {
   const [ink, soft, line, paper] = ["ink", "soft", "line", "paper"].map(colour);
-  const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, tickcolor: line, automargin: true };
+  const axis = {
+    gridcolor: line,
+    linecolor: line,
+    zerolinecolor: line,
+    tickcolor: line,
+    automargin: true,
+    exponentformat: "power",
+  };
   const styled = {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",

@@ -36,7 +36,7 @@ function cells(columns, row) {
 
 /** All rows with all digits, tabs between cells: what a spreadsheet takes. */
 function tabSeparated(columns, rows) {
-  const clean = (value) => String(value ?? "").replace(/[\t\r\n]+/g, " ");
+  const clean = (value) => (Number.isNaN(value) ? "" : String(value ?? "")).replace(/[\t\r\n]+/g, " ");
   const lines = rows.map((row) =>
     columns.map((column) => clean((column.exact ?? ((value) => value))(column.of(row), row))),
   );

@@ -141,6 +141,7 @@ function startTimeline(run, place, changesOf) {
 
   function turnColumns({ facts: { tools, statuses, usd_per_hour } }) {
     const column = (name) => (row) => turns[name][row];
+    const priced = (of) => (row) => (turns.status[row] > 0 ? NaN : of(row));
     const tokens = (label, name, meaning) => ({
       label,
       heading: `${label} tokens`,
@@ -162,17 +163,27 @@ function startTimeline(run, place, changesOf) {
           ]
         : []),
       nanoseconds("starts at", column("release_ns"), { meaning: "since the trajectory's first turn" }),
-      ...presentParts.map((part) => nanoseconds(part.label, column(part.key))),
-      nanoseconds("in all", (row) => turnTime(turns, row), { meaning: "from release to the last token" }),
+      ...presentParts.map((part) => nanoseconds(part.label, priced(column(part.key)))),
+      nanoseconds(
+        "in all",
+        priced((row) => turnTime(turns, row)),
+        { meaning: "from release to the last token" },
+      ),
       tokens("prompt", "prompt_tokens"),
-      tokens("cached", "cached_tokens", "prompt tokens found in the KV cache"),
-      tokens("recomputed", "recomputed_tokens", "had been in the cache, evicted"),
+      {
+        ...tokens("cached", "cached_tokens", "prompt tokens found in the KV cache"),
+        of: priced(column("cached_tokens")),
+      },
+      {
+        ...tokens("recomputed", "recomputed_tokens", "had been in the cache, evicted"),
+        of: priced(column("recomputed_tokens")),
+      },
       tokens("output", "output_tokens"),
       ...(facts.kind === "simulation" ? [{ label: "preempted", of: column("preemptions"), show: count }] : []),
-      { label: "KV GiB·s", of: (row) => turns.kv_byte_s[row] / GIB, show: plain },
+      { label: "KV GiB·s", of: priced((row) => turns.kv_byte_s[row] / GIB), show: plain },
       usd_per_hour === null
-        ? { label: "GPU-s", of: (row) => turns.gpu_ns[row] / 1e9, show: plain }
-        : { label: "USD", of: (row) => (turns.gpu_ns[row] / 1e9) * (usd_per_hour / 3600), show: money },
+        ? { label: "GPU-s", of: priced((row) => turns.gpu_ns[row] / 1e9), show: plain }
+        : { label: "USD", of: priced((row) => (turns.gpu_ns[row] / 1e9) * (usd_per_hour / 3600)), show: money },
       {
         label: "status",
         text: true,
