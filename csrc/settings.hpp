@@ -1,8 +1,7 @@
 // An engine's arguments that its scheduler and its pool obey.
 #pragma once
 
-#include <vector>
-
+#include "containers.hpp"
 #include "rates.hpp"
 
 namespace kvsim {
@@ -21,10 +20,10 @@ struct Settings {
   i64 enable_chunked_prefill = 1;
   i64 priority = 0;
   i64 retention = kLruRetention;
-  i64 async_scheduling = 0;        // 1: a step is scheduled while the one before it runs
-  std::vector<i64> windows = {0};  // by KV group: tokens of its sliding window, 0 full attention
+  i64 async_scheduling = 0;   // 1: a step is scheduled while the one before it runs
+  Vector<i64> windows = {0};  // by KV group: tokens of its sliding window, 0 full attention
 
-  bool one_full_group() const { return windows.size() == 1 && windows.front() == 0; }
+  KVSIM_FN bool one_full_group() const { return windows.size() == 1 && windows.front() == 0; }
 };
 
 }  // namespace kvsim
