@@ -25,6 +25,23 @@ struct Served {
   i64* hittable_tokens = nullptr;
   i64* preemptions = nullptr;
   i64* replica = nullptr;
+
+  // `visit(column, before)` in this order; `before` is what stands in every row at first.
+  template <class Visit>
+  void each_column(Visit&& visit) {
+    visit(release_ns, -1);
+    visit(scheduled_ns, -1);
+    visit(first_token_ns, -1);
+    visit(finish_ns, -1);
+    visit(recompute_ns, -1);
+    visit(gpu_ns, 0);
+    visit(held_block_ns, 0);
+    visit(cached_tokens, -1);
+    visit(loaded_tokens, -1);
+    visit(hittable_tokens, -1);
+    visit(preemptions, -1);
+    visit(replica, -1);
+  }
 };
 
 struct ReplicaTotals {
