@@ -12,6 +12,13 @@
 #include <cuda_runtime.h>
 #endif
 
+// For what is called in many places: inlined in all of them, it would take minutes to compile for a device.
+#if defined(__CUDACC__)
+#define KVSIM_APART __noinline__
+#else
+#define KVSIM_APART
+#endif
+
 namespace kvsim {
 
 struct Arena {
@@ -40,7 +47,7 @@ struct Arena {
   }
 
   // Never null: a thread that finds no memory says so and ends.
-  KVSIM_FN void* take(std::size_t bytes) {
+  KVSIM_FN KVSIM_APART void* take(std::size_t bytes) {
     const int shift = size_class(bytes);
     void* const known = unused[shift];
     if (known != nullptr) {
@@ -52,7 +59,7 @@ struct Arena {
     next += std::size_t{1} << shift;
     return taken;
   }
-  KVSIM_FN void give_back(void* data, std::size_t bytes) {
+  KVSIM_FN KVSIM_APART void give_back(void* data, std::size_t bytes) {
     const int shift = size_class(bytes);
     *static_cast<void**>(data) = unused[shift];
     unused[shift] = data;

@@ -71,7 +71,7 @@ class Vector {
   KVSIM_FN Value& back() { return data_[size_ - 1]; }
   KVSIM_FN const Value& back() const { return data_[size_ - 1]; }
 
-  KVSIM_FN void reserve(std::size_t room) {
+  KVSIM_FN KVSIM_APART void reserve(std::size_t room) {
     if (room <= room_) return;
     Value* const moved = static_cast<Value*>(take_bytes(room * sizeof(Value)));
     for (std::size_t i = 0; i < size_; ++i) {
@@ -115,7 +115,7 @@ class Vector {
   KVSIM_FN void push_back(const Value& value) { emplace_back(value); }
   KVSIM_FN void pop_back() { data_[--size_].~Value(); }
 
-  KVSIM_FN Value* insert(Value* place, Value value) {
+  KVSIM_FN KVSIM_APART Value* insert(Value* place, Value value) {
     const std::size_t at = place - data_;
     push_back(value);
     for (std::size_t i = size_ - 1; i > at; --i) data_[i] = std::move(data_[i - 1]);
@@ -215,7 +215,7 @@ class Deque {
   KVSIM_FN Value*& slot(std::size_t i) { return ring_[(first_ + i) & (ring_.size() - 1)]; }
   KVSIM_FN Value* slot(std::size_t i) const { return ring_[(first_ + i) & (ring_.size() - 1)]; }
 
-  KVSIM_FN void make_room() {
+  KVSIM_FN KVSIM_APART void make_room() {
     if (size_ < ring_.size()) return;
     Vector<Value*> larger(size_ == 0 ? 4 : 2 * size_);
     for (std::size_t i = 0; i < size_; ++i) larger[i] = slot(i);
@@ -267,7 +267,7 @@ class List {
   KVSIM_FN iterator begin() { return iterator(end_->after); }
   KVSIM_FN iterator end() { return iterator(end_); }
   KVSIM_FN Value& front() { return end_->after->value; }
-  KVSIM_FN iterator insert(iterator place, const Value& value) {
+  KVSIM_FN KVSIM_APART iterator insert(iterator place, const Value& value) {
     Node* const after = place.node();
     Node* const made = new (take_bytes(sizeof(Node))) Node{after->before, after, value};
     after->before->after = made;
@@ -343,7 +343,7 @@ class Map {
     return at(known(place, key) ? place + 1 : place);
   }
   KVSIM_FN Value& operator[](const Key& key) { return emplace(key, Value()).first->second; }
-  KVSIM_FN Inserted emplace(const Key& key, const Value& value) {
+  KVSIM_FN KVSIM_APART Inserted emplace(const Key& key, const Value& value) {
     const std::size_t place = lower(key);
     if (known(place, key)) return {at(place), false};
     link(place, new (take_bytes(sizeof(Node))) Node{key, value, nullptr, nullptr});
@@ -373,7 +373,7 @@ class Map {
   KVSIM_FN bool known(std::size_t place, const Key& key) const {
     return place < sorted_.size() && !(key < sorted_[place]->first);
   }
-  KVSIM_FN std::size_t lower(const Key& key) const {
+  KVSIM_FN KVSIM_APART std::size_t lower(const Key& key) const {
     std::size_t low = 0, high = sorted_.size();
     while (low < high) {
       const std::size_t middle = (low + high) / 2;
@@ -385,14 +385,14 @@ class Map {
     }
     return low;
   }
-  KVSIM_FN void link(std::size_t place, Node* node) {
+  KVSIM_FN KVSIM_APART void link(std::size_t place, Node* node) {
     node->before = place > 0 ? sorted_[place - 1] : nullptr;
     node->after = place < sorted_.size() ? sorted_[place] : nullptr;
     if (node->before != nullptr) node->before->after = node;
     if (node->after != nullptr) node->after->before = node;
     sorted_.insert(sorted_.begin() + place, node);
   }
-  KVSIM_FN void unlink(std::size_t place) {
+  KVSIM_FN KVSIM_APART void unlink(std::size_t place) {
     Node* const node = sorted_[place];
     if (node->before != nullptr) node->before->after = node->after;
     if (node->after != nullptr) node->after->before = node->before;
@@ -467,7 +467,7 @@ KVSIM_FN Iterator next(Iterator place) {
 // Heaps: no order of which more than the top is asked for.
 
 template <class Iterator, class Below>
-KVSIM_FN void sift_up(Iterator heap, std::ptrdiff_t at, Below below) {
+KVSIM_FN KVSIM_APART void sift_up(Iterator heap, std::ptrdiff_t at, Below below) {
   while (at > 0) {
     const std::ptrdiff_t above = (at - 1) / 2;
     if (!below(heap[above], heap[at])) return;
@@ -479,7 +479,7 @@ KVSIM_FN void sift_up(Iterator heap, std::ptrdiff_t at, Below below) {
 }
 
 template <class Iterator, class Below>
-KVSIM_FN void sift_down(Iterator heap, std::ptrdiff_t at, std::ptrdiff_t size, Below below) {
+KVSIM_FN KVSIM_APART void sift_down(Iterator heap, std::ptrdiff_t at, std::ptrdiff_t size, Below below) {
   for (;;) {
     std::ptrdiff_t top = 2 * at + 1;
     if (top >= size) return;

@@ -512,30 +512,32 @@ class Pool {
   }
 
   // Primary blocks [lo, hi) are gone: the shadows that got these keys next take their place.
-  KVSIM_FN void promote(i32 chain, i32 lo, i32 hi) {
-    gaps_.push_back({states_[chain].first_shadow, lo, hi});
-    while (!gaps_.empty()) {  // a stack of its own: that of a device's thread is short
-      const Gap gap = gaps_.back();
-      gaps_.pop_back();
-      fill(gap.from, chain, gap.lo, gap.hi);
+  KVSIM_FN __attribute__((noinline)) void promote(i32 chain, i32 lo, i32 hi) {
+    i32 r = states_[chain].first_shadow;
+    for (;;) {
+      while (lo < hi && r != kNone && (runs_[r].hi <= lo || runs_[r].lo >= hi)) r = runs_[r].above;
+      if (lo >= hi || r == kNone) {
+        if (gaps_.empty()) return;
+        r = gaps_.back().from;
+        lo = gaps_.back().lo;
+        hi = gaps_.back().hi;
+        gaps_.pop_back();
+        continue;
+      }
+      if (runs_[r].hi > hi) r = split_shadow(r, hi);
+      const i32 next = runs_[r].above;
+      if (runs_[r].lo < lo) split_shadow(r, lo);
+      const i32 from = runs_[r].lo, to = runs_[r].hi;
+      if (runs_[r].owner != nullptr) disown(*runs_[r].owner, r);
+      unlink_shadow(r);
+      i32 above = kNone, below = states_[chain].last;
+      while (below != kNone && runs_[below].lo >= to) above = below, below = runs_[below].below;
+      link_primary(r, below, above);
+      // What it leaves open on both sides is for those after it, the lower side first.
+      if (to < hi) gaps_.push_back({next, to, hi});
+      r = next;
+      hi = from;
     }
-  }
-
-  // The first shadow from `r` on that has any of the blocks; what it leaves open, on both sides, is for those after it.
-  KVSIM_FN void fill(i32 r, i32 chain, i32 lo, i32 hi) {
-    while (r != kNone && (runs_[r].hi <= lo || runs_[r].lo >= hi)) r = runs_[r].above;
-    if (r == kNone || lo >= hi) return;
-    if (runs_[r].hi > hi) r = split_shadow(r, hi);
-    const i32 next = runs_[r].above;
-    if (runs_[r].lo < lo) split_shadow(r, lo);
-    const i32 from = runs_[r].lo, to = runs_[r].hi;
-    if (runs_[r].owner != nullptr) disown(*runs_[r].owner, r);
-    unlink_shadow(r);
-    i32 above = kNone, below = states_[chain].last;
-    while (below != kNone && runs_[below].lo >= to) above = below, below = runs_[below].below;
-    link_primary(r, below, above);
-    gaps_.push_back({next, to, hi});
-    gaps_.push_back({next, lo, from});
   }
 
   // Primary blocks [lo, hi) that the shadows from one on may take the place of.

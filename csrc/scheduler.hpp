@@ -831,11 +831,12 @@ class BasicScheduler {
   // what their windows pass, or if one of them is still writing what the head's prompt begins with.
   KVSIM_FN bool head_may_run_soon() const {
     if (waiting_.empty() || static_cast<i64>(running_.size()) >= settings_.max_num_seqs) return false;
-    if (P::kStepwise) return true;
-    for (i32 chain = waiting_.front().holding.chain; chain != kNone; chain = chains_.shapes[chain].above) {
-      if (running_on_[chain] > 0) return true;
+    if constexpr (!P::kStepwise) {
+      for (i32 chain = waiting_.front().holding.chain; chain != kNone; chain = chains_.shapes[chain].above) {
+        if (running_on_[chain] > 0) return true;
+      }
     }
-    return false;
+    return P::kStepwise;
   }
 
   // Whether the head, refused now, could ask for fewer blocks while others decode: if what the host tier has of its
