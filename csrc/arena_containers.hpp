@@ -24,6 +24,14 @@ KVSIM_FN void end_in_arena(Value* value) {
   give_bytes_back(value, sizeof(Value));
 }
 
+template <class Value, std::size_t size>
+struct Array {
+  KVSIM_FN Value& operator[](std::size_t i) { return values[i]; }
+  KVSIM_FN const Value& operator[](std::size_t i) const { return values[i]; }
+
+  Value values[size];
+};
+
 template <class Value>
 class Vector {
  public:

@@ -11,6 +11,7 @@
 #else
 
 #include <algorithm>
+#include <array>
 #include <deque>
 #include <functional>
 #include <iterator>
@@ -24,6 +25,8 @@
 
 namespace kvsim {
 
+template <class Value, std::size_t size>
+using Array = std::array<Value, size>;
 template <class Value>
 using Vector = std::vector<Value>;
 // Values stay where they are while others come and go at the ends.

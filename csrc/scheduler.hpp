@@ -859,7 +859,7 @@ class BasicScheduler {
   Vector<i32> running_on_;  // by chain: running requests whose context ends in it
   Vector<i32> line_on_;     // of these, the seat of one that is a line
   Deque<Request> waiting_;  // in order of service, or a heap of it under the priority policy
-  Step steps_[2];           // those in flight: the oldest, then the one after it
+  Array<Step, 2> steps_;    // those in flight: the oldest, then the one after it
   i64 oldest_ = 0;
   i64 in_flight_ = 0;
   Step* work_ = &steps_[0];  // the step scheduled last
