@@ -28,19 +28,43 @@ MODEL: dict[str, Any] = {"model": "Qwen/Qwen3-8B", "gpu": "h100-sxm"}
 
 #: Precision and recall on the labelled trajectories, as docs/patterns.md states them: true, false, missed.
 EXPECTED = {
-    "confirmatory tool use": (4, 2, 0),
-    "tool mixing": (20, 1, 0),
-    "lack of tool priors": (116, 1, 4),
-    "format collapse": (6, 1, 1),
-    "repeated call": (23, 0, 1),
-    "unused response": (1, 2, 1),
+    "labels.json": {
+        "confirmatory tool use": (4, 2, 0),
+        "tool mixing": (20, 1, 0),
+        "lack of tool priors": (116, 1, 4),
+        "format collapse": (6, 1, 1),
+        "repeated call": (23, 0, 1),
+        "unused response": (1, 2, 1),
+    },
+    "second_labels.json": {
+        "confirmatory tool use": (3, 3, 1),
+        "tool mixing": (20, 1, 0),
+        "lack of tool priors": (116, 1, 6),
+        "format collapse": (6, 1, 0),
+        "repeated call": (23, 0, 1),
+        "unused response": (1, 2, 1),
+    },
+}
+
+#: How the two readers agree, as docs/patterns.md states it: decisions, both, first only, second only, Cohen's kappa.
+AGREEMENT = {
+    "confirmatory tool use": (465, 3, 1, 1, 0.75),
+    "tool mixing": (50, 20, 0, 0, 1.00),
+    "lack of tool priors": (465, 120, 0, 2, 0.99),
+    "format collapse": (584, 6, 1, 0, 0.92),
+    "repeated call": (465, 24, 0, 0, 1.00),
+    "unused response": (36, 2, 0, 0, 1.00),
 }
 
 
 @pytest.fixture(scope="module")
-def labelled() -> tuple[Transcripts, dict[str, dict[str, Any]]]:
-    transcripts = Transcripts.read(sorted(map(str, LABELLED.glob("*.gz"))))
-    return transcripts, json.loads((LABELLED / "labels.json").read_text())["labels"]
+def labelled() -> Transcripts:
+    return Transcripts.read(sorted(map(str, LABELLED.glob("*.gz"))))
+
+
+def labels_of(name: str) -> dict[str, dict[str, Any]]:
+    labels: dict[str, dict[str, Any]] = json.loads((LABELLED / name).read_text())["labels"]
+    return labels
 
 
 def found_at(name: str, transcript: Transcript, findings: Iterable[Finding]) -> set[int]:
@@ -69,22 +93,52 @@ def wanted_at(name: str, transcript: Transcript, label: Any) -> set[int]:
     return set(label or ())
 
 
+def decided_at(name: str, transcript: Transcript) -> set[int]:
+    """What a reader decides about: the trajectory, the model's messages, calls, or calls with long responses."""
+    if name == "tool mixing":
+        return {0}
+    if name == "format collapse":
+        return {message.number for message in transcript.wrote()}
+    calls = enumerate(transcript.calls)
+    if name == "unused response":
+        return {number for number, call in calls if call.answer is not None and len(call.answer.said.text) >= 2000}
+    return {number for number, _ in calls}
+
+
+@pytest.mark.parametrize("reader", EXPECTED)
 @pytest.mark.parametrize("pattern", TEXT_PATTERNS, ids=[pattern.name for pattern in TEXT_PATTERNS])
-def test_detectors_beside_labels_by_hand(pattern, labelled) -> None:
-    transcripts, labels = labelled
-    assert {transcript.id for transcript in transcripts.by_trajectory.values()} == set(labels)
+def test_detectors_beside_labels_by_hand(pattern, reader, labelled) -> None:
+    labels = labels_of(reader)
+    assert {transcript.id for transcript in labelled.by_trajectory.values()} == set(labels)
     hit = false = missed = 0
-    for transcript in transcripts.by_trajectory.values():
+    for transcript in labelled.by_trajectory.values():
         got = found_at(pattern.name, transcript, pattern.find(transcript))
         want = wanted_at(pattern.name, transcript, labels[transcript.id].get(pattern.name))
         hit, false, missed = hit + len(got & want), false + len(got - want), missed + len(want - got)
-    assert (hit, false, missed) == EXPECTED[pattern.name]
+    assert (hit, false, missed) == EXPECTED[reader][pattern.name]
+
+
+@pytest.mark.parametrize("name", [pattern.name for pattern in TEXT_PATTERNS])
+def test_two_readers_beside_each_other(name, labelled) -> None:
+    first, second = labels_of("labels.json"), labels_of("second_labels.json")
+    decisions = both = only_first = only_second = 0
+    for transcript in labelled.by_trajectory.values():
+        one = wanted_at(name, transcript, first[transcript.id].get(name))
+        other = wanted_at(name, transcript, second[transcript.id].get(name))
+        places = decided_at(name, transcript)
+        assert one | other <= places
+        decisions, both = decisions + len(places), both + len(one & other)
+        only_first, only_second = only_first + len(one - other), only_second + len(other - one)
+    agreed = 1 - (only_first + only_second) / decisions
+    share, other_share = (both + only_first) / decisions, (both + only_second) / decisions
+    chance = share * other_share + (1 - share) * (1 - other_share)
+    kappa = (agreed - chance) / (1 - chance)
+    assert (decisions, both, only_first, only_second, round(kappa, 2)) == AGREEMENT[name]
 
 
 def test_spans_hold_what_fired(labelled) -> None:
-    transcripts, _ = labelled
     for pattern in TEXT_PATTERNS:
-        for transcript in transcripts.by_trajectory.values():
+        for transcript in labelled.by_trajectory.values():
             for finding in pattern.find(transcript):
                 span = finding.span
                 assert span is not None
@@ -94,7 +148,7 @@ def test_spans_hold_what_fired(labelled) -> None:
                 call = int(span.part[6:-1]) if span.part.startswith("calls[") else None
                 text = message.said.calls[call].arguments if call is not None else getattr(message.said, span.part)
                 assert 0 <= span.begin <= span.end <= len(text)
-                assert transcripts.batch.trajectory[finding.row] == transcript.number
+                assert labelled.batch.trajectory[finding.row] == transcript.number
 
 
 @pytest.mark.parametrize("path", sorted(LABELLED.glob("*.gz")), ids=lambda path: path.name)
