@@ -25,7 +25,6 @@ from kvsim.commands._reading_facts import input_object, read_facts
 from kvsim.commands._time_bars import BAR_WIDTH
 from kvsim.errors import UnknownNameError
 from kvsim.insight import Transcripts, explain
-from kvsim.load import Load
 
 if TYPE_CHECKING:
     from kvsim.insight import Advice, PatternFound, Saving
@@ -80,10 +79,9 @@ def chosen(read: Transcripts, trajectory: str | None) -> Transcripts:
 
 def explained(read: Transcripts, asked: Asked, wishes: dict[str, Any]) -> Explained:
     """The advice on what was read."""
-    how = asked.traffic.arguments if asked.simulated else {"load": Load.parse(asked.load or "")}
     if asked.strict:
         asked.priced(read.batch, strict=True)
-    advice = explain(read.batch, **asked.pricing, **how, **wishes, transcripts=read if len(read) else None)
+    advice = explain(read.batch, **asked.arguments, **wishes, transcripts=read if len(read) else None)
     return Explained(asked, advice, len(read))
 
 
