@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -122,12 +122,9 @@ def test_what_is_wrong_is_said(arguments: list[str], problem: str) -> None:
     assert problem in refused(*arguments)
 
 
-FINDINGS = (Path(__file__).parents[1] / "docs" / "findings.md").read_text(encoding="utf-8")
-SHOWN = re.findall(r"```console\n\$ (kvsim .*)\n((?:.*\n)*?)```", FINDINGS)
-CORPORA = {
-    "kv-cache-tester.jsonl.gz": "data/traces/kv-cache-tester/all_710_requests_derived.jsonl.gz",
-    "gpt-4o-airline.json": "data/traces/tau-bench/gpt-4o-airline.json",
-}
+FINDINGS = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "refresh_findings.py"))
+SHOWN = FINDINGS["SHOWN"].findall(FINDINGS["PAGE"].read_text(encoding="utf-8"))
+CORPORA = FINDINGS["CORPORA"]
 
 
 @pytest.mark.parametrize(("command", "shown"), SHOWN, ids=[command.split()[2] for command, _ in SHOWN])
@@ -141,4 +138,4 @@ def test_what_was_found_is_what_commands_print(
     else:
         (tmp_path / "tests").symlink_to(Path(__file__).parent)
     monkeypatch.chdir(tmp_path)
-    assert run(*words).split() == shown.split()
+    assert run(*words).split() == shown.split(), "it has changed: python tools/refresh_findings.py"
