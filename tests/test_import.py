@@ -50,6 +50,6 @@ def test_unknown_names_are_attribute_errors():
 def test_every_package_ships():
     """A wheel holds what pyproject.toml lists; a checkout would hide that something is missing there."""
     root = Path(__file__).parents[1]
-    listed = parse_toml((root / "pyproject.toml").read_text(encoding="utf-8"), "pyproject.toml")["tool"]["setuptools"]
+    listed = parse_toml((root / "pyproject.toml").read_text(encoding="utf-8"), file="pyproject.toml")
     there = {".".join(path.parent.relative_to(root).parts) for path in (root / "kvsim").rglob("__init__.py")}
-    assert set(listed["packages"]) == there | {"kvsim.profiles"}
+    assert set(listed["tool"]["setuptools"]["packages"]) == there | {"kvsim.profiles"}
