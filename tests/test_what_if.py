@@ -278,7 +278,7 @@ def test_another_gpu_has_an_error_of_its_own() -> None:
     now = Deployment(**MODEL)
     base, other = Priced(batch, now), Priced(batch, OnGpu("o", gpu="rtx-4090").deployed(now))
     ends = savings_of_deployment(base, other)["model_s"]
-    assert ends.value == pytest.approx(base.totals("model_s").value - other.totals("model_s").value)
+    assert ends.value == pytest.approx(base.totals["model_s"].value - other.totals["model_s"].value)
     paired = [float((one.model_s - two.model_s).sum()) for one, two in zip(base.results, other.results, strict=True)]
     assert ends.high - ends.low > 0
     assert ends.low <= ends.value <= ends.high
