@@ -28,7 +28,7 @@ from kvsim.insight.what_if.deployment import Deployment, KeepCache, OnGpu, WithE
 from kvsim.insight.what_if.edits import Edits
 from kvsim.insight.what_if.expected import Expected
 from kvsim.insight.what_if.merge import Links
-from kvsim.insight.what_if.savings import Ends, Priced, savings, savings_of_batch, savings_of_deployment
+from kvsim.insight.what_if.savings import UNITS, Ends, Priced, savings, savings_of_batch, savings_of_deployment
 from kvsim.load import Load
 from kvsim.simulation import how_of
 
@@ -80,7 +80,7 @@ class Advice:
         """Inefficiency patterns; without transcripts those that counts reveal."""
         self.notes = notes
         """What was not looked into, and why."""
-        self.totals = {unit: base.totals(unit) for unit in ("model_s", "latency_s", "usd")}
+        self.totals = base.totals
         """What the run takes, with the ends of its 90 % interval."""
 
     @property
@@ -298,7 +298,7 @@ def _serving(
         if isnan(ends["model_s"].value):
             notes.append(f"{change.name}: not all turns fit there that fit now")
             continue
-        if any(ends[unit].value for unit in ("model_s", "latency_s", "usd") if not isnan(ends[unit].value)):
+        if any(ends[unit].value for unit in UNITS if not isnan(ends[unit].value)):
             yield change, ends
 
 

@@ -45,7 +45,7 @@ class Saving:
 def saving_of(change: AgentChange | ServingChange, scope: str, ends: dict[str, Ends], base: Priced, by: str) -> Saving:
     """The saving of a change that was priced, its seconds in the unit ``by``."""
     seconds, usd = ends[by], ends["usd"]
-    whole = base.totals(by).value
+    whole = base.totals[by].value
     where: dict[str, Any] = {"trajectory": None, "turn": None, "tool": None}
     if isinstance(change, AgentChange):
         where = {name: getattr(change, name) for name in where}
