@@ -186,3 +186,23 @@ def test_a_narrow_console_cuts_no_number_and_folds_what_can_be_folded() -> None:
     console.print(Indented(shown))
     assert out.getvalue().count("1,234,567,890  $123.4567") == 2
     assert "a name of several" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "how", [["--load", "concurrent=8,kv=ttl:60", "--kv-cache-dtype", "fp8"], ["--arrivals", "closed:2"]]
+)
+def test_all_commands_come_to_the_same_total(how: list[str], tmp_path: Path) -> None:
+    priced = [OPENHANDS, *PRICED, *how]
+    total = json.loads(run("explain", *priced, "--json"))["totals"]
+    trace = tmp_path / "trace.json"
+    run("export", "--perfetto", *priced, "-o", str(trace))
+    phases = [one for one in json.loads(trace.read_text())["traceEvents"] if one.get("cat") == "phase"]
+    assert sum(round(1e3 * one["dur"]) for one in phases) == round(1e9 * total["model_s"]["value"])
+    if "--arrivals" in how:
+        found = json.loads(run("simulate", *priced, "--json"))["totals"]
+    else:
+        found = json.loads(run("estimate", *priced, "--json"))["estimates"][0]["totals"]
+        top = json.loads(run("top", *priced, "--json"))["models"][0]["totals"]
+        assert {unit: top[unit] for unit in total} == {unit: found[unit] for unit in total}
+    for unit, ends in total.items():
+        assert found[unit] == pytest.approx(ends["value"], rel=1e-12)

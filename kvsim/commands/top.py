@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from kvsim.commands import _options as options
-from kvsim.commands._engine_options import with_engine_options
+from kvsim.commands._engine_options import ESTIMATED, with_engine_options
 
 
-@with_engine_options("max_model_len", "tensor_parallel_size")
+@with_engine_options(*ESTIMATED)
 def top(
     files: options.Files,
     model: Annotated[
