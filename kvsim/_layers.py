@@ -40,11 +40,6 @@ class Gemm:
         """Elements of all its matrices on this rank."""
         return self.layers * self.batch * self.n * self.k
 
-    @property
-    def flops_per_token(self) -> int:
-        """Floating-point operations per token over all its layers."""
-        return 2 * self.weights
-
 
 @dataclass(frozen=True, slots=True)
 class Experts:
@@ -65,11 +60,6 @@ class Experts:
     def weights(self) -> int:
         """Elements of all experts of all layers on this rank."""
         return self.layers * self.count * self.weights_per_expert
-
-    @property
-    def flops_per_token(self) -> int:
-        """Floating-point operations per token over all its layers."""
-        return 2 * self.layers * self.per_token * self.weights_per_expert
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,6 +197,13 @@ def test_a_trajectory_without_a_score_is_named(ask, tmp_path):
     assert "99 of 100 trajectories have no score" in done.stderr
 
 
+def test_a_log_without_rewards_can_be_given_scores(ask):
+    done = ask(*HALVES, *PRICED)
+    assert done.exit_code == 2
+    assert "Name the field" in done.stderr
+    assert "--scores" in done.stderr
+
+
 def test_records_say_score_and_task_each_in_their_way(tmp_path):
     turns = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}]
     records = [

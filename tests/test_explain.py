@@ -6,15 +6,18 @@ import csv
 import io
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
 import pytest
 from cases import linear
+from rich.cells import cell_len
 from typer.testing import CliRunner
 
 import kvsim
 from kvsim.commands import app
+from kvsim.commands._console import Indented, WholeLines, table
 from kvsim.insight import Transcripts, explain
 
 LABELLED = Path(__file__).parent / "data" / "labelled"
@@ -122,12 +125,9 @@ def test_what_is_wrong_is_said(arguments: list[str], problem: str) -> None:
     assert problem in refused(*arguments)
 
 
-FINDINGS = (Path(__file__).parents[1] / "docs" / "findings.md").read_text(encoding="utf-8")
-SHOWN = re.findall(r"```console\n\$ (kvsim .*)\n((?:.*\n)*?)```", FINDINGS)
-CORPORA = {
-    "kv-cache-tester.jsonl.gz": "data/traces/kv-cache-tester/all_710_requests_derived.jsonl.gz",
-    "gpt-4o-airline.json": "data/traces/tau-bench/gpt-4o-airline.json",
-}
+FINDINGS = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "refresh_findings.py"))
+SHOWN = FINDINGS["SHOWN"].findall(FINDINGS["PAGE"].read_text(encoding="utf-8"))
+CORPORA = FINDINGS["CORPORA"]
 
 
 @pytest.mark.parametrize(("command", "shown"), SHOWN, ids=[command.split()[2] for command, _ in SHOWN])
@@ -141,4 +141,68 @@ def test_what_was_found_is_what_commands_print(
     else:
         (tmp_path / "tests").symlink_to(Path(__file__).parent)
     monkeypatch.chdir(tmp_path)
-    assert run(*words).split() == shown.split()
+    assert run(*words).split() == shown.split(), "it has changed: python tools/refresh_findings.py"
+
+
+HOSTILE = {
+    "id": "\x1b[31mred\nline \u202e" + "日本語" * 40,
+    "turns": [
+        {"prompt_tokens": 1000, "output_tokens": 10},
+        {
+            "parent": 0,
+            "kept_tokens": 1010,
+            "prompt_tokens": 3000,
+            "output_tokens": 5,
+            "pause_s": 1,
+            "tool": "\x1b]0\a\n",
+        },
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["estimate", "--turns"], ["top"], ["explain"], ["simulate", "--arrivals", "closed:1"]]
+)
+def test_names_from_logs_move_no_cursor_and_push_no_number_out_of_the_line(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    log = tmp_path / "hostile.jsonl"
+    log.write_text(json.dumps(HOSTILE) + "\n", encoding="utf-8")
+    shown = run(arguments[0], str(log), *PRICED, *arguments[1:])
+    assert "\\x1b" in shown
+    assert [line for line in shown.splitlines() if not line.isprintable() or cell_len(line) > 80] == []
+    assert re.findall(r"\.\d*(?:ms|s| m)?…(?!\d)", shown) == [], "a number was cut"
+
+
+def test_a_narrow_console_cuts_no_number_and_folds_what_can_be_folded() -> None:
+    out = io.StringIO()
+    console = WholeLines(file=out, width=30, highlight=False)
+    shown = table()
+    shown.add_column("what", min_width=8)
+    for heading in ("responses", "cost"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_row("a name of several words", "1,234,567,890", "$123.4567")
+    console.print(shown)
+    console.print(Indented(shown))
+    assert out.getvalue().count("1,234,567,890  $123.4567") == 2
+    assert "a name of several" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "how", [["--load", "concurrent=8,kv=ttl:60", "--kv-cache-dtype", "fp8"], ["--arrivals", "closed:2"]]
+)
+def test_all_commands_come_to_the_same_total(how: list[str], tmp_path: Path) -> None:
+    priced = [OPENHANDS, *PRICED, *how]
+    total = json.loads(run("explain", *priced, "--json"))["totals"]
+    trace = tmp_path / "trace.json"
+    run("export", "--perfetto", *priced, "-o", str(trace))
+    phases = [one for one in json.loads(trace.read_text())["traceEvents"] if one.get("cat") == "phase"]
+    assert sum(round(1e3 * one["dur"]) for one in phases) == round(1e9 * total["model_s"]["value"])
+    if "--arrivals" in how:
+        found = json.loads(run("simulate", *priced, "--json"))["totals"]
+    else:
+        found = json.loads(run("estimate", *priced, "--json"))["estimates"][0]["totals"]
+        top = json.loads(run("top", *priced, "--json"))["models"][0]["totals"]
+        assert {unit: top[unit] for unit in total} == {unit: found[unit] for unit in total}
+    for unit, ends in total.items():
+        assert found[unit] == pytest.approx(ends["value"], rel=1e-12)

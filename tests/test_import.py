@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
 import kvsim
+from kvsim._profiles import parse_toml
 
 HEAVY = ("numba", "scipy", "plotly", "pandas", "torch")
 
@@ -43,3 +45,11 @@ def test_every_public_name_is_there():
 def test_unknown_names_are_attribute_errors():
     with pytest.raises(AttributeError, match="nothing"):
         _ = kvsim.nothing
+
+
+def test_every_package_ships():
+    """A wheel holds what pyproject.toml lists; a checkout would hide that something is missing there."""
+    root = Path(__file__).parents[1]
+    listed = parse_toml((root / "pyproject.toml").read_text(encoding="utf-8"), file="pyproject.toml")
+    there = {".".join(path.parent.relative_to(root).parts) for path in (root / "kvsim").rglob("__init__.py")}
+    assert set(listed["tool"]["setuptools"]["packages"]) == there | {"kvsim.profiles"}

@@ -214,7 +214,7 @@ def test_background_traffic_is_flagged(tmp_path: Path) -> None:
 
 def test_a_machine_that_slows_down_is_flagged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(campaign, "ROUNDS", 2)
-    with TinyServer(Manners(slow_at=30)) as server:
+    with TinyServer(Manners(slow_at=30, step_s=2e-3)) as server:  # slow enough for a busy machine to show it
         _, outcome = measured(server.url, tmp_path / "m.csv")
     assert THROTTLED in {row.flag for row in rows_of(tmp_path / "m.csv")}
     assert any(THROTTLED in note for note in outcome.notes)
@@ -240,7 +240,7 @@ def test_tokens_held_up_on_their_way_are_not_taken_for_quick_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(campaign, "ROUNDS", 2)
-    with TinyServer(Manners(hold_at=1, step_s=3e-3)) as server:
+    with TinyServer(Manners(hold_at=1, step_s=2e-3)) as server:
         _, outcome = measured(server.url, tmp_path / "m.csv")
     assert any("held up on their way" in note for note in outcome.notes)
     decodes = [row for row in rows_of(tmp_path / "m.csv") if row.kind == "decode"]

@@ -15,6 +15,7 @@ from kvsim import Batch
 from kvsim._door import checked
 from kvsim.errors import InputError
 from kvsim.insight.advice import explain
+from kvsim.insight.tool_costs import by_call, by_tool
 from kvsim.insight.what_if import Compact, Deployment, DropCalls, KeepCache, Merge, OnGpu, ShortenTools, Truncate
 from kvsim.insight.what_if.change import AgentChange
 from kvsim.insight.what_if.compact import heads, rows_beyond
@@ -277,7 +278,7 @@ def test_another_gpu_has_an_error_of_its_own() -> None:
     now = Deployment(**MODEL)
     base, other = Priced(batch, now), Priced(batch, OnGpu("o", gpu="rtx-4090").deployed(now))
     ends = savings_of_deployment(base, other)["model_s"]
-    assert ends.value == pytest.approx(base.totals("model_s").value - other.totals("model_s").value)
+    assert ends.value == pytest.approx(base.totals["model_s"].value - other.totals["model_s"].value)
     paired = [float((one.model_s - two.model_s).sum()) for one, two in zip(base.results, other.results, strict=True)]
     assert ends.high - ends.low > 0
     assert ends.low <= ends.value <= ends.high
@@ -350,3 +351,26 @@ def test_calls_left_out_together_are_those_left_out_one_after_the_other(seed: in
         batch = DropCalls("d", rows=(row,)).apply(batch)
     for name in ("parent", "after", "kept_tokens", "prompt_tokens", "output_tokens", "pause_ns"):
         np.testing.assert_array_equal(getattr(together, name), getattr(batch, name), err_msg=name)
+
+
+@pytest.mark.parametrize("load", LOADS[:3])
+def test_what_responses_cost_is_what_the_run_saves_without_them(load: kvsim.Load) -> None:
+    rows = [
+        {"prompt_tokens": 900, "output_tokens": 50},
+        {"parent": 0, "kept_tokens": 950, "prompt_tokens": 4000, "output_tokens": 40, "pause_ns": 10**9},
+        {"parent": 1, "kept_tokens": 4040, "prompt_tokens": 4100, "output_tokens": 30, "pause_ns": 3 * 10**9},
+        {"parent": 2, "kept_tokens": 4130, "prompt_tokens": 6000, "output_tokens": 20, "pause_ns": 2 * 10**9},
+    ]
+    batch = Batch.from_columns(**columns(rows).columns, tool=[-1, 0, 1, 0], tool_names=["search", "look"])
+    base = Priced(batch, Deployment(**MODEL, load=load))
+    without = {row: Truncate("t", tokens=0, rows=(row,)).apply(batch) for row in (1, 2, 3)}
+    calls = by_call(base, 2)
+    assert [cost.row for cost in calls] == sorted(without, key=lambda row: model_s(without[row], load))[:2]
+    for cost in calls:
+        assert cost.model_s.value == pytest.approx(model_s(batch, load) - model_s(without[cost.row], load), rel=1e-9)
+        assert cost.pause_s == batch.pause_ns[cost.row] / 1e9
+        assert cost.tokens == batch.prompt_tokens[cost.row] - batch.kept_tokens[cost.row]
+    for cost, tool, responses in zip(by_tool(base), (0, 1), (2, 1), strict=True):
+        changed = Truncate("t", tokens=0, of=tool).apply(batch)
+        assert (cost.tool, cost.responses) == (batch.tool_names[tool], responses)
+        assert cost.model_s.value == pytest.approx(model_s(batch, load) - model_s(changed, load), rel=1e-9)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from math import exp
 from pathlib import Path
 
+from .._markdown import markdown_table
 from ..calibration import CACHE_FORMATS, KERNEL_FORMATS, TENSOR_PARALLEL, Calibration, Coefficient
 from .measurements import Measurements
 
@@ -142,20 +143,19 @@ def card_table(calibrations: Sequence[Calibration], measurements: Measurements) 
     with (measurements.folder / "unfitted_points.csv").open(newline="", encoding="utf-8") as file:
         points = Counter(row["gpu"] for row in csv.DictReader(file))
     head = ["card", "stands on", "own kernel tables", "whole engine", "taken over", "90 %: prefill", "decode"]
-    lines = [head, ["---"] * len(head), *(rests_on(one, measurements, points) for one in calibrations)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table([head, *(rests_on(one, measurements, points) for one in calibrations)])
 
 
 def unused_table() -> str:
     """A line for each part of the evidence that no calibration uses."""
-    lines = [["evidence", "why it is not used"], ["---", "---"]]
+    lines = [["evidence", "why it is not used"]]
     for file, cards in UNUSED.items():
         reasons: dict[str, list[str]] = {}
         for card, why in cards.items():
             reasons.setdefault(why, []).append(card)
         lines += [[f"{file}: {', '.join(its)}", why] for why, its in reasons.items()]
     lines += [[f"kernel tables: {name}", why] for name, why in UNUSED_KERNELS.items()]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(lines)
 
 
 def unexplained(shared: Path, used: Mapping[str, set[str]]) -> list[str]:

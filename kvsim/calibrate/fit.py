@@ -67,6 +67,13 @@ SAME = 0.02
 """Relative difference up to which --check takes a value for reproduced: solvers differ in the last digits."""
 
 
+LATEST = ("0.19 on", "to 0.18", "not stated")
+"""Words that mark eras of clients, the latest first; what has none comes last."""
+
+NEGLIGIBLE = 1e-5
+"""Share of a coefficient's upper bound below which it is as good as zero, wherever a solver stops."""
+
+
 class Study:
     """The fits of all GPUs, made when first needed."""
 
@@ -320,10 +327,11 @@ def _request(study: Study, name: str, engine: str) -> Coefficient:
     rows = study.parts(name, engine).rows
     rows = rows.where(unqueued(rows))
     pairs = zip(rows["source"].tolist(), rows["engine"].tolist(), strict=True)
-    eras = sorted({era(*pair, gpu(name).compute_capability) for pair in pairs} & study.ways(engine).eras.keys())
+    known = {era(*pair, gpu(name).compute_capability) for pair in pairs} & study.ways(engine).eras.keys()
+    eras = sorted(known, key=lambda one: [word in one for word in LATEST], reverse=True)
     if not eras:
         return _overhead("request_s", 0.0, (0.0, 0.0), "", 0, 0.0)
-    found = study.ways(engine).eras[eras[-1] if "vllm" in eras[-1] else eras[0]]
+    found = study.ways(engine).eras[eras[0]]
     return _overhead("request_s", found.whole.request_s, found.span(), eras[0], len(found.rows), 0.0)
 
 
@@ -449,6 +457,7 @@ def _accuracy(errors: Array) -> str:
 def differences(made: Calibration, shipped: Calibration) -> list[str]:
     """Coefficients of a shipped calibration that a fit does not reproduce."""
     pairs = [(name, part, shipped.coefficients[name]) for name, part in made.coefficients.items()]
+    nothing = {name: NEGLIGIBLE * quantity.bounds[1] for name, quantity in {**QUANTITIES, **OVERHEADS}.items()}
     for engine, table in made.overheads.items():
         if engine not in shipped.overheads:
             return [f"overheads of {engine} are missing"]
@@ -456,7 +465,7 @@ def differences(made: Calibration, shipped: Calibration) -> list[str]:
     return [
         f"{name}: {old.value:g} shipped, {new.value:g} fitted"
         for name, new, old in pairs
-        if abs(new.value - old.value) > SAME * max(abs(old.value), 1e-9)
+        if abs(new.value - old.value) > SAME * max(abs(old.value), nothing[name.rpartition(".")[2]])
     ]
 
 

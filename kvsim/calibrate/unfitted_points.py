@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .._inheritance import calibration_of
+from .._markdown import markdown_table
 from ..architecture import Architecture
 from ..engine import EngineConfig
 from ..errors import InputError
@@ -149,7 +150,7 @@ def _seconds(run: Any, batch: Batch, name: str) -> np.ndarray:
 def markdown(points: list[UnfittedPoint]) -> str:
     """A line for each time, by card."""
     head = ["card", "engine", "model", "load", "time", "measured", "predicted", "90 %", "error"]
-    lines = [head, ["---"] * len(head)]
+    lines = [head]
     for point in points:
         row = point.row
         what = row["model"].rpartition("/")[2]
@@ -169,7 +170,7 @@ def markdown(points: list[UnfittedPoint]) -> str:
                 f"{point.error:+.0%}".replace("%", " %"),
             ]
         )
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(lines)
 
 
 def _time(seconds: float) -> str:

@@ -58,15 +58,20 @@ class Asked:
         names = ("model", "gpu", "engine", "calibration", "usd_per_hour", "backend")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All arguments of the estimate or the simulation, ``explain``'s too."""
+        how = self.traffic.arguments if self.simulated else {"load": Load.parse(self.load or "")}
+        return self.pricing | how
+
     def require_names(self) -> None:
         """Fail on what is unknown or does not fit before a long read, not after it."""
         self.priced(one_turn())
 
     def priced(self, batch: Batch, **more: Any) -> Estimate | Simulation:
         """The batch's estimate or simulation; ``more`` are other arguments of it."""
-        if self.simulated:
-            return simulate(batch, **self.pricing, **self.traffic.arguments, **more)
-        return estimate(batch, **self.pricing, load=Load.parse(self.load or ""), **more)
+        price = simulate if self.simulated else estimate
+        return price(batch, **self.arguments, **more)
 
     def fact(self, result: Estimate | Simulation) -> str:
         """The load or the traffic in words."""

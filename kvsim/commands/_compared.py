@@ -17,7 +17,7 @@ from kvsim.insight.comparison import Run
 from kvsim.insight.resampling import Floats
 from kvsim.logs.source import find
 from kvsim.reward import CostTerm
-from kvsim.reward.scored import read_scored, task_of
+from kvsim.reward.scored import Scored, read_scored, task_of
 
 if TYPE_CHECKING:
     from kvsim.trajectory import Batch
@@ -96,7 +96,7 @@ def compared(
             batch = read_logs([path], format=format, lenient=False, tokenizer=tokenizer)
             read[path] = [(batch, *_labelled(batch, labels[number % len(labels)], scores[number % len(labels)]))]
         else:
-            files = read_scored(find([path]), field, format=format, tokenizer=tokenizer)
+            files = _scored(path, field, format=format, tokenizer=tokenizer)
             read[path] = [(one.batch, one.rewards, one.tasks) for one in files]
     assumptions: Counter[str] = Counter()
     runs = []
@@ -114,6 +114,17 @@ def compared(
             raise InputError("holds no rollout", file=setting.path, remedy="Leave it out")
         runs.append(Run.of(name, np.concatenate(costs), np.concatenate(success), tasks, source=setting.path))
     return Compared(runs, list(settings), assumptions)
+
+
+def _scored(path: str, field: str | None, *, format: str, tokenizer: str | None) -> list[Scored]:
+    """The log's files with the rewards in them; where it has none, the error tells of ``--scores`` too."""
+    try:
+        return read_scored(find([path]), field, format=format, tokenizer=tokenizer)
+    except InputError as error:
+        if error.field != (field or "reward") or error.line is not None:
+            raise
+        remedy = f"{error.remedy}; or give them apart, with --scores"
+        raise InputError(error.problem, file=error.file, field=error.field, remedy=remedy) from None
 
 
 def _labelled(batch: Batch, labels: dict[str, Label], path: str) -> tuple[Floats, list[str]]:

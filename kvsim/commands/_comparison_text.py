@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.text import Text
 
-from kvsim.commands._console import indented, print_facts, table
+from kvsim.commands._console import Indented, print_facts, table
 from kvsim.commands._format import UNKNOWN, count, percent, plain, shorten
 from kvsim.insight.resampling import RESAMPLES
 from kvsim.report.texts import label
@@ -73,7 +73,7 @@ def show(console: Console, comparison: Comparison, found: Compared, unit: str, s
             _cell(one.cost_of_success, plain) if one.cost_of_success.value is not None else "none",
             "yes" if one.on_front else "",
         )
-    console.print(indented(shown))
+    console.print(Indented(shown))
     for pair in comparison.pairs[:MOST_PAIRS]:
         _show_pair(console, pair, unit, scale, top)
     if (more := len(comparison.pairs) - MOST_PAIRS) > 0:
@@ -88,7 +88,7 @@ def show(console: Console, comparison: Comparison, found: Compared, unit: str, s
         shown.add_row(
             Text(link.name), count(link.plain.n), _r(link.plain), _r(given), count(given.n), count(given.clusters)
         )
-    console.print(indented(shown))
+    console.print(Indented(shown))
     for link in comparison.links:
         for what, found_r in (("r", link.plain), ("given difficulty", link.given_difficulty)):
             if found_r.why:
@@ -132,7 +132,7 @@ def _show_pair(console: Console, pair: Pair, unit: str, scale: Scale, top: int) 
             _said(task.cost, _signed),
             _said(task.success, scale.difference),
         )
-    console.print(indented(shown))
+    console.print(Indented(shown))
 
 
 def document(comparison: Comparison, found: Compared, unit: str, seed: int, said: Sequence[str]) -> dict[str, Any]:

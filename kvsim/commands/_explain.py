@@ -16,16 +16,15 @@ from rich.text import Text
 
 from kvsim import __version__
 from kvsim.commands._asked import Asked
-from kvsim.commands._console import indented, print_facts, table
+from kvsim.commands._console import Indented, print_facts, table
 from kvsim.commands._evidence import evidence_facts
-from kvsim.commands._format import UNKNOWN, count, duration, money, narrow, percent, shorten
+from kvsim.commands._format import UNKNOWN, count, duration, money, narrow, percent, printable, shorten
 from kvsim.commands._json import write
 from kvsim.commands._pricing_facts import priced_facts, pricing_object
 from kvsim.commands._reading_facts import input_object, read_facts
 from kvsim.commands._time_bars import BAR_WIDTH
 from kvsim.errors import UnknownNameError
 from kvsim.insight import Transcripts, explain
-from kvsim.load import Load
 
 if TYPE_CHECKING:
     from kvsim.insight import Advice, PatternFound, Saving
@@ -80,10 +79,9 @@ def chosen(read: Transcripts, trajectory: str | None) -> Transcripts:
 
 def explained(read: Transcripts, asked: Asked, wishes: dict[str, Any]) -> Explained:
     """The advice on what was read."""
-    how = asked.traffic.arguments if asked.simulated else {"load": Load.parse(asked.load or "")}
     if asked.strict:
         asked.priced(read.batch, strict=True)
-    advice = explain(read.batch, **asked.pricing, **how, **wishes, transcripts=read if len(read) else None)
+    advice = explain(read.batch, **asked.arguments, **wishes, transcripts=read if len(read) else None)
     return Explained(asked, advice, len(read))
 
 
@@ -109,13 +107,13 @@ def show(console: Console, found: Explained, *, top: int) -> None:
     lines = [f"{duration(model_s.value)} in the model ({_between(model_s)} in 90 %)", *costs]
     print_facts(console, [("Total", [*lines, f"{duration(latency_s.value)} end to end, tool pauses included"])])
     console.print("\nWhere the time in the model went", style="bold")
-    console.print(indented(_parts(advice)))
+    console.print(Indented(_parts(advice)))
     for label, name in (("fresh prefill", "fresh"), ("context read", "decode_context")):
         if said := _shares(_sources(advice)[name]):
             _print_indented(console, f"{label} is of {said}")
     if advice.tools:
         console.print("\nWhat tool responses cost, over the rest of the run too", style="bold")
-        console.print(indented(_tools(advice.tools[:TOOLS], model_s.value)))
+        console.print(Indented(_tools(advice.tools[:TOOLS], model_s.value)))
     shown = advice.top(top)
     console.print(f"\nWhat to change in the agent ({len(shown)} of {count(len(advice.agent))})", style="bold")
     console.print(_changes(shown, console.width) if shown else "  nothing found that would save time")
@@ -124,7 +122,7 @@ def show(console: Console, found: Explained, *, top: int) -> None:
         console.print("\nWhat to change in the serving", style="bold")
         console.print(_changes(serving, console.width))
     console.print("\nPatterns", style="bold")
-    console.print(indented(_patterns(advice.patterns, spoken=found.spoken > 0)))
+    console.print(Indented(_patterns(advice.patterns, spoken=found.spoken > 0)))
     console.print()
     print_facts(console, [(label, lines) for label, lines in _asides(found, [*shown, *serving]) if lines])
 
@@ -198,23 +196,22 @@ def _tools(costs: Sequence[ResponseCost], whole: float) -> Table:
 
 
 def _changes(savings: Sequence[Saving], width: int) -> Table:
-    shown = table(gap=2)
-    shown.add_column("", justify="right", no_wrap=True)
-    shown.add_column("change", ratio=1, min_width=max(24, min(width - 46, 60)))
-    for heading in ("saves", "90 %", "share", "USD"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+    rows = []
     for number, saving in enumerate(savings, start=1):
         where = f"\n{shorten(saving.trajectory, 24)}, turn {saving.turn}" if saving.trajectory is not None else ""
         ends = f"{_signed(saving.saved_low_s)}…{_signed(saving.saved_high_s)}"
         usd = UNKNOWN if isnan(saving.saved_usd) else _signed_money(saving.saved_usd)
-        shown.add_row(
-            str(number),
-            Text(f"{saving.name}{where}"),
-            _signed(saving.saved_s),
-            ends,
-            percent(saving.share),
-            usd,
-        )
+        figures = (_signed(saving.saved_s), ends, percent(saving.share), usd)
+        rows.append((str(number), Text(f"{printable(saving.name)}{where}"), *figures))
+    headings = ("saves", "90 %", "share", "USD")
+    taken = sum(max(len(heading), *(len(row[at]) for row in rows)) + 2 for at, heading in enumerate(headings, start=2))
+    shown = table(gap=2)
+    shown.add_column("", justify="right", no_wrap=True)
+    shown.add_column("change", ratio=1, min_width=max(24, min(width - taken - 4, width - 46, 60)))
+    for heading in headings:
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        shown.add_row(*row)
     return shown
 
 

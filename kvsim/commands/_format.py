@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from rich.cells import cell_len, set_cell_size
+
 UNKNOWN = "-"
 
 LEAST = 0.0001
@@ -79,9 +81,17 @@ def percent(share: float) -> str:
     return UNKNOWN if math.isnan(share) else f"{100 * share:.1f} %"
 
 
+def printable(text: str) -> str:
+    """The text with escapes for what moves a terminal's cursor, turns its direction or is not seen."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def shorten(text: str, width: int) -> str:
-    """The text, its middle left out where it is longer than ``width``."""
-    if len(text) <= width:
+    """The text, :func:`printable`, its middle left out where it takes more than ``width`` columns of a terminal."""
+    text = printable(text)
+    if cell_len(text) <= width:
         return text
     tail = (width - 1) * 2 // 3
-    return f"{text[: width - 1 - tail]}…{text[-tail:]}"
+    return f"{set_cell_size(text, width - 1 - tail)}…{set_cell_size(text[::-1], tail)[::-1]}"

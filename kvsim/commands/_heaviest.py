@@ -108,11 +108,11 @@ def _show_responses(console: Console, heading: str, costs: Sequence[ResponseCost
     if not costs:
         return
     single = costs[0].row is not None
-    shown = table(gap=2)
+    shown = table(gap=1 if single else 2)
     shown.add_column("tool", no_wrap=True)
     if single:
         shown.add_column("trajectory", no_wrap=True)
-        shown.add_column("turn", justify="right")
+        shown.add_column("turn", justify="right", no_wrap=True)
     for name in ("responses", "tokens", "cost", "share", "pauses"):
         if not (single and name == "responses"):
             shown.add_column(name, justify="right", no_wrap=True)

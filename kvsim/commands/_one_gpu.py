@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from kvsim.columns import trajectory_columns, turn_columns
-from kvsim.commands._console import indented, print_facts
+from kvsim.commands._console import Indented, print_facts
 from kvsim.commands._evidence import evidence_facts
 from kvsim.commands._format import count, duration, money, narrow, percent, plain, shorten
 from kvsim.commands._outlook import Outlook
@@ -50,7 +50,7 @@ def show(console: Console, outlook: Outlook, *, turns: bool, top: int) -> None:
     console.print()
     print_facts(console, [("Total", total_lines(estimate, sums)), ("Eviction", eviction_lines(outlook))])
     console.print("\nWhere the time went", style="bold")
-    console.print(indented(time_bars(sums)))
+    console.print(Indented(time_bars(sums)))
 
 
 def total_lines(estimate: Estimate, sums: dict[str, float]) -> list[str]:

@@ -1,17 +1,11 @@
-"""Options that several commands share, and their way into kvsim's objects. Engine options go by vLLM's names."""
+"""Options that several commands share, but for those of the engine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from kvsim.engine import EngineConfig
-
-_ENGINE = "Engine (vLLM's names and defaults)"
 _TRAFFIC = "Traffic"
 
 Files = Annotated[list[str], typer.Argument(metavar="FILES...", help="Log files, globs or folders, plain or gzipped.")]
@@ -115,63 +109,3 @@ Seed = Annotated[int, typer.Option(min=0, metavar="S", help="Of random arrivals.
 
 TryGpu = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Another GPU to ask about. Repeat it.")]
 TryModel = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Another model to ask about. Repeat it.")]
-
-TensorParallelSize = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="GPUs that share one model.", rich_help_panel=_ENGINE)
-]
-Dtype = Annotated[str | None, typer.Option(metavar="NAME", help="Of weights and arithmetic.", rich_help_panel=_ENGINE)]
-Quantization = Annotated[
-    str | None, typer.Option(metavar="NAME", help="fp8, awq, gptq, mxfp4, ...", rich_help_panel=_ENGINE)
-]
-KvCacheDtype = Annotated[str | None, typer.Option(metavar="NAME", help="auto, fp8, ...", rich_help_panel=_ENGINE)]
-GpuMemoryUtilization = Annotated[
-    float | None, typer.Option(metavar="SHARE", help="Of the GPU's memory, 0 to 1.", rich_help_panel=_ENGINE)
-]
-MaxModelLen = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Longest context in tokens.", rich_help_panel=_ENGINE)
-]
-BlockSize = Annotated[int | None, typer.Option(min=1, metavar="N", help="Tokens a block.", rich_help_panel=_ENGINE)]
-NumGpuBlocksOverride = Annotated[
-    int | None, typer.Option(min=2, metavar="N", help="KV blocks, as your server logs.", rich_help_panel=_ENGINE)
-]
-MaxNumBatchedTokens = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Most tokens in a step.", rich_help_panel=_ENGINE)
-]
-MaxNumSeqs = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Most sequences in a step.", rich_help_panel=_ENGINE)
-]
-LongPrefillTokenThreshold = Annotated[
-    int | None,
-    typer.Option(min=0, metavar="N", help="Most tokens of one prompt in a shared step.", rich_help_panel=_ENGINE),
-]
-SchedulingPolicy = Annotated[
-    str | None, typer.Option(metavar="fcfs|priority", help="Who is served first.", rich_help_panel=_ENGINE)
-]
-NoAsyncScheduling = Annotated[
-    bool,
-    typer.Option(
-        "--no-async-scheduling", help="Decide on a step when the one before has ended.", rich_help_panel=_ENGINE
-    ),
-]
-NoEnablePrefixCaching = Annotated[
-    bool,
-    typer.Option(
-        "--no-enable-prefix-caching", help="No turn finds its predecessor's KV blocks.", rich_help_panel=_ENGINE
-    ),
-]
-
-
-def engine_config(given: Mapping[str, Any]) -> EngineConfig:
-    """The engine of a command's options, by name; None leaves vLLM's default, ``no_x`` switches x off."""
-    from kvsim.engine import EngineConfig
-
-    return EngineConfig(**engine_arguments(given))
-
-
-def engine_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those engine arguments that were given, by name."""
-    from kvsim.engine import EngineConfig
-
-    names = [field.name for field in fields(EngineConfig)]
-    chosen: dict[str, Any] = {name: given[name] for name in names if given.get(name) is not None}
-    return chosen | {name: False for name in names if given.get(f"no_{name}")}

@@ -15,7 +15,6 @@ from kvsim.commands._report_eviction import cliff_of, survival_of
 from kvsim.cores import in_order, threads_of
 from kvsim.estimation import Estimate
 from kvsim.insight import attribute, explain
-from kvsim.load import Load
 from kvsim.report.page import Page
 
 if TYPE_CHECKING:
@@ -54,8 +53,7 @@ class AskedPage(Asked):
 
     def explained(self, batch: Batch, transcripts: Transcripts | None) -> Advice:
         """The result, which changes would save most, and inefficiency patterns."""
-        how = self.traffic.arguments if self.simulated else {"load": Load.parse(self.load or "")}
-        return explain(batch, **self.pricing, **how, transcripts=transcripts, gpus=self.gpus, models=self.models)
+        return explain(batch, **self.arguments, transcripts=transcripts, gpus=self.gpus, models=self.models)
 
     def shown(self, batch: Batch) -> Any:
         """The result with all that a page shows of it: a simulation's timeline, and who evicted what."""

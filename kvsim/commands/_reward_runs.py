@@ -9,7 +9,7 @@ from math import inf
 from os.path import commonpath, dirname, relpath
 from typing import TYPE_CHECKING, Any
 
-from kvsim.commands._console import indented, print_facts, table
+from kvsim.commands._console import Indented, print_facts, table
 from kvsim.commands._format import count, percent, plain
 from kvsim.errors import InputError
 from kvsim.metrics.cost_of_pass import cost_of_pass
@@ -113,7 +113,7 @@ def show(console: Console, runs: Sequence[Outcome], on_front: Sequence[int], ter
             f"{run.cost_of_pass:.4g}" if run.cost_of_pass != inf else "none passed",
             "yes" if number in on_front else "",
         )
-    console.print(indented(shown))
+    console.print(Indented(shown))
 
 
 def document(runs: Sequence[Outcome], on_front: Sequence[int], unit: str, said: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kvsim.columns import records, trajectory_columns
-from kvsim.commands._console import indented, print_facts, table
+from kvsim.commands._console import Indented, print_facts, table
 from kvsim.commands._evidence import evidence_facts
 from kvsim.commands._format import count, duration, money, narrow, percent, plain
 from kvsim.commands._pricing_facts import priced_facts
@@ -71,7 +71,7 @@ def show(console: Console, run: Simulation, traffic: Traffic, *, top: int, timel
     console.print()
     console.print(times_table(distributions(run), interval_distributions(run)))
     console.print("\nWhere the time went", style="bold")
-    console.print(indented(time_bars(sums)))
+    console.print(Indented(time_bars(sums)))
     if top:
         console.print()
         _print_slowest(console, run, top)
@@ -106,13 +106,13 @@ def cache_lines(totals: dict[str, float], sums: dict[str, float]) -> list[str]:
 
 def times_table(found: dict[str, dict[str, float]], ends: dict[str, dict[str, dict[str, float]]]) -> Table:
     """A line a time: its mean with the 90 % interval, and its quantiles."""
-    shown = table()
+    shown = table(gap=1)
     shown.add_column("", no_wrap=True)
     for heading in ("mean", "90 % interval", *QUANTILES):
         shown.add_column(heading, justify="right", no_wrap=True)
     for name, label in _TIMES.items():
-        mean, *quantiles = map(duration, found[name].values())
-        around = " to ".join(duration(end) for end in ends[name]["mean"].values())
+        mean, *quantiles = map(narrow, found[name].values())
+        around = " to ".join(narrow(end) for end in ends[name]["mean"].values())
         shown.add_row(label, mean, around, *quantiles)
     return shown
 
@@ -129,7 +129,7 @@ def replica_table(run: Simulation) -> Table:
         "peak_blocks": ("peak blocks", count),
     }
     found = table()
-    found.add_column("replica", justify="right")
+    found.add_column("replica", justify="right", no_wrap=True)
     for heading, _ in shown.values():
         found.add_column(heading, justify="right", no_wrap=True)
     for number, totals in enumerate(replica_totals(run)):

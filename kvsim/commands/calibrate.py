@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from kvsim.commands import _options as options
+from kvsim.commands._engine_options import ALL, with_engine_options
 
 _LIVE = "A live engine"
 _FILES = "Measurements"
 
 
+@with_engine_options(*ALL)
 def calibrate(
     more: Annotated[list[str] | None, typer.Argument(metavar="FILES...", help="More files of --measurements.")] = None,
     url: Annotated[
@@ -70,20 +72,8 @@ def calibrate(
     lenient: options.Lenient = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the calibration file.")] = False,
     ray: options.Ray = None,
-    tensor_parallel_size: options.TensorParallelSize = None,
-    dtype: options.Dtype = None,
-    quantization: options.Quantization = None,
-    kv_cache_dtype: options.KvCacheDtype = None,
-    gpu_memory_utilization: options.GpuMemoryUtilization = None,
-    max_model_len: options.MaxModelLen = None,
-    block_size: options.BlockSize = None,
-    num_gpu_blocks_override: options.NumGpuBlocksOverride = None,
-    max_num_batched_tokens: options.MaxNumBatchedTokens = None,
-    max_num_seqs: options.MaxNumSeqs = None,
-    long_prefill_token_threshold: options.LongPrefillTokenThreshold = None,
-    scheduling_policy: options.SchedulingPolicy = None,
-    no_async_scheduling: options.NoAsyncScheduling = False,
-    no_enable_prefix_caching: options.NoEnablePrefixCaching = False,
+    *,
+    engine_arguments: dict[str, Any],
 ) -> None:
     """Fit the law of step times to your own engine.
 
@@ -105,8 +95,7 @@ def calibrate(
         )
     if more and not measurements:
         raise InputError(f"{more[0]!r} is no option", remedy="Files follow --measurements")
-    given = locals()
-    how = _calibrate.How(gpu, model, options.engine_arguments(given), prior, only_overheads, output, force)
+    how = _calibrate.How(gpu, model, engine_arguments, prior, only_overheads, output, force)
     with ExitStack() as stack:
         if ray is not None:
             from kvsim.scale import resampling

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from kvsim.commands import _options as options
+from kvsim.commands._engine_options import ESTIMATED, with_engine_options
 
 _SCALE = "Large logs"
 
 
+@with_engine_options(*ESTIMATED)
 def estimate(
     files: options.Files,
     model: options.Model,
@@ -54,17 +56,8 @@ def estimate(
     usd_per_hour: options.UsdPerHour = None,
     calibration: options.Calibration = None,
     backend: options.Backend = "auto",
-    tensor_parallel_size: options.TensorParallelSize = None,
-    dtype: options.Dtype = None,
-    quantization: options.Quantization = None,
-    kv_cache_dtype: options.KvCacheDtype = None,
-    gpu_memory_utilization: options.GpuMemoryUtilization = None,
-    max_model_len: options.MaxModelLen = None,
-    block_size: options.BlockSize = None,
-    num_gpu_blocks_override: options.NumGpuBlocksOverride = None,
-    max_num_batched_tokens: options.MaxNumBatchedTokens = None,
-    max_num_seqs: options.MaxNumSeqs = None,
-    no_enable_prefix_caching: options.NoEnablePrefixCaching = False,
+    *,
+    engine_arguments: dict[str, Any],
 ) -> None:
     """Say what trajectories cost on a GPU, and where the time goes.
 
@@ -78,6 +71,7 @@ def estimate(
     from kvsim.commands._console import results, warn
     from kvsim.commands._inputs import read_logs
     from kvsim.commands._outlook import distinct, fitting, look_out, warnings
+    from kvsim.engine import EngineConfig
     from kvsim.errors import InputError
     from kvsim.load import Load
 
@@ -86,7 +80,7 @@ def estimate(
     gpu = distinct(gpu)
     if calibration is not None and len(gpu) > 1:
         raise InputError("a calibration is of one GPU", field="calibration", remedy="Give --gpu once")
-    engine = options.engine_config(locals())
+    engine = EngineConfig(**engine_arguments)
     declared = Load.parse(load)
     # Names and fit fail before a long read, not after it.
     gpu, misfits = fitting(gpu, model=model, engine=engine, load=declared, calibration=calibration)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from kvsim.commands import _options as options
+from kvsim.commands._engine_options import ESTIMATED, with_engine_options
 
 
+@with_engine_options(*ESTIMATED)
 def explain(
     files: options.Files,
     model: options.Model,
@@ -49,17 +51,8 @@ def explain(
     usd_per_hour: options.UsdPerHour = None,
     calibration: options.Calibration = None,
     backend: options.Backend = "auto",
-    tensor_parallel_size: options.TensorParallelSize = None,
-    dtype: options.Dtype = None,
-    quantization: options.Quantization = None,
-    kv_cache_dtype: options.KvCacheDtype = None,
-    gpu_memory_utilization: options.GpuMemoryUtilization = None,
-    max_model_len: options.MaxModelLen = None,
-    block_size: options.BlockSize = None,
-    num_gpu_blocks_override: options.NumGpuBlocksOverride = None,
-    max_num_batched_tokens: options.MaxNumBatchedTokens = None,
-    max_num_seqs: options.MaxNumSeqs = None,
-    no_enable_prefix_caching: options.NoEnablePrefixCaching = False,
+    *,
+    engine_arguments: dict[str, Any],
 ) -> None:
     """Say where the time went, and rank the changes that would save most, each priced again.
 
@@ -72,6 +65,7 @@ def explain(
     from kvsim.commands._console import results, warn
     from kvsim.commands._inputs import read_text
     from kvsim.commands._traffic import Traffic
+    from kvsim.engine import EngineConfig
     from kvsim.errors import InputError
 
     if json and csv:
@@ -79,7 +73,7 @@ def explain(
     asked = Asked(
         model=model,
         gpu=gpu,
-        engine=options.engine_config(locals()),
+        engine=EngineConfig(**engine_arguments),
         load=load,
         traffic=Traffic(arrivals or ALONE, retention, replicas, router, speedup, stagger, seed),
         calibration=calibration,

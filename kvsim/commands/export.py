@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from kvsim.commands import _options as options
+from kvsim.commands._engine_options import ALL, with_engine_options
 
 
+@with_engine_options(*ALL)
 def export(
     files: options.Files,
     model: options.Model,
@@ -43,20 +45,8 @@ def export(
     usd_per_hour: options.UsdPerHour = None,
     calibration: options.Calibration = None,
     backend: options.Backend = "auto",
-    tensor_parallel_size: options.TensorParallelSize = None,
-    dtype: options.Dtype = None,
-    quantization: options.Quantization = None,
-    kv_cache_dtype: options.KvCacheDtype = None,
-    gpu_memory_utilization: options.GpuMemoryUtilization = None,
-    max_model_len: options.MaxModelLen = None,
-    block_size: options.BlockSize = None,
-    num_gpu_blocks_override: options.NumGpuBlocksOverride = None,
-    max_num_batched_tokens: options.MaxNumBatchedTokens = None,
-    max_num_seqs: options.MaxNumSeqs = None,
-    long_prefill_token_threshold: options.LongPrefillTokenThreshold = None,
-    scheduling_policy: options.SchedulingPolicy = None,
-    no_async_scheduling: options.NoAsyncScheduling = False,
-    no_enable_prefix_caching: options.NoEnablePrefixCaching = False,
+    *,
+    engine_arguments: dict[str, Any],
 ) -> None:
     """Write a trace of what trajectories do on a GPU: turns, prefill, recompute, decode, tool pauses.
 
@@ -74,6 +64,7 @@ def export(
     from kvsim.commands._outputs import require_free
     from kvsim.commands._reading_facts import read_facts
     from kvsim.commands._traffic import Traffic
+    from kvsim.engine import EngineConfig
     from kvsim.errors import InputError
     from kvsim.report.otlp import instant_ns, write_otlp
     from kvsim.report.perfetto import write_perfetto
@@ -83,7 +74,7 @@ def export(
     require_free([output], force=force)
     begins_ns = instant_ns(begins)
     traffic = Traffic(arrivals or ALONE, retention, replicas, router, speedup, stagger, seed)
-    engine = options.engine_config(locals())
+    engine = EngineConfig(**engine_arguments)
     asked = Asked(model, gpu, engine, load, traffic, calibration, usd_per_hour, backend, strict)
     asked.require_names()
     batch = read_logs(files, format=format, lenient=lenient, tokenizer=tokenizer)

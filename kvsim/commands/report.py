@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from kvsim.commands import _options as options
+from kvsim.commands._engine_options import ALL, with_engine_options
 
 
+@with_engine_options(*ALL)
 def report(
     files: options.Files,
     model: options.Model,
@@ -41,20 +43,8 @@ def report(
     usd_per_hour: options.UsdPerHour = None,
     calibration: options.Calibration = None,
     backend: options.Backend = "auto",
-    tensor_parallel_size: options.TensorParallelSize = None,
-    dtype: options.Dtype = None,
-    quantization: options.Quantization = None,
-    kv_cache_dtype: options.KvCacheDtype = None,
-    gpu_memory_utilization: options.GpuMemoryUtilization = None,
-    max_model_len: options.MaxModelLen = None,
-    block_size: options.BlockSize = None,
-    num_gpu_blocks_override: options.NumGpuBlocksOverride = None,
-    max_num_batched_tokens: options.MaxNumBatchedTokens = None,
-    max_num_seqs: options.MaxNumSeqs = None,
-    long_prefill_token_threshold: options.LongPrefillTokenThreshold = None,
-    scheduling_policy: options.SchedulingPolicy = None,
-    no_async_scheduling: options.NoAsyncScheduling = False,
-    no_enable_prefix_caching: options.NoEnablePrefixCaching = False,
+    *,
+    engine_arguments: dict[str, Any],
 ) -> None:
     """Write one HTML page that shows what trajectories cost and why: complete in itself, opened from the disk.
 
@@ -68,6 +58,7 @@ def report(
     from kvsim.commands._inputs import read_text
     from kvsim.commands._outputs import require_free, write_text
     from kvsim.commands._traffic import Traffic
+    from kvsim.engine import EngineConfig
     from kvsim.report.page import render, require_packages
 
     require_free([output], force=force)
@@ -76,7 +67,7 @@ def report(
     asked = _report.AskedPage(
         model=model,
         gpu=gpu,
-        engine=options.engine_config(locals()),
+        engine=EngineConfig(**engine_arguments),
         load=load,
         traffic=traffic,
         cliff=cliff,

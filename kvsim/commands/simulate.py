@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from kvsim.commands import _options as options
+from kvsim.commands._engine_options import ALL, with_engine_options
 
 
+@with_engine_options(*ALL)
 def simulate(
     files: options.Files,
     model: options.Model,
@@ -38,20 +40,8 @@ def simulate(
     usd_per_hour: options.UsdPerHour = None,
     calibration: options.Calibration = None,
     backend: options.Backend = "auto",
-    tensor_parallel_size: options.TensorParallelSize = None,
-    dtype: options.Dtype = None,
-    quantization: options.Quantization = None,
-    kv_cache_dtype: options.KvCacheDtype = None,
-    gpu_memory_utilization: options.GpuMemoryUtilization = None,
-    max_model_len: options.MaxModelLen = None,
-    block_size: options.BlockSize = None,
-    num_gpu_blocks_override: options.NumGpuBlocksOverride = None,
-    max_num_batched_tokens: options.MaxNumBatchedTokens = None,
-    max_num_seqs: options.MaxNumSeqs = None,
-    long_prefill_token_threshold: options.LongPrefillTokenThreshold = None,
-    scheduling_policy: options.SchedulingPolicy = None,
-    no_async_scheduling: options.NoAsyncScheduling = False,
-    no_enable_prefix_caching: options.NoEnablePrefixCaching = False,
+    *,
+    engine_arguments: dict[str, Any],
 ) -> None:
     """Serve trajectories together, with vLLM's own decisions: who waits, what is evicted, and what that costs.
 
@@ -67,6 +57,7 @@ def simulate(
     from kvsim.commands._outputs import require_free, write_columns
     from kvsim.commands._run_warnings import run_warnings
     from kvsim.commands._traffic import Traffic, one_turn
+    from kvsim.engine import EngineConfig
     from kvsim.errors import InputError
 
     if timeline_csv is not None and timeline is None:
@@ -76,7 +67,7 @@ def simulate(
     how = {
         "model": model,
         "gpu": gpu,
-        "engine": options.engine_config(locals()),
+        "engine": EngineConfig(**engine_arguments),
         "calibration": calibration,
         "usd_per_hour": usd_per_hour,
         "backend": backend,

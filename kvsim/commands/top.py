@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from kvsim.commands import _options as options
+from kvsim.commands._engine_options import ESTIMATED, with_engine_options
 
 
+@with_engine_options(*ESTIMATED)
 def top(
     files: options.Files,
     model: Annotated[
@@ -24,8 +26,8 @@ def top(
     usd_per_hour: options.UsdPerHour = None,
     calibration: options.Calibration = None,
     backend: options.Backend = "auto",
-    max_model_len: options.MaxModelLen = None,
-    tensor_parallel_size: options.TensorParallelSize = None,
+    *,
+    engine_arguments: dict[str, Any],
 ) -> None:
     """List the heaviest trajectories, tools, tool calls and models.
 
@@ -36,11 +38,12 @@ def top(
     from kvsim.commands._inputs import read_logs
     from kvsim.commands._pricing_facts import price_warnings
     from kvsim.commands._reading_facts import read_warnings
+    from kvsim.engine import EngineConfig
     from kvsim.insight.what_if.deployment import Deployment
     from kvsim.load import Load
 
     declared = Load.parse(load)
-    engine = options.engine_config(locals())
+    engine = EngineConfig(**engine_arguments)
     deployments = [
         Deployment(name, gpu, engine, declared, calibration, usd_per_hour, backend) for name in dict.fromkeys(model)
     ]

@@ -9,10 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kvsim.insight.advice import Advice, Saving, explain
+    from kvsim.insight.advice import Advice, explain
     from kvsim.insight.attribution import Attribution, attribute
     from kvsim.insight.comparison import Comparison, Run, compare
     from kvsim.insight.patterns import PatternFound, find_patterns
+    from kvsim.insight.saving import Saving
     from kvsim.insight.transcript import Transcripts
 
 _HOME = {
@@ -21,7 +22,7 @@ _HOME = {
     "Comparison": "comparison",
     "Run": "comparison",
     "PatternFound": "patterns",
-    "Saving": "advice",
+    "Saving": "saving",
     "Transcripts": "transcript",
     "attribute": "attribution",
     "compare": "comparison",

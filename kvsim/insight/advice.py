@@ -5,11 +5,10 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 from math import isnan
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,17 +19,16 @@ from kvsim.insight.independence import independent_chains
 from kvsim.insight.patterns import PatternFound, find_patterns
 from kvsim.insight.patterns.repeats import Repeats
 from kvsim.insight.patterns.unused import Unused
+from kvsim.insight.saving import Saving, adds_nothing, ranked, saving_of
 from kvsim.insight.tool_costs import ResponseCost, by_tool
 from kvsim.insight.what_if.candidates import TRUNCATE_TO, Candidates, Finder, Wishes
 from kvsim.insight.what_if.change import AgentChange, ServingChange
-from kvsim.insight.what_if.compact import SUMMARY_TOKENS, Compact
+from kvsim.insight.what_if.compact import SUMMARY_TOKENS
 from kvsim.insight.what_if.deployment import Deployment, KeepCache, OnGpu, WithEngine, WithModel, WithPolicy
-from kvsim.insight.what_if.drop_call import DropCalls
 from kvsim.insight.what_if.edits import Edits
 from kvsim.insight.what_if.expected import Expected
-from kvsim.insight.what_if.merge import Links, Merge
-from kvsim.insight.what_if.savings import Ends, Priced, savings, savings_of_batch, savings_of_deployment
-from kvsim.insight.what_if.truncate import Truncate
+from kvsim.insight.what_if.merge import Links
+from kvsim.insight.what_if.savings import UNITS, Ends, Priced, savings, savings_of_batch, savings_of_deployment
 from kvsim.load import Load
 from kvsim.simulation import how_of
 
@@ -55,33 +53,6 @@ _MARGIN = 1.5
 _MOST_PRICED = 2048
 #: Runs of a simulation that the changes of a simulated deployment may take: three a change.
 _SIMULATED_CHANGES = 12
-
-
-@dataclass(frozen=True)
-class Saving:
-    """What a change saves. Seconds are of time in the model, or end to end where ranked by latency.
-
-    ``scope``: ``"call"``, ``"tool"`` (all calls of a tool), ``"run"`` (everywhere) or ``"serving"``. ``turn`` counts
-    from 0 within the trajectory. ``share``: of the run's own seconds. Ends are of the 90 % interval. ``usd`` is NaN
-    where the GPU has no price. ``by_unit``: the saving in each of :data:`~kvsim.insight.what_if.savings.UNITS`.
-    """
-
-    name: str
-    kind: str
-    scope: str
-    trajectory: str | None
-    turn: int | None
-    tool: str | None
-    saved_s: float
-    saved_low_s: float
-    saved_high_s: float
-    saved_usd: float
-    saved_usd_low: float
-    saved_usd_high: float
-    share: float
-    assumption: str | None
-    change: AgentChange | ServingChange = field(repr=False)
-    by_unit: dict[str, Ends] = field(repr=False)
 
 
 class Advice:
@@ -109,7 +80,7 @@ class Advice:
         """Inefficiency patterns; without transcripts those that counts reveal."""
         self.notes = notes
         """What was not looked into, and why."""
-        self.totals = {unit: base.totals(unit) for unit in ("model_s", "latency_s", "usd")}
+        self.totals = base.totals
         """What the run takes, with the ends of its 90 % interval."""
 
     @property
@@ -133,7 +104,7 @@ class Advice:
         for saving in self.agent:
             if len(shown) == count:
                 break
-            if not any(_adds_nothing(saving, other) for other in shown):
+            if not any(adds_nothing(saving, other) for other in shown):
                 shown.append(saving)
         return shown
 
@@ -215,11 +186,11 @@ def explain(
     if how is not None:  # how much of a context survives is up to the others: from all to nothing
         lost = Priced(batch, deployment.changed(how=None, load=Load(kv="always")))
         found = _by_turns(found, _agent(lost, wishes, by, top), by)
-    agent = [_saving(change, scope, ends, base, by) for change, scope, ends in found]
+    agent = [saving_of(change, scope, ends, base, by) for change, scope, ends in found]
     if how is not None:
         agent = _simulated(base, found, by, top, notes)
-    serving = [_saving(change, "serving", ends, base, by) for change, ends in _serving(base, gpus, models, notes)]
-    return Advice(base, alone, by, _ranked(agent), _ranked(serving), patterns, notes)
+    serving = [saving_of(change, "serving", ends, base, by) for change, ends in _serving(base, gpus, models, notes)]
+    return Advice(base, alone, by, ranked(agent), ranked(serving), patterns, notes)
 
 
 def _reading_rows(
@@ -294,8 +265,8 @@ def _simulated(
     most = max(top, _SIMULATED_CHANGES)
     kept: list[Saving] = []
     for change, scope, ends in found:
-        estimated = _saving(change, scope, ends, base, by)
-        if not any(_adds_nothing(estimated, other) for other in kept):
+        estimated = saving_of(change, scope, ends, base, by)
+        if not any(adds_nothing(estimated, other) for other in kept):
             kept.append(estimated)
         if len(kept) == most:
             break
@@ -306,7 +277,7 @@ def _simulated(
         assert isinstance(saving.change, AgentChange)
         saved = savings_of_batch(base, saving.change.apply(base.batch))
         ends = {unit: saved.ends(unit) for unit in saved.by_unit}
-        simulated.append(_saving(saving.change, saving.scope, ends, base, by))
+        simulated.append(saving_of(saving.change, saving.scope, ends, base, by))
     return simulated
 
 
@@ -327,7 +298,7 @@ def _serving(
         if isnan(ends["model_s"].value):
             notes.append(f"{change.name}: not all turns fit there that fit now")
             continue
-        if any(ends[unit].value for unit in ("model_s", "latency_s", "usd") if not isnan(ends[unit].value)):
+        if any(ends[unit].value for unit in UNITS if not isnan(ends[unit].value)):
             yield change, ends
 
 
@@ -350,63 +321,6 @@ def _offers(now: Deployment, gpus: Sequence[str], models: Sequence[str]) -> Iter
         yield OnGpu(f"on {gpu}", gpu=gpu)
     for model in models:
         yield WithModel(f"with {model}", "answers differ; the same tokens are priced", model=model)
-
-
-def _saving(change: AgentChange | ServingChange, scope: str, ends: dict[str, Ends], base: Priced, by: str) -> Saving:
-    seconds, usd = ends[by], ends["usd"]
-    whole = base.totals(by).value
-    where: dict[str, Any] = {"trajectory": None, "turn": None, "tool": None}
-    if isinstance(change, AgentChange):
-        where = {name: getattr(change, name) for name in where}
-    return Saving(
-        name=change.name,
-        kind=change.kind,
-        scope=scope,
-        **where,
-        saved_s=seconds.value,
-        saved_low_s=seconds.low,
-        saved_high_s=seconds.high,
-        saved_usd=usd.value,
-        saved_usd_low=usd.low,
-        saved_usd_high=usd.high,
-        share=seconds.value / whole if whole else 0.0,
-        assumption=change.assumption,
-        change=change,
-        by_unit=ends,
-    )
-
-
-def _ranked(found: list[Saving]) -> list[Saving]:
-    """By falling saving; what saves nothing, or cannot be said, is left out."""
-    worth = [saving for saving in found if saving.saved_s > 0 or saving.saved_usd > 0]
-    return sorted(worth, key=lambda saving: (-saving.saved_s, saving.name, saving.trajectory or "", saving.turn or 0))
-
-
-def _takes_in(wide: Saving, narrow: Saving) -> bool:
-    """Whether a change holds another: where the first is made, the second has nothing left to save."""
-    one, other = wide.change, narrow.change
-    if isinstance(one, Truncate) and isinstance(other, Truncate):
-        same = one.of is None or one.of == other.of or one.tool == other.tool
-        return same and one.tokens <= other.tokens and _holds(one.rows, other.rows)
-    if isinstance(one, DropCalls) and isinstance(other, DropCalls):
-        return _holds(one.rows, other.rows)
-    if isinstance(one, Merge) and isinstance(other, Merge):
-        return _holds(one.chains, other.chains)
-    if isinstance(one, Compact) and isinstance(other, Compact):
-        return one.trajectory is None or one.trajectory == other.trajectory
-    return False
-
-
-def _holds(wide: tuple[Any, ...] | None, narrow: tuple[Any, ...] | None) -> bool:
-    """Whether all of the second are among the first; None holds all."""
-    return wide is None or (narrow is not None and set(narrow) <= set(wide))
-
-
-def _adds_nothing(saving: Saving, shown: Saving) -> bool:
-    """Whether a change need not be told beside one that saves at least as much."""
-    if _takes_in(shown, saving):
-        return True
-    return _takes_in(saving, shown) and saving.saved_s <= shown.saved_s * (1 + 1e-9)
 
 
 def _require(by: str, truncate_to: int, summary_tokens: int, tools_share: float) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from kvsim.estimation import Estimate
 from kvsim.insight.what_if.edits import Edits
-from kvsim.insight.what_if.expected import Expected
+from kvsim.insight.what_if.expected import Expected, Floats
 from kvsim.insight.what_if.responses import Responses
 from kvsim.insight.what_if.savings import Ends, Priced, savings
 from kvsim.insight.what_if.truncate import Truncate
@@ -38,11 +39,14 @@ def by_tool(base: Priced, most: int = MOST) -> list[ResponseCost]:
     responses, batch = Responses.of(base.batch), base.batch
     tools = np.unique(responses.tool)
     chosen = [responses.tool == tool for tool in tools.tolist()]
-    changes = [Truncate("", tokens=0, of=int(tool)) for tool in tools.tolist()]
     rows = [np.unique(responses.row[mask]) for mask in chosen]
     names = [str(batch.tool_names[tool]) if tool >= 0 else None for tool in tools.tolist()]
-    cuts = [responses.beyond(0, mask) for mask in chosen]
-    found = _priced(base, changes, cuts, most)
+    found = _dearest(
+        base,
+        lambda expected: np.array([expected.response(batch, *responses.beyond(0, mask)).sum() for mask in chosen]),
+        lambda at: Truncate("", tokens=0, of=int(tools[at])),
+        most,
+    )
     costs = [
         ResponseCost(
             names[at],
@@ -61,8 +65,12 @@ def by_call(base: Priced, most: int = MOST) -> list[ResponseCost]:
     """The turns whose responses cost most, by falling cost."""
     responses, batch = Responses.of(base.batch), base.batch
     rows, tokens = responses.beyond(0)
-    changes = [Truncate("", tokens=0, rows=(row,)) for row in rows.tolist()]
-    found = _priced(base, changes, [(rows[at : at + 1], tokens[at : at + 1]) for at in range(len(rows))], most)
+    found = _dearest(
+        base,
+        lambda expected: expected.response(batch, rows, tokens),
+        lambda at: Truncate("", tokens=0, rows=(int(rows[at]),)),
+        most,
+    )
     first = dict(zip(responses.row[::-1].tolist(), responses.tool[::-1].tolist(), strict=True))
     counts = np.bincount(responses.row, minlength=batch.turns)
     costs = [
@@ -80,18 +88,17 @@ def by_call(base: Priced, most: int = MOST) -> list[ResponseCost]:
     return sorted(costs, key=lambda cost: -cost.model_s.value)
 
 
-def _priced(
-    base: Priced, changes: list[Truncate], cuts: list[tuple[Ints, Ints]], most: int
+def _dearest(
+    base: Priced, expected: Callable[[Expected], Floats], make: Callable[[int], Truncate], most: int
 ) -> list[tuple[int, tuple[Ends, Ends]]]:
-    """Of those changes that should matter most the numbers, and what they save."""
-    if not isinstance(base.result, Estimate) or not changes:
+    """Of those changes that should save most the numbers, and what they save; only they are made."""
+    if not isinstance(base.result, Estimate) or not base.batch.turns:
         return []
-    expected = Expected.of(base.result, base.families)
-    worth = np.array([float(expected.response(base.batch, *cut).sum()) for cut in cuts])
+    worth = expected(Expected.of(base.result, base.families))
     best = [int(at) for at in np.argsort(-worth, kind="stable")[:most] if worth[at] > 0]
     if not best:
         return []
-    saved = savings(base, Edits.together([changes[at].edits(base.batch) for at in best]))
+    saved = savings(base, Edits.together([make(at).edits(base.batch) for at in best]))
     return [(at, (saved.ends("model_s", number), saved.ends("usd", number))) for number, at in enumerate(best)]
 
 

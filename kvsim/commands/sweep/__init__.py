@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from kvsim.commands import _options as options
+from kvsim.commands._engine_options import ALL, with_engine_options
 
 _AXES = "Axes: every combination of their values is a point"
 
 
+@with_engine_options(*(name for name in ALL if name != "num_gpu_blocks_override"))
 def sweep(
     files: options.Files,
     model: Annotated[
@@ -109,19 +111,8 @@ def sweep(
     usd_per_hour: options.UsdPerHour = None,
     calibration: options.Calibration = None,
     backend: options.Backend = "auto",
-    tensor_parallel_size: options.TensorParallelSize = None,
-    dtype: options.Dtype = None,
-    quantization: options.Quantization = None,
-    kv_cache_dtype: options.KvCacheDtype = None,
-    gpu_memory_utilization: options.GpuMemoryUtilization = None,
-    max_model_len: options.MaxModelLen = None,
-    block_size: options.BlockSize = None,
-    max_num_batched_tokens: options.MaxNumBatchedTokens = None,
-    max_num_seqs: options.MaxNumSeqs = None,
-    long_prefill_token_threshold: options.LongPrefillTokenThreshold = None,
-    scheduling_policy: options.SchedulingPolicy = None,
-    no_async_scheduling: options.NoAsyncScheduling = False,
-    no_enable_prefix_caching: options.NoEnablePrefixCaching = False,
+    *,
+    engine_arguments: dict[str, Any],
 ) -> None:
     """Simulate the same trajectories at many points: GPUs, models, concurrency, KV cache, policies.
 
@@ -138,10 +129,11 @@ def sweep(
     from kvsim.commands.sweep._running import run
     from kvsim.commands.sweep._serving import Conditions, Server, where_served
     from kvsim.commands.sweep._tables import table_of
+    from kvsim.engine import EngineConfig
     from kvsim.pricing import require_price
 
     require_price(usd_per_hour)
-    engine = options.engine_config(locals())
+    engine = EngineConfig(**engine_arguments)
     models, gpus = _asked.models_of(model), _asked.gpus_of(gpu)
     grid = _asked.grid_of(
         models,

@@ -30,11 +30,11 @@ class LongPauses:
         batch, pricing = estimate.batch, estimate.pricing
         evicting = replace(pricing, load=replace(pricing.load, kv="always"), _handles={})
         again_s = Estimate(batch, evicting, get(estimate.backend)).columns.recompute_ns / 1e9
-        kept = _kept_blocks(estimate) * pricing.engine.block_size
-        held_s = kept / max(pricing.engine.kv_capacity_tokens, 1) * estimate.pauses_ns / 1e9
+        kept, pauses_ns = _kept_blocks(estimate) * pricing.engine.block_size, estimate.pauses_ns
+        held_s = kept / max(pricing.engine.kv_capacity_tokens, 1) * pauses_ns / 1e9
         for row in np.flatnonzero((again_s > 0) & (held_s > again_s)).tolist():
-            pause = estimate.pauses_ns[row] / 1e9
-            yield Finding(row, f"{pause:,.0f} s for {kept[row]:,} tokens that take {again_s[row]:.3g} s to compute")
+            pause_s = pauses_ns[row] / 1e9
+            yield Finding(row, f"{pause_s:,.0f} s for {kept[row]:,} tokens that take {again_s[row]:.3g} s to compute")
 
 
 def _kept_blocks(estimate: Estimate) -> Ints:

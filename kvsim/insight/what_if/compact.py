@@ -9,6 +9,7 @@ import numpy as np
 
 from kvsim.insight.what_if.change import AgentChange
 from kvsim.insight.what_if.edits import Cuts, Edits, Summaries
+from kvsim.insight.what_if.families import levels
 
 if TYPE_CHECKING:
     from kvsim.trajectory import Batch, Ints
@@ -79,10 +80,7 @@ def rows_beyond(batch: Batch, tokens: int, depth: Ints, summary_tokens: int = SU
     head = heads(batch)
     shift = np.zeros(batch.turns, np.int64)
     compacted = np.zeros(batch.turns, bool)
-    order = np.argsort(depth, kind="stable")
-    levels = np.searchsorted(depth[order], np.arange(int(depth.max(initial=0)) + 2))
-    for low, high in zip(levels[1:-1].tolist(), levels[2:].tolist(), strict=True):
-        rows = order[low:high]
+    for rows in levels(depth)[1:]:
         kept, now = batch.kept_tokens[rows], shift[batch.parent[rows]]
         long = (batch.prompt_tokens[rows] + now > tokens) & (kept + now > head[rows] + summary_tokens)
         compacted[rows] = long

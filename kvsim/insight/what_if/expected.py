@@ -16,6 +16,7 @@ import numpy.typing as npt
 from kvsim._door import sealed
 from kvsim.backends import get
 from kvsim.estimation import Estimate
+from kvsim.insight.what_if.families import levels
 from kvsim.trajectory import Batch, Ints, Numbered
 
 if TYPE_CHECKING:
@@ -98,9 +99,6 @@ def _per_token(batch: Batch, pricing: Pricing, backend: str, model_s: Floats) ->
 def _and_behind(values: Floats, parent: Ints, depth: Ints) -> Floats:
     """Each row's value and those of all rows that go on from it."""
     sums = values.copy()
-    order = np.argsort(depth, kind="stable")
-    levels = np.searchsorted(depth[order], np.arange(int(depth.max(initial=0)) + 2))
-    for low, high in zip(levels[-2:0:-1].tolist(), levels[:1:-1].tolist(), strict=True):
-        rows = order[low:high]
+    for rows in levels(depth)[:0:-1]:
         np.add.at(sums, parent[rows], sums[rows])
     return sums

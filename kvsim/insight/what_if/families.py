@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -116,6 +117,13 @@ def _linked(batch: Batch) -> Ints:
     for one, other in np.unique(np.concatenate(pairs, axis=1), axis=1).T.tolist():
         root[find(one)] = find(other)
     return np.unique([find(number) for number in range(len(batch))], return_inverse=True)[1].reshape(-1)
+
+
+def levels(depth: Ints) -> list[Ints]:
+    """The rows of each depth from 0 on: a row's parent is on the level before its own."""
+    order = np.argsort(depth, kind="stable")
+    ends = np.searchsorted(depth[order], np.arange(int(depth.max(initial=0)) + 2))
+    return [order[low:high] for low, high in pairwise(ends.tolist())]
 
 
 def turn_of(batch: Batch, row: int) -> int:

@@ -19,7 +19,7 @@ WHOLE_TURN = "all that a turn after a tool reads anew is taken as its response: 
 
 @dataclass(frozen=True, eq=False)
 class Responses:
-    """Tool responses, one value a response: ``row`` that reads it, ``tool`` (-1 unknown), ``tokens``.
+    """Tool responses, one value a response: ``row`` that reads it (ascending), ``tool`` (-1 unknown), ``tokens``.
 
     ``end`` (rows,) is where in a row's prompt the last of its responses ends. ``assumption`` says what was taken for
     granted, None where the log says it all.
@@ -58,15 +58,22 @@ class Responses:
             tool = np.full(len(row), -1, np.int64)
         return cls(row, tool, new[row], batch.prompt_tokens, assumption if row.size else None)
 
-    def beyond(self, tokens: int, chosen: npt.NDArray[np.bool_] | None = None) -> tuple[Ints, Ints]:
-        """The rows with responses (of those chosen) longer than ``tokens``, and by how much altogether."""
-        more = np.maximum(self.tokens - tokens, 0)
-        if chosen is not None:
-            more = np.where(chosen, more, 0)
-        sums = np.zeros(len(self.end), np.int64)
-        np.add.at(sums, self.row, more)
-        rows = np.flatnonzero(sums)
-        return rows, sums[rows]
+    def read_by(self, rows: tuple[int, ...]) -> Ints:
+        """The places of the responses that these rows read, in order."""
+        wanted = np.unique(np.array(rows, np.int64))
+        begin = np.searchsorted(self.row, wanted)
+        counts = np.searchsorted(self.row, wanted, "right") - begin
+        places: Ints = np.arange(int(counts.sum())) + np.repeat(begin - (np.cumsum(counts) - counts), counts)
+        return places
+
+    def beyond(self, tokens: int, chosen: npt.NDArray[np.bool_] | Ints | None = None) -> tuple[Ints, Ints]:
+        """The rows with responses longer than ``tokens``, and by how much altogether; ``chosen``: of these, a mask or
+        places in order."""
+        row, long = (self.row, self.tokens) if chosen is None else (self.row[chosen], self.tokens[chosen])
+        more = np.maximum(long - tokens, 0)
+        first = np.flatnonzero(np.diff(row, prepend=-1))
+        sums = np.add.reduceat(more, first) if first.size else more
+        return row[first][sums > 0], sums[sums > 0]
 
 
 _FOUND: WeakKeyDictionary[Batch, Responses] = WeakKeyDictionary()

@@ -17,7 +17,7 @@ import numpy as np
 from kvsim._door import checked, sealed
 from kvsim.insight.what_if.contexts import Mask, Positions
 from kvsim.insight.what_if.edits import Edits
-from kvsim.insight.what_if.families import Families
+from kvsim.insight.what_if.families import Families, levels
 from kvsim.trajectory import Batch, Ints, Numbered, Ragged
 
 
@@ -198,11 +198,7 @@ class _Copies:
             owner = np.where(cuts.owner >= 0, self._places(cuts.variant, known), -1)
             positions.cut(places, cuts.begin, cuts.end, cuts.inserted, owner)
             depth = self.families.depth[self.source[: self.rows]]
-            order = np.argsort(depth, kind="stable")
-            levels = np.searchsorted(depth[order], np.arange(int(depth.max()) + 2))
-            first = int(depth[places].min())
-            for low, high in zip(levels[first:-1].tolist(), levels[first + 1 :].tolist(), strict=True):
-                rows = order[low:high]
+            for rows in levels(depth)[int(depth[places].min()) :]:
                 above = self.parent[rows]
                 rows = rows[positions.is_cut[rows] | ((above >= 0) & positions.touched[above])]
                 kept[rows], prompt[rows] = positions.settle(rows)

@@ -73,9 +73,10 @@ class Priced:
         """The batch's families."""
         return Families.of_batch(self.batch)
 
-    def totals(self, unit: str) -> Ends:
-        """The sum over trajectories that could be priced."""
-        return _ends([float(np.nansum(getattr(result, unit))) for result in self.results])
+    @cached_property
+    def totals(self) -> dict[str, Ends]:
+        """The sum over trajectories that could be priced, in each of the units."""
+        return {unit: _ends([float(np.nansum(getattr(result, unit))) for result in self.results]) for unit in UNITS}
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def savings_of_deployment(base: Priced, other: Priced) -> dict[str, Ends]:
             pairs = zip(base.results, other.results, strict=True)
             found[unit] = _ends([_saved(one, changed, unit) for one, changed in pairs])
             continue
-        (now, now_low, now_high), (then, then_low, then_high) = base.totals(unit), other.totals(unit)
+        (now, now_low, now_high), (then, then_low, then_high) = base.totals[unit], other.totals[unit]
         saved = _saved(base.result, other.result, unit)
         low = saved - hypot(now - now_low, then_high - then)
         found[unit] = Ends(saved, low, saved + hypot(now_high - now, then - then_low))

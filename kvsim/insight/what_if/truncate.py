@@ -31,11 +31,9 @@ class Truncate(AgentChange):
 
     def edits(self, batch: Batch) -> Edits:
         responses = Responses.of(batch)
-        chosen = np.ones(len(responses.row), bool)
-        if self.rows is not None:
-            chosen &= np.isin(responses.row, self.rows)
+        chosen = np.arange(len(responses.row)) if self.rows is None else responses.read_by(self.rows)
         if self.of is not None:
-            chosen &= responses.tool == self.of
+            chosen = chosen[responses.tool[chosen] == self.of]
         rows, cut = responses.beyond(self.tokens, chosen)
         end = responses.end[rows]
         none = np.zeros(len(rows), np.int64)

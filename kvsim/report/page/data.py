@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -111,8 +112,9 @@ def engine_columns(timeline: Table) -> dict[str, Ints]:
     }
 
 
-def facts_of(page: Page) -> Json:
-    """What the columns mean: names, prices, sizes; and the findings that are not columns."""
+def facts_of(page: Page, columns: Iterable[str]) -> Json:
+    """What the columns of these names mean: names, prices, sizes; and the findings that are not columns."""
+    parted = [name.partition(".") for name in columns]
     result, batch, pricing = page.result, page.result.batch, page.result.pricing
     estimated = isinstance(result, Estimate)
     price = result.usd_per_hour
@@ -124,8 +126,8 @@ def facts_of(page: Page) -> Json:
         "usd_per_hour": None if math.isnan(price) else price,
         "block_size": pricing.engine.block_size,
         "kv_bytes_per_block": pricing.kv_bytes_per_block if estimated else pricing.pool_block_bytes,
-        "turn_columns": list(turn_columns(page)),
-        "trajectory_columns": list(trajectory_columns(page)),
+        "turn_columns": [name for name, dot, _ in parted if not dot],
+        "trajectory_columns": [name for of, _, name in parted if of == "trajectory"],
         "engine": None if page.timeline is None else _engine_facts(page.timeline),
         "cliff": None if page.cliff is None else asdict(page.cliff),
         "cliff_absent": page.cliff_absent,

@@ -69,7 +69,8 @@ def render(page: Page) -> str:
     """The page as HTML. The same page gives the same text. Raises :class:`MissingExtraError` without the extra."""
     require_packages()
     jinja2: Any = importlib.import_module("jinja2")
-    columns, specs = pack_columns(columns_of(page))
+    columns = columns_of(page)
+    packed, specs = pack_columns(columns)
     overview = overview_of(page) | {"facts": page.facts}
     first, main, plotly = _scripts(FIRST_SCRIPTS), _scripts(MAIN_SCRIPTS), _plotly()
     environment = jinja2.Environment(
@@ -83,8 +84,8 @@ def render(page: Page) -> str:
         style=safe(_asset("page.css")),
         first_script=safe(first),
         main_script=safe(main),
-        facts_data=zipped(json.dumps(facts_of(page) | {"columns": specs}, allow_nan=False).encode()),
-        columns_data=zipped(columns),
+        facts_data=zipped(json.dumps(facts_of(page, columns) | {"columns": specs}, allow_nan=False).encode()),
+        columns_data=zipped(packed),
         plotly_data=_zipped_plotly(),
     )
     return text

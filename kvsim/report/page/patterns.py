@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvsim.report.spans import numbers_within
+
 if TYPE_CHECKING:
     from kvsim.insight import Transcripts
     from kvsim.insight.advice import Advice
@@ -23,11 +25,7 @@ EXCERPT = 160
 def pattern_facts(advice: Advice, transcripts: Transcripts | None) -> Json:
     """The patterns in their order, and how many trajectories have text; turns count from 0 within a trajectory."""
     owner = advice.batch.trajectory
-    order = np.argsort(owner, kind="stable")
-    first = np.searchsorted(owner[order], np.arange(len(advice.batch)))
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    turn = place - first[owner] if len(owner) else place
+    turn = numbers_within(owner)
 
     def listed(pattern: PatternFound) -> Json:
         findings = pattern.findings[:MOST]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kvsim.insight import Advice
-    from kvsim.insight.advice import Saving
+    from kvsim.insight.saving import Saving
 
 Json = dict[str, Any]
 

@@ -137,34 +137,13 @@ function occurrences(run, pattern) {
   );
   shown.addEventListener("toggle", () => {
     if (shown.children.length > 1) return;
-    const body = element(
-      "tbody",
-      {},
-      rows.map((one, number) =>
-        element("tr", { class: "row", tabindex: "-1", "data-number": number }, cells(columns, one)),
-      ),
-    );
-    rovingRows(body, {
-      open: (row) => {
-        const { at, turn } = rows[Number(row.dataset.number)];
-        goTo({ ...linkTo(run.trajectories[at]), turn });
-        byId("timeline").scrollIntoView({ block: "start" });
-      },
-    });
-    reachable(body);
+    const open = ({ at, turn }) => {
+      goTo({ ...linkTo(run.trajectories[at]), turn });
+      byId("timeline").scrollIntoView({ block: "start" });
+    };
     shown.append(
       tableHead("Enter opens the turn.", columns, () => rows),
-      element(
-        "div",
-        { class: "scroll turns" },
-        element(
-          "table",
-          {},
-          element("caption", { class: "offscreen" }, pattern.title),
-          element("thead", {}, element("tr", {}, columns.map(heading))),
-          body,
-        ),
-      ),
+      element("div", { class: "scroll turns" }, openingTable(columns, rows, { caption: pattern.title, open })),
     );
   });
   return shown;

@@ -6,21 +6,38 @@ const rowsOf = (columns, key) =>
 
 /**
  * A table of rows. Columns are {label, of(row), show, exact, text}: show makes what is seen of a value (an element or
- * text), exact what is copied. bodyRow may add to each tr.
+ * text), exact what is copied.
  */
-function table(columns, rows, { caption, bodyRow } = {}) {
-  return element(
-    "table",
+function table(columns, rows, { caption }) {
+  const body = element(
+    "tbody",
     {},
-    caption ? element("caption", { class: "offscreen" }, caption) : null,
-    element("thead", {}, element("tr", {}, columns.map(heading))),
-    element(
-      "tbody",
-      {},
-      rows.map((row) => (bodyRow ? bodyRow(row, cells(columns, row)) : element("tr", {}, cells(columns, row)))),
-    ),
+    rows.map((row) => element("tr", {}, cells(columns, row))),
   );
+  return tableAround(body, columns, { caption });
 }
+
+/** The same of rows that open something, by click or with the keyboard. */
+function openingTable(columns, rows, { caption, id, open }) {
+  const body = element(
+    "tbody",
+    {},
+    rows.map((row, at) => element("tr", { class: "row", tabindex: "-1", "data-at": at }, cells(columns, row))),
+  );
+  rovingRows(body, { open: (chosen) => open(rows[Number(chosen.dataset.at)]) });
+  reachable(body);
+  return tableAround(body, columns, { caption, id });
+}
+
+/** A table around a body whose rows come and go. */
+const tableAround = (body, columns, { caption, id }) =>
+  element(
+    "table",
+    { id },
+    element("caption", { class: "offscreen" }, caption),
+    element("thead", {}, element("tr", {}, columns.map(heading))),
+    body,
+  );
 
 const classOf = (column) => [column.text ? "text" : "", column.wide ? "wide" : ""].join(" ").trim() || null;
 

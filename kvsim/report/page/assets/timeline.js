@@ -39,13 +39,7 @@ function startTimeline(run, place, changesOf) {
     element(
       "div",
       { class: "scroll turns", tabindex: "-1" },
-      element(
-        "table",
-        {},
-        element("caption", { class: "offscreen" }, "Turns of the trajectory"),
-        element("thead", {}, element("tr", {}, columns.map(heading))),
-        body,
-      ),
+      tableAround(body, columns, { caption: "Turns of the trajectory" }),
     ),
     pages,
   );

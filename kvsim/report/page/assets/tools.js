@@ -104,31 +104,17 @@ function startTools(run, place) {
     onClick: ({ customdata }) => customdata >= 0 && goTo({ tool: facts.tools[customdata], page: null }),
   }));
 
-  const body = element(
-    "tbody",
-    {},
-    tools.map((one) => element("tr", { class: "row", tabindex: "-1", "data-tool": one.tool }, cells(columns, one))),
-  );
-  rovingRows(body, {
-    open: (row) => {
-      if (row.dataset.tool < 0) return;
-      goTo({ tool: facts.tools[Number(row.dataset.tool)], page: null });
-      byId("trajectories").scrollIntoView({ block: "start" });
-    },
-  });
-  reachable(body);
+  const open = ({ tool }) => {
+    if (tool < 0) return;
+    goTo({ tool: facts.tools[tool], page: null });
+    byId("trajectories").scrollIntoView({ block: "start" });
+  };
   place.append(
     tableHead("Enter shows the trajectories that use a tool.", columns, () => tools),
     element(
       "div",
       { class: "scroll turns" },
-      element(
-        "table",
-        { id: "tools-table" },
-        element("caption", { class: "offscreen" }, "Tools"),
-        element("thead", {}, element("tr", {}, columns.map(heading))),
-        body,
-      ),
+      openingTable(columns, tools, { caption: "Tools", id: "tools-table", open }),
     ),
   );
   place.append(...dearestCalls(run));
@@ -149,32 +135,17 @@ function startTools(run, place) {
       ...TOOL_COSTS.map(({ key, label, meaning }) => nanoseconds(label, (call) => calls[key][call], { meaning })),
       nanoseconds("in all", cost),
     ];
-    const callBody = element(
-      "tbody",
-      {},
-      rows.map((call) => element("tr", { class: "row", tabindex: "-1", "data-call": call }, cells(callColumns, call))),
-    );
-    rovingRows(callBody, {
-      open: (chosen) => {
-        const call = Number(chosen.dataset.call);
-        goTo({ ...linkTo(owner(call)), turn: turn(call) });
-        byId("timeline").scrollIntoView({ block: "start" });
-      },
-    });
-    reachable(callBody);
+    const open = (call) => {
+      goTo({ ...linkTo(owner(call)), turn: turn(call) });
+      byId("timeline").scrollIntoView({ block: "start" });
+    };
     return [
       element("h3", {}, "The dearest single calls"),
       tableHead("Enter opens the turn.", callColumns, () => rows),
       element(
         "div",
         { class: "scroll" },
-        element(
-          "table",
-          { id: "calls-table" },
-          element("caption", { class: "offscreen" }, "Tool calls"),
-          element("thead", {}, element("tr", {}, callColumns.map(heading))),
-          callBody,
-        ),
+        openingTable(callColumns, rows, { caption: "Tool calls", id: "calls-table", open }),
       ),
     ];
   }

@@ -93,13 +93,7 @@ function startWhatIf(run, place) {
     element(
       "div",
       { class: "scroll" },
-      element(
-        "table",
-        { id: "what-if-table" },
-        element("caption", { class: "offscreen" }, "Changes of what the agent does"),
-        element("thead", {}, element("tr", {}, columns.map(heading))),
-        body,
-      ),
+      tableAround(body, columns, { caption: "Changes of what the agent does", id: "what-if-table" }),
     ),
     pages,
   );
