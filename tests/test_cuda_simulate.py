@@ -1,4 +1,4 @@
-"""Simulations on a CUDA device have the bits of the C++ core: in the host emulation, and on a card where there is one."""
+"""Simulations on a CUDA device have the bits of the C++ core: in the host emulation, and on a card if there is one."""
 
 from __future__ import annotations
 
@@ -92,17 +92,16 @@ def test_a_small_card_takes_them_in_chunks(emulated):
 
 
 def test_arrays_that_several_read_are_copied_once(emulated):
-    one = CASES[next(iter(CASES))]
-    emulated.release_memory()
-    assert_simulated_alike(emulated, [one])
-    alone = emulated.counts()["device_bytes"]
-    emulated.release_memory()
-    emulated.simulate([tuple(one)] * 10, SMALL * 100)
-    ten_small = emulated.counts()["device_bytes"]
-    emulated.release_memory()
-    emulated.simulate([tuple(draw_case(Random(n))) for n in range(10)], SMALL * 100)
-    assert ten_small < alone + 10 * SMALL * 101
-    assert emulated.counts()["device_bytes"] > 0
+    one = case(sessions(4, [(30, 9)]), max_num_batched_tokens=8192)
+    arena_bytes, used = 400_000, []
+    for count in (1, 10):
+        emulated.release_memory()
+        again = emulated.simulations_run_again()
+        emulated.simulate([tuple(one)] * count, arena_bytes)
+        assert emulated.simulations_run_again() == again
+        used.append(emulated.counts()["device_bytes"])
+    assert one.law.step.nbytes > 65_000
+    assert used[1] - used[0] < 9 * (arena_bytes + 10_000)
 
 
 def test_none_and_an_empty_batch(cuda_module):
