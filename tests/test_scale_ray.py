@@ -6,7 +6,6 @@ One test after the other on one cluster; the last takes a machine away.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 from collections import Counter
@@ -44,9 +43,8 @@ def two_machines():
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     made = Processes(initialize_head=True, head_node_args={**MACHINE, "include_dashboard": False})
     made.other = made.add_node(**MACHINE)
-    ray.init(address=made.address, log_to_driver=False, logging_level=logging.ERROR)
-    yield made
-    ray.shutdown()
+    with Cluster(made.address):
+        yield made
     made.shutdown()
     os.environ.pop("RAY_USAGE_STATS_ENABLED")
     if before is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from kvsim import __version__
@@ -21,6 +23,21 @@ _AHEAD = 4
 """So many tasks a core are under way before the first result is asked for."""
 
 
+@contextmanager
+def _beside_kvsim() -> Iterator[None]:
+    """The working directory is where this process imports kvsim from.
+
+    Ray puts the directory it is started in before all else that workers import from, and a checkout's ``kvsim``
+    folder, which is not built, would hide the package that is installed.
+    """
+    before = os.getcwd()
+    os.chdir(Path(__file__).parents[2])
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
 class Cluster:
     """A Ray cluster by its address; what was connected here ends with the ``with``."""
 
@@ -33,7 +50,8 @@ class Cluster:
         self._own = not ray.is_initialized()
         if self._own:
             try:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                with _beside_kvsim():
+                    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 remedy = 'Start one with "ray start --head", or use "local" for this machine\'s cores'
                 raise InputError(f"no Ray cluster at {address!r} ({error})", field="ray", remedy=remedy) from None
