@@ -1,10 +1,7 @@
 // When turns come: the events that the workload itself brings.
 #pragma once
 
-#include <functional>
-#include <queue>
-#include <vector>
-
+#include "containers.hpp"
 #include "rates.hpp"
 
 namespace kvsim {
@@ -31,10 +28,10 @@ class Arrivals {
   struct Due {
     i64 ns;
     i64 row;
-    bool operator>(const Due& other) const { return ns != other.ns ? ns > other.ns : row > other.row; }
+    KVSIM_FN bool operator>(const Due& other) const { return ns != other.ns ? ns > other.ns : row > other.row; }
   };
 
-  Arrivals(const Workload& workload, i64 rows)
+  KVSIM_FN Arrivals(const Workload& workload, i64 rows)
       : workload_(workload),
         needs_(workload.needs, workload.needs + rows),
         ready_(rows, 0),
@@ -45,15 +42,15 @@ class Arrivals {
     }
   }
 
-  bool empty() const { return due_.empty(); }
-  i64 next_ns() const { return due_.top().ns; }
-  Due pop() {
+  KVSIM_FN bool empty() const { return due_.empty(); }
+  KVSIM_FN i64 next_ns() const { return due_.top().ns; }
+  KVSIM_FN Due pop() {
     const Due due = due_.top();
     due_.pop();
     return due;
   }
 
-  void finish(i64 row, i64 now_ns) {
+  KVSIM_FN void finish(i64 row, i64 now_ns) {
     for (i64 at = workload_.dependants_start[row]; at < workload_.dependants_start[row + 1]; ++at) {
       meet_need(workload_.dependants[at], now_ns);
     }
@@ -62,7 +59,7 @@ class Arrivals {
   }
 
   // Starts the first trajectory that waits for another one's end; says whether there was one.
-  bool start_next(i64 now_ns) {
+  KVSIM_FN bool start_next(i64 now_ns) {
     while (following_ < workload_.trajectories && workload_.start_ns[following_] >= 0) ++following_;
     if (following_ == workload_.trajectories) return false;
     start(following_++, now_ns);
@@ -70,7 +67,7 @@ class Arrivals {
   }
 
  private:
-  void start(i64 trajectory, i64 now_ns) {
+  KVSIM_FN void start(i64 trajectory, i64 now_ns) {
     for (i64 at = workload_.roots_start[trajectory]; at < workload_.roots_start[trajectory + 1]; ++at) {
       const i64 row = workload_.roots[at];
       const i64 due_ns = now_ns + workload_.offset_ns[row];
@@ -82,19 +79,18 @@ class Arrivals {
     }
   }
 
-  void meet_need(i64 row, i64 now_ns) {
+  KVSIM_FN void meet_need(i64 row, i64 now_ns) {
     ready_[row] = max_of(ready_[row], now_ns);
     if (--needs_[row] == 0) due_.push({ready_[row] + workload_.pause_ns[row], row});
   }
 
-  using Queue = std::priority_queue<Due, std::vector<Due>, std::greater<Due>>;
   Workload workload_;
-  std::vector<i64> needs_;
-  std::vector<i64> ready_;
-  std::vector<i64> left_;  // unfinished rows by trajectory
-  i64 following_ = 0;      // the next trajectory that may start when others end
-  i64 ended_ = 0;          // trajectories
-  Queue due_;
+  Vector<i64> needs_;
+  Vector<i64> ready_;
+  Vector<i64> left_;   // unfinished rows by trajectory
+  i64 following_ = 0;  // the next trajectory that may start when others end
+  i64 ended_ = 0;      // trajectories
+  LeastFirst<Due> due_;
 };
 
 }  // namespace kvsim

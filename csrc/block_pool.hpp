@@ -8,10 +8,8 @@
 //    compares one count for each chain; a window's blocks are looked up one by one, from the right.
 #pragma once
 
-#include <algorithm>
-#include <vector>
-
 #include "chains.hpp"
+#include "containers.hpp"
 #include "evictions.hpp"
 #include "host_tier.hpp"
 #include "settings.hpp"
@@ -29,15 +27,16 @@ class BlockPool {
     i32 replay = 0;    // full blocks before the prompt's last token
     i32 junction = 0;  // where it leaves a prefix that some groups know further than others
     i32 used = 0;      // blocks in all groups
-    i64 blocks() const { return held; }
-    i64 in_use() const { return used; }
+    KVSIM_FN i64 blocks() const { return held; }
+    KVSIM_FN i64 in_use() const { return used; }
   };
 
   // Blocks come and go while requests decode: their steps cannot be summed as one.
   static constexpr bool kStepwise = true;
 
   // Orders of eviction and a host tier are for pools of one group.
-  BlockPool(const Chains& chains, const Settings& settings, bool /*ordered*/ = false, HostTier* /*host*/ = nullptr)
+  KVSIM_FN BlockPool(const Chains& chains, const Settings& settings, bool /*ordered*/ = false,
+                     HostTier* /*host*/ = nullptr)
       : shapes_(chains.shapes.data()),
         windows_(settings.windows),
         groups_(static_cast<i32>(settings.windows.size())),
@@ -50,22 +49,22 @@ class BlockPool {
         chains_(chains.shapes.size()) {
     for (const i64 window : windows_) reach_.push_back((window - 1 + size_ - 1) / size_);
     for (const i64 window : windows_) {
-      const auto same = std::find(kinds_.begin(), kinds_.end(), window);
+      const auto same = algorithms::find(kinds_.begin(), kinds_.end(), window);
       kind_of_.push_back(static_cast<i32>(same - kinds_.begin()));
       if (same == kinds_.end()) kinds_.push_back(window);
     }
-    leading_ = std::find(kinds_.begin(), kinds_.end(), 0) == kinds_.end() ? windows_.front() : 0;
+    leading_ = algorithms::find(kinds_.begin(), kinds_.end(), 0) == kinds_.end() ? windows_.front() : 0;
     for (i64 block = settings.num_gpu_blocks - 1; block > 0; --block) plain_.push_back(static_cast<i32>(block));
   }
 
   // From now on, what is evicted is written down.
-  void keep(EvictionLog* log) { log_ = log; }
+  KVSIM_FN void keep(EvictionLog* log) { log_ = log; }
 
-  i64 free_blocks() const { return free_; }
-  i64 evicted() const { return evicted_; }
-  i64 groups() const { return groups_; }
+  KVSIM_FN i64 free_blocks() const { return free_; }
+  KVSIM_FN i64 evicted() const { return evicted_; }
+  KVSIM_FN i64 groups() const { return groups_; }
 
-  Holding holding_for(i32 chain, i64 prompt) const {
+  KVSIM_FN Holding holding_for(i32 chain, i64 prompt) const {
     Holding holding;
     holding.chain = chain;
     holding.replay = static_cast<i32>((prompt - 1) / size_);
@@ -73,7 +72,7 @@ class BlockPool {
   }
 
   // How many of a context's first `most` blocks all groups could be spared; notes the junction.
-  i64 hits(Holding& holding, i64 most) const {
+  KVSIM_FN i64 hits(Holding& holding, i64 most) const {
     holding.junction = 0;
     if (retention_ == kNoCaching) return 0;
     const auto known = [this](i32 chain, i64 place, i32 group) { return first(chain, place, group) != 0; };
@@ -85,9 +84,9 @@ class BlockPool {
   }
 
   // The same if no block had ever lost its key, in tokens.
-  i64 hittable(const Holding& holding, i64 most, i64) const {
+  KVSIM_FN i64 hittable(const Holding& holding, i64 most, i64) const {
     const auto once = [this](i32 chain, i64 place, i32 group) {
-      const std::vector<bool>& marks = chains_[chain].once;
+      const Vector<bool>& marks = chains_[chain].once;
       const std::size_t at = (place - shapes_[chain].start) * kinds_.size() + kind_of_[group];
       return at < marks.size() && marks[at];
     };
@@ -96,7 +95,7 @@ class BlockPool {
   }
 
   // How many of the blocks that `count` hits would take stand in the free queue.
-  i64 idle_hits(const Holding& holding, i64 count) const {
+  KVSIM_FN i64 idle_hits(const Holding& holding, i64 count) const {
     i64 idle = 0;
     for (i32 group = 0; group < groups_; ++group) {
       i32 chain = holding.chain;
@@ -110,7 +109,7 @@ class BlockPool {
 
   // Blocks that a request with `found` hits must find free: for its first `now` places, and all it may hold at a time
   // until it has `in_all`.
-  i64 demand(i64 found, i64 now, i64 in_all) const {
+  KVSIM_FN i64 demand(i64 found, i64 now, i64 in_all) const {
     i64 reserved = 0;
     for (const i64 window : windows_) {
       i64 longest = in_all;
@@ -121,11 +120,11 @@ class BlockPool {
   }
 
   // New blocks that a request takes to have so many places.
-  i64 takes(const Holding& holding, i64 blocks) const { return groups_ * max_of(blocks - holding.held, 0); }
+  KVSIM_FN i64 takes(const Holding& holding, i64 blocks) const { return groups_ * max_of(blocks - holding.held, 0); }
 
   // Takes what `count` hits need.
-  void touch(Holding& holding, i64 count) {
-    std::vector<i32>& table = table_of(holding);
+  KVSIM_FN void touch(Holding& holding, i64 count) {
+    Vector<i32>& table = table_of(holding);
     table.assign(count * groups_, 0);
     for (i32 group = 0; group < groups_; ++group) {
       i32 chain = holding.chain;
@@ -142,8 +141,8 @@ class BlockPool {
   }
 
   // Takes blocks from the front of the free queue until the request has so many places in each group.
-  void allocate(Holding& holding, i64 blocks) {
-    std::vector<i32>& table = table_of(holding);
+  KVSIM_FN void allocate(Holding& holding, i64 blocks) {
+    Vector<i32>& table = table_of(holding);
     table.resize(blocks * groups_);
     for (i32 group = 0; group < groups_; ++group) {
       for (i64 place = holding.held; place < blocks; ++place) table[place * groups_ + group] = take();
@@ -153,8 +152,8 @@ class BlockPool {
   }
 
   // The first `full` blocks of the request are full: those that are worth it get their keys.
-  void give_keys(Holding& holding, i64 full) {
-    const std::vector<i32>& table = table_of(holding);
+  KVSIM_FN void give_keys(Holding& holding, i64 full) {
+    const Vector<i32>& table = table_of(holding);
     for (i32 group = 0; group < groups_; ++group) {
       const i64 window = windows_[group], reach = reach_[group];
       i32 chain = holding.chain;
@@ -171,7 +170,7 @@ class BlockPool {
   }
 
   // Gives back what the windows have passed when so many tokens are computed.
-  void pass(Holding& holding, i64 computed) {
+  KVSIM_FN void pass(Holding& holding, i64 computed) {
     if (holding.table < 0) return;
     for (i32 group = 0; group < groups_; ++group) {
       if (windows_[group] > 0) give_back_before(holding, group, min_of(passed(group, computed), holding.held));
@@ -179,14 +178,14 @@ class BlockPool {
   }
 
   // Moves what one request holds to another that holds nothing.
-  void hand_over(Holding& from, Holding& to) {
+  KVSIM_FN void hand_over(Holding& from, Holding& to) {
     to = from;
     from.table = -1;
     from.held = from.keyed = from.used = 0;
   }
 
   // Gives everything back.
-  void release(Holding& holding, i64 /*next_use*/ = 0) {
+  KVSIM_FN void release(Holding& holding, i64 /*next_use*/ = 0) {
     if (holding.table >= 0) {
       for (i32 group = 0; group < groups_; ++group) give_back_before(holding, group, holding.held);
       tables_[holding.table].clear();
@@ -208,32 +207,32 @@ class BlockPool {
     i32 same_key = 0;  // the block that got the same key next
   };
   struct ChainState {
-    std::vector<i32> first;  // by place and group: the first block that got the key and still has it, 0 none
-    std::vector<bool> once;  // by place and kind of window: whether any block ever got the key
-    i32 once_full = 0;       // likewise for full attention: so many from the chain's start
+    Vector<i32> first;  // by place and group: the first block that got the key and still has it, 0 none
+    Vector<bool> once;  // by place and kind of window: whether any block ever got the key
+    i32 once_full = 0;  // likewise for full attention: so many from the chain's start
   };
 
   // ---- Contexts ----
 
-  i32 chain_at(i32 chain, i64 place) const {
+  KVSIM_FN i32 chain_at(i32 chain, i64 place) const {
     while (place < shapes_[chain].start) chain = shapes_[chain].above;
     return chain;
   }
 
-  i32 first(i32 chain, i64 place, i32 group) const {
-    const std::vector<i32>& blocks = chains_[chain].first;
+  KVSIM_FN i32 first(i32 chain, i64 place, i32 group) const {
+    const Vector<i32>& blocks = chains_[chain].first;
     const std::size_t at = (place - shapes_[chain].start) * groups_ + group;
     return at < blocks.size() ? blocks[at] : 0;
   }
 
   // The first place that a group still needs when so many tokens are computed.
-  i64 passed(i32 group, i64 computed) const {
+  KVSIM_FN i64 passed(i32 group, i64 computed) const {
     return windows_[group] == 0 ? 0 : max_of(computed - windows_[group] + 1, 0) / size_;
   }
 
   // The most places that all groups with this window (kAll: all groups) could be spared.
   template <class Known, class End>
-  i64 agreed(i32 chain, i64 most, const Known& known, const End& end, i64 window) const {
+  KVSIM_FN i64 agreed(i32 chain, i64 most, const Known& known, const End& end, i64 window) const {
     for (bool shrunk = true; shrunk;) {
       shrunk = false;
       for (i32 group = 0; group < groups_; ++group) {
@@ -248,7 +247,7 @@ class BlockPool {
   }
 
   template <class End>
-  i64 known_prefix(i32 chain, i64 most, const End& end, i32 group) const {
+  KVSIM_FN i64 known_prefix(i32 chain, i64 most, const End& end, i32 group) const {
     for (; chain >= 0; chain = shapes_[chain].above) {
       if (end(chain, group) > shapes_[chain].start) return min_of(most, end(chain, group));
       most = min_of(most, shapes_[chain].start);
@@ -257,7 +256,7 @@ class BlockPool {
   }
 
   template <class Known>
-  i64 known_window(i32 chain, i64 most, const Known& known, i32 group) const {
+  KVSIM_FN i64 known_window(i32 chain, i64 most, const Known& known, i32 group) const {
     i64 together = 0;
     for (i64 place = most - 1; place >= 0; --place) {
       chain = chain_at(chain, place);
@@ -272,7 +271,7 @@ class BlockPool {
 
   // ---- Keys ----
 
-  void mark_once(i32 chain, i64 place, i32 group) {
+  KVSIM_FN void mark_once(i32 chain, i64 place, i32 group) {
     ChainState& state = chains_[chain];
     const i64 offset = place - shapes_[chain].start;
     if (windows_[group] == 0) {
@@ -285,8 +284,8 @@ class BlockPool {
   }
 
   // Keys are not unique: the block stands behind all that have the same one.
-  void give_key(i32 block, i32 chain, i64 place, i32 group) {
-    std::vector<i32>& firsts = chains_[chain].first;
+  KVSIM_FN void give_key(i32 block, i32 chain, i64 place, i32 group) {
+    Vector<i32>& firsts = chains_[chain].first;
     const std::size_t at = (place - shapes_[chain].start) * groups_ + group;
     if (at >= firsts.size()) firsts.resize(max_of(at + 1, 2 * firsts.size()), 0);
     blocks_[block].chain = chain;
@@ -304,9 +303,9 @@ class BlockPool {
   }
 
   // The block cannot be hit any more.
-  void take_key(i32 block) {
+  KVSIM_FN void take_key(i32 block) {
     const i32 chain = blocks_[block].chain, group = blocks_[block].group;
-    std::vector<i32>& firsts = chains_[chain].first;
+    Vector<i32>& firsts = chains_[chain].first;
     i32& first = firsts[(blocks_[block].place - shapes_[chain].start) * groups_ + group];
     if (first == block) {
       first = blocks_[block].same_key;
@@ -319,18 +318,18 @@ class BlockPool {
     if (first != 0) return;
     i32* known = &known_[chain * groups_];
     known[group] -= 1;
-    if (std::all_of(known, known + groups_, [](i32 count) { return count == 0; })) std::vector<i32>().swap(firsts);
+    if (algorithms::all_of(known, known + groups_, [](i32 count) { return count == 0; })) Vector<i32>().swap(firsts);
   }
 
   // ---- The free queue: the stack of blocks without keys, then the ring through block 0 ----
 
-  void unlink(i32 block) {
+  KVSIM_FN void unlink(i32 block) {
     blocks_[blocks_[block].earlier].later = blocks_[block].later;
     blocks_[blocks_[block].later].earlier = blocks_[block].earlier;
     --free_;
   }
 
-  i32 take() {
+  KVSIM_FN i32 take() {
     i32 block;
     if (!plain_.empty()) {
       block = plain_.back();
@@ -350,7 +349,7 @@ class BlockPool {
     return block;
   }
 
-  void give_back(i32 block) {
+  KVSIM_FN void give_back(i32 block) {
     if (--blocks_[block].held_by > 0) return;
     ++free_;
     if (blocks_[block].chain >= 0 && retention_ == kDrop) take_key(block);
@@ -365,8 +364,8 @@ class BlockPool {
   }
 
   // Gives back a group's blocks before `end`, the last first; before one that is back already, all are.
-  void give_back_before(Holding& holding, i32 group, i64 end) {
-    std::vector<i32>& table = tables_[holding.table];
+  KVSIM_FN void give_back_before(Holding& holding, i32 group, i64 end) {
+    Vector<i32>& table = tables_[holding.table];
     for (i64 place = end - 1; place >= 0 && table[place * groups_ + group] != 0; --place) {
       give_back(table[place * groups_ + group]);
       --holding.used;
@@ -374,7 +373,7 @@ class BlockPool {
     }
   }
 
-  std::vector<i32>& table_of(Holding& holding) {
+  KVSIM_FN Vector<i32>& table_of(Holding& holding) {
     if (holding.table < 0) {
       if (unused_tables_.empty()) {
         unused_tables_.push_back(static_cast<i32>(tables_.size()));
@@ -387,7 +386,7 @@ class BlockPool {
   }
 
   const ChainShape* shapes_;
-  std::vector<i64> windows_;
+  Vector<i64> windows_;
   i32 groups_;
   i64 size_;
   i64 tokens_under_way_;
@@ -395,16 +394,16 @@ class BlockPool {
   i64 free_;
   i64 evicted_ = 0;
   EvictionLog* log_ = nullptr;
-  std::vector<i64> reach_;    // by group: blocks before a token that its window reaches into, if the token begins one
-  std::vector<i64> kinds_;    // the windows that differ
-  std::vector<i32> kind_of_;  // by group
-  i64 leading_;               // the window of the groups that say how far a context is known at all
-  std::vector<Block> blocks_;
-  std::vector<i32> plain_;
-  std::vector<i32> known_;  // by chain and group: keys that blocks have
-  std::vector<ChainState> chains_;
-  std::vector<std::vector<i32>> tables_;  // by place and group
-  std::vector<i32> unused_tables_;
+  Vector<i64> reach_;    // by group: blocks before a token that its window reaches into, if the token begins one
+  Vector<i64> kinds_;    // the windows that differ
+  Vector<i32> kind_of_;  // by group
+  i64 leading_;          // the window of the groups that say how far a context is known at all
+  Vector<Block> blocks_;
+  Vector<i32> plain_;
+  Vector<i32> known_;  // by chain and group: keys that blocks have
+  Vector<ChainState> chains_;
+  Vector<Vector<i32>> tables_;  // by place and group
+  Vector<i32> unused_tables_;
 };
 
 }  // namespace kvsim

@@ -6,9 +6,8 @@
 #pragma once
 
 #include <cstdint>
-#include <unordered_map>
-#include <vector>
 
+#include "containers.hpp"
 #include "rates.hpp"
 
 namespace kvsim {
@@ -36,13 +35,13 @@ struct ChainShape {
 };
 
 struct Chains {
-  std::vector<ChainShape> shapes;
-  std::vector<i32> of_row;
+  Vector<ChainShape> shapes;
+  Vector<i32> of_row;
 
-  explicit Chains(const Contexts& contexts);
+  KVSIM_FN explicit Chains(const Contexts& contexts);
 
  private:
-  i32 add(i32 above, i64 start) {
+  KVSIM_FN i32 add(i32 above, i64 start) {
     if (above >= 0) {
       i32& shared_until = shapes[above].shared_until;
       if (start > shared_until) shared_until = static_cast<i32>(start);
@@ -52,9 +51,9 @@ struct Chains {
   }
 };
 
-inline Chains::Chains(const Contexts& contexts) : of_row(contexts.rows, -1) {
-  std::unordered_map<i64, i32> prefixes;
-  std::vector<i64> pending;
+KVSIM_FN KVSIM_FN inline Chains::Chains(const Contexts& contexts) : of_row(contexts.rows, -1) {
+  HashMap<i64, i32> prefixes;
+  Vector<i64> pending;
   const auto place = [&](i64 row) {
     const i64 shared = contexts.own_from[row];
     const i64 parent = contexts.above[row];

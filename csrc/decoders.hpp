@@ -6,34 +6,33 @@
 // somebody asked last, from differences of sums over its class.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
-#include <vector>
 
 #include "chains.hpp"
+#include "containers.hpp"
 
 namespace kvsim {
 
 class Decoders {
  public:
-  Decoders(i64 block_size, i64 seats) : classes_(block_size), members_(seats) {}
+  KVSIM_FN Decoders(i64 block_size, i64 seats) : classes_(block_size), members_(seats) {}
 
-  bool has(i32 seat) const { return members_[seat].until > 0; }
-  bool empty() const { return order_.empty(); }
-  i64 size() const { return static_cast<i64>(order_.size()); }
+  KVSIM_FN bool has(i32 seat) const { return members_[seat].until > 0; }
+  KVSIM_FN bool empty() const { return order_.empty(); }
+  KVSIM_FN i64 size() const { return static_cast<i64>(order_.size()); }
   // Those who get a token in the next round; who has had the last one scheduled stays a member until it comes.
-  i64 lines() const { return size() - leaving_; }
+  KVSIM_FN i64 lines() const { return size() - leaving_; }
   // The tokens that these have computed, all together.
-  i64 computed() const { return computed_; }
+  KVSIM_FN i64 computed() const { return computed_; }
   // Changes with who is among the lines.
-  i64 version() const { return version_; }
+  KVSIM_FN i64 version() const { return version_; }
   // Rounds by number: how many have been scheduled, and have ended.
-  i64 scheduled() const { return scheduled_; }
-  i64 ended() const { return ended_; }
+  KVSIM_FN i64 scheduled() const { return scheduled_; }
+  KVSIM_FN i64 ended() const { return ended_; }
 
   // A request that has computed so many tokens decodes `rounds` more from the next round on. Of those who end in the
   // same round, the one with the lower number does so first.
-  void join(i32 seat, i64 number, i64 computed, i64 rounds) {
+  KVSIM_FN void join(i32 seat, i64 number, i64 computed, i64 rounds) {
     Member& member = members_[seat];
     const i64 size = static_cast<i64>(classes_.size());
     const i64 phase = (phase_ + (size - computed % size)) % size;
@@ -42,7 +41,7 @@ class Decoders {
     member = {scheduled_, scheduled_ + rounds, computed - scheduled_, scheduled_,    scheduled_,
               phase,      alike.blocks,        alike.taken_ns,        share_of_each_};
     const Place place{member.until, number, seat};
-    order_.insert(std::upper_bound(order_.begin(), order_.end(), place), place);
+    order_.insert(algorithms::upper_bound(order_.begin(), order_.end(), place), place);
     computed_ += computed;
     ++version_;
   }
@@ -50,8 +49,8 @@ class Decoders {
   // ---- Rounds ----
 
   // Blocks that the next round takes, or the next `rounds`.
-  i64 takes() const { return classes_[phase_].members; }
-  i64 takes(i64 rounds) const {
+  KVSIM_FN i64 takes() const { return classes_[phase_].members; }
+  KVSIM_FN i64 takes(i64 rounds) const {
     const i64 size = static_cast<i64>(classes_.size());
     i64 blocks = rounds / size * lines();
     i64 phase = phase_;
@@ -60,21 +59,21 @@ class Decoders {
   }
 
   // Whether it takes one in the next round.
-  bool takes_block(i32 seat) const { return members_[seat].phase == phase_; }
+  KVSIM_FN bool takes_block(i32 seat) const { return members_[seat].phase == phase_; }
 
   // A round is scheduled.
-  void schedule(i64 now_ns) {
+  KVSIM_FN void schedule(i64 now_ns) {
     take(now_ns);
     ++scheduled_;
     computed_ += lines();
   }
 
   // The oldest one under way ends.
-  void end() { ++ended_; }
+  KVSIM_FN void end() { ++ended_; }
 
   // So many rounds end, and as many are scheduled, the n-th at `end_of(n)`; `on_blocks(ns, count)` says what they take.
   template <class EndOf, class OnBlocks>
-  void advance(i64 rounds, EndOf&& end_of, OnBlocks&& on_blocks) {
+  KVSIM_FN void advance(i64 rounds, EndOf&& end_of, OnBlocks&& on_blocks) {
     for (i64 round = 1; round <= rounds; ++round) {
       const i64 blocks = takes();
       if (blocks == 0) {
@@ -91,14 +90,16 @@ class Decoders {
   }
 
   // Everybody has a share more of the time of the rounds.
-  void share(i64 each_ns) { share_of_each_ += each_ns; }
+  KVSIM_FN void share(i64 each_ns) { share_of_each_ += each_ns; }
 
   // ---- One request ----
 
   // The tokens it has computed, or had before the round with that number.
-  i64 computed(i32 seat) const { return computed_before(seat, min_of(scheduled_, members_[seat].until)); }
-  i64 computed_before(i32 seat, i64 round) const { return members_[seat].base + round; }
-  bool takes_part(i32 seat, i64 round) const { return members_[seat].first <= round && round < members_[seat].until; }
+  KVSIM_FN i64 computed(i32 seat) const { return computed_before(seat, min_of(scheduled_, members_[seat].until)); }
+  KVSIM_FN i64 computed_before(i32 seat, i64 round) const { return members_[seat].base + round; }
+  KVSIM_FN bool takes_part(i32 seat, i64 round) const {
+    return members_[seat].first <= round && round < members_[seat].until;
+  }
 
   // What the rounds have done since it joined, or since the last time.
   struct Progress {
@@ -107,7 +108,7 @@ class Decoders {
     i64 blocks;              // taken
     std::uint64_t taken_ns;  // the sum of the instants at which they were, modulo 2^64
   };
-  Progress tell(i32 seat) {
+  KVSIM_FN Progress tell(i32 seat) {
     Member& member = members_[seat];
     const i64 scheduled = min_of(scheduled_, member.until), ended = max_of(ended_, member.told_ended);
     Progress progress{scheduled - member.told_scheduled, ended - member.told_ended, 0, 0};
@@ -123,17 +124,17 @@ class Decoders {
   }
 
   // Its shares begin now.
-  void begin_sharing(i32 seat) { members_[seat].told_share = share_of_each_; }
+  KVSIM_FN void begin_sharing(i32 seat) { members_[seat].told_share = share_of_each_; }
   // All its shares.
-  i64 shares(i32 seat) const { return share_of_each_ - members_[seat].told_share; }
+  KVSIM_FN i64 shares(i32 seat) const { return share_of_each_ - members_[seat].told_share; }
 
   // ---- Leaving ----
 
   // Who has the fewest rounds left, of those who have any to schedule; whether that is none.
-  i32 next_to_leave() const { return order_[leaving_].seat; }
-  bool any_leaves() const { return leaving_ < size() && order_[leaving_].until == scheduled_; }
+  KVSIM_FN i32 next_to_leave() const { return order_[leaving_].seat; }
+  KVSIM_FN bool any_leaves() const { return leaving_ < size() && order_[leaving_].until == scheduled_; }
   // It has been told, and takes no part in rounds any more.
-  void leave() {
+  KVSIM_FN void leave() {
     const Place& place = order_[leaving_++];
     Member& member = members_[place.seat];
     computed_ -= member.base + member.until;
@@ -142,21 +143,21 @@ class Decoders {
     ++version_;
   }
 
-  bool has_left(i32 seat) const { return members_[seat].phase == kNoClass; }
+  KVSIM_FN bool has_left(i32 seat) const { return members_[seat].phase == kNoClass; }
 
   // Who ends first; whether that is now, or how many rounds before.
-  i32 next_to_end() const { return order_.front().seat; }
-  i64 rounds_to_end() const { return order_.front().until - ended_; }
-  bool any_ends() const { return !order_.empty() && rounds_to_end() == 0; }
-  bool first_has_left() const { return leaving_ > 0; }
-  void remove() {
+  KVSIM_FN i32 next_to_end() const { return order_.front().seat; }
+  KVSIM_FN i64 rounds_to_end() const { return order_.front().until - ended_; }
+  KVSIM_FN bool any_ends() const { return !order_.empty() && rounds_to_end() == 0; }
+  KVSIM_FN bool first_has_left() const { return leaving_ > 0; }
+  KVSIM_FN void remove() {
     members_[order_.front().seat].until = 0;
     order_.erase(order_.begin());
     --leaving_;
   }
 
   // Nobody is a member any more. Rounds under way are none.
-  void disperse() {
+  KVSIM_FN void disperse() {
     for (const Place& place : order_) {
       Member& member = members_[place.seat];
       if (member.phase != kNoClass) classes_[member.phase].members -= 1;
@@ -188,22 +189,22 @@ class Decoders {
     i64 until;
     i64 number;
     i32 seat;
-    bool operator<(const Place& other) const {
+    KVSIM_FN bool operator<(const Place& other) const {
       return until != other.until ? until < other.until : number < other.number;
     }
   };
 
-  i64 after(i64 phase) const { return phase + 1 == static_cast<i64>(classes_.size()) ? 0 : phase + 1; }
+  KVSIM_FN i64 after(i64 phase) const { return phase + 1 == static_cast<i64>(classes_.size()) ? 0 : phase + 1; }
 
-  void take(i64 now_ns) {
+  KVSIM_FN void take(i64 now_ns) {
     classes_[phase_].blocks += 1;
     classes_[phase_].taken_ns += static_cast<std::uint64_t>(now_ns);
     phase_ = after(phase_);
   }
 
-  std::vector<Class> classes_;   // by the round in which they take a block, modulo their number
-  std::vector<Member> members_;  // by seat
-  std::vector<Place> order_;     // by the end; the first `leaving_` have had all rounds scheduled
+  Vector<Class> classes_;   // by the round in which they take a block, modulo their number
+  Vector<Member> members_;  // by seat
+  Vector<Place> order_;     // by the end; the first `leaving_` have had all rounds scheduled
   i64 leaving_ = 0;
   i64 phase_ = 0;  // of the next round
   i64 scheduled_ = 1, ended_ = 1;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "chains.hpp"
+#include "containers.hpp"
 
 // Away from the code that runs where no log is kept.
 #define KVSIM_RARE __attribute__((noinline, cold))
@@ -26,12 +27,12 @@ class EvictionLog {
   };
 
   // Who takes blocks from now on.
-  KVSIM_RARE void taken_by(i64 row, i64 at_ns) {
+  KVSIM_FN KVSIM_RARE void taken_by(i64 row, i64 at_ns) {
     row_ = row;
     at_ns_ = at_ns;
   }
 
-  KVSIM_RARE void note(i32 chain, i32 group, i32 lo, i32 hi) {
+  KVSIM_FN KVSIM_RARE void note(i32 chain, i32 group, i32 lo, i32 hi) {
     if (!entries_.empty()) {
       Entry& last = entries_.back();
       if (last.lo == hi && last.chain == chain && last.group == group && last.row == row_ && last.at_ns == at_ns_) {
@@ -42,12 +43,12 @@ class EvictionLog {
     entries_.push_back({at_ns_, row_, chain, group, lo, hi});
   }
 
-  const std::vector<Entry>& entries() const { return entries_; }
+  KVSIM_FN const Vector<Entry>& entries() const { return entries_; }
 
  private:
   i64 row_ = -1;
   i64 at_ns_ = 0;
-  std::vector<Entry> entries_;
+  Vector<Entry> entries_;
 };
 
 // The keys of a chain's blocks, as Contexts numbers them.

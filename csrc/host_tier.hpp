@@ -4,21 +4,17 @@
 // first and is lost first.
 #pragma once
 
-#include <list>
-#include <map>
-#include <utility>
-#include <vector>
-
 #include "chains.hpp"
+#include "containers.hpp"
 
 namespace kvsim {
 
 class HostTier {
  public:
-  HostTier(const Chains& chains, i64 blocks) : shapes_(chains.shapes.data()), room_(blocks) {}
+  KVSIM_FN HostTier(const Chains& chains, i64 blocks) : shapes_(chains.shapes.data()), room_(blocks) {}
 
   // Blocks [first, end) of the context that ends in the chain.
-  void store_context(i32 chain, i64 first, i64 end) {
+  KVSIM_FN void store_context(i32 chain, i64 first, i64 end) {
     for (; end > first; chain = shapes_[chain].above) {
       const i64 lo = max_of(first, shapes_[chain].start);
       if (lo < end) {
@@ -29,7 +25,7 @@ class HostTier {
   }
 
   // Blocks [lo, hi) of the chain.
-  void store(i32 chain, i32 lo, i32 hi) {
+  KVSIM_FN void store(i32 chain, i32 lo, i32 hi) {
     cut_out(chain, lo, hi);
     add({chain, lo, hi}, queue_.end());
     while (stored_ > room_) {
@@ -42,7 +38,7 @@ class HostTier {
   }
 
   // How many of the context's blocks [first, end) are stored in a row from the first one on.
-  i64 hits(i32 chain, i64 first, i64 end) const {
+  KVSIM_FN i64 hits(i32 chain, i64 first, i64 end) const {
     i64 known = end;
     for (; end > first; chain = shapes_[chain].above) {
       const i64 lo = max_of(first, shapes_[chain].start);
@@ -59,32 +55,40 @@ class HostTier {
     i32 chain;
     i32 lo, hi;
   };
-  using Queue = std::list<Run>;
+  struct Spot {
+    i32 chain;
+    i32 block;
+    KVSIM_FN bool operator<(const Spot& other) const {
+      return chain != other.chain ? chain < other.chain : block < other.block;
+    }
+    KVSIM_FN bool operator==(const Spot& other) const { return chain == other.chain && block == other.block; }
+  };
+  using Queue = List<Run>;
   using Place = Queue::iterator;
 
-  void add(const Run& run, Place before) {
-    by_block_[{run.chain, run.lo}] = queue_.insert(before, run);
+  KVSIM_FN void add(const Run& run, Place before) {
+    by_block_[Spot{run.chain, run.lo}] = queue_.insert(before, run);
     stored_ += run.hi - run.lo;
   }
 
-  void drop(Place place) {
+  KVSIM_FN void drop(Place place) {
     stored_ -= place->hi - place->lo;
-    by_block_.erase({place->chain, place->lo});
+    by_block_.erase(Spot{place->chain, place->lo});
     queue_.erase(place);
   }
 
   // Takes blocks out of the runs that have them.
-  void cut_out(i32 chain, i32 lo, i32 hi) {
-    auto at = by_block_.upper_bound({chain, lo});
+  KVSIM_FN void cut_out(i32 chain, i32 lo, i32 hi) {
+    auto at = by_block_.upper_bound(Spot{chain, lo});
     if (at != by_block_.begin()) {
-      const auto before = std::prev(at);
-      if (before->first.first == chain && before->second->hi > lo) at = before;
+      const auto before = algorithms::prev(at);
+      if (before->first.chain == chain && before->second->hi > lo) at = before;
     }
-    while (at != by_block_.end() && at->first.first == chain && at->first.second < hi) {
+    while (at != by_block_.end() && at->first.chain == chain && at->first.block < hi) {
       const Place place = at->second;
       const Run run = *place;
       ++at;
-      const Place next = std::next(place);
+      const Place next = algorithms::next(place);
       drop(place);
       if (run.hi > hi) add({chain, hi, run.hi}, next);
       if (run.lo < lo) add({chain, run.lo, lo}, next);
@@ -92,12 +96,12 @@ class HostTier {
   }
 
   // The first block of [lo, hi) that is not stored, else hi.
-  i32 reach(i32 chain, i32 lo, i32 hi) const {
-    auto at = by_block_.upper_bound({chain, lo});
-    if (at != by_block_.begin() && std::prev(at)->first.first == chain) {
-      lo = static_cast<i32>(max_of(lo, std::prev(at)->second->hi));
+  KVSIM_FN i32 reach(i32 chain, i32 lo, i32 hi) const {
+    auto at = by_block_.upper_bound(Spot{chain, lo});
+    if (at != by_block_.begin() && algorithms::prev(at)->first.chain == chain) {
+      lo = static_cast<i32>(max_of(lo, algorithms::prev(at)->second->hi));
     }
-    for (; lo < hi && at != by_block_.end() && at->first == std::pair<i32, i32>(chain, lo); ++at) lo = at->second->hi;
+    for (; lo < hi && at != by_block_.end() && at->first == Spot{chain, lo}; ++at) lo = at->second->hi;
     return lo < hi ? lo : hi;
   }
 
@@ -105,7 +109,7 @@ class HostTier {
   i64 room_;
   i64 stored_ = 0;
   Queue queue_;
-  std::map<std::pair<i32, i32>, Place> by_block_;  // by chain and first block
+  Map<Spot, Place> by_block_;  // the first
 };
 
 }  // namespace kvsim

@@ -14,10 +14,8 @@
 // share after all others; shadows are freed when they are idle. See keep_in_order in engine_kernels.py.
 #pragma once
 
-#include <map>
-#include <vector>
-
 #include "chains.hpp"
+#include "containers.hpp"
 #include "evictions.hpp"
 #include "host_tier.hpp"
 #include "settings.hpp"
@@ -32,8 +30,8 @@ struct Holding {
   i32 keyed = 0;        // blocks with a key: the first of its context
   i32 plain = 0;        // blocks without
   i32 shadows = kNone;  // its own shadow runs
-  i64 blocks() const { return keyed + plain; }
-  i64 in_use() const { return blocks(); }
+  KVSIM_FN i64 blocks() const { return keyed + plain; }
+  KVSIM_FN i64 in_use() const { return blocks(); }
 };
 
 class Pool {
@@ -43,7 +41,7 @@ class Pool {
   static constexpr bool kStepwise = false;  // only how many blocks a stretch of steps takes in all matters
 
   // What is evicted goes to `host`, if there is one.
-  Pool(const Chains& chains, const Settings& settings, bool ordered = false, HostTier* host = nullptr)
+  KVSIM_FN Pool(const Chains& chains, const Settings& settings, bool ordered = false, HostTier* host = nullptr)
       : shapes_(chains.shapes.data()),
         retention_(settings.retention),
         ordered_(ordered),
@@ -58,23 +56,23 @@ class Pool {
   }
 
   // From now on, what is evicted is written down.
-  void keep(EvictionLog* log) {
+  KVSIM_FN void keep(EvictionLog* log) {
     log_ = log;
     told_ = log_ != nullptr || host_ != nullptr;
   }
 
-  i64 free_blocks() const { return free_; }
-  i64 evicted() const { return evicted_; }
-  i64 groups() const { return 1; }
+  KVSIM_FN i64 free_blocks() const { return free_; }
+  KVSIM_FN i64 evicted() const { return evicted_; }
+  KVSIM_FN i64 groups() const { return 1; }
 
-  Holding holding_for(i32 chain, i64) const {
+  KVSIM_FN Holding holding_for(i32 chain, i64) const {
     Holding holding;
     holding.chain = chain;
     return holding;
   }
 
   // How many of a context's first `most` blocks are known.
-  i64 hits(const Holding& holding, i64 most) const {
+  KVSIM_FN i64 hits(const Holding& holding, i64 most) const {
     if (retention_ == kNoCaching) return 0;
     i32 chain = holding.chain;
     while (chain != kNone && states_[chain].end == shapes_[chain].start) {
@@ -85,16 +83,16 @@ class Pool {
   }
 
   // The same, in tokens, if no block had ever lost its key: as the contexts tell.
-  i64 hittable(const Holding&, i64, i64 told) const { return told; }
+  KVSIM_FN i64 hittable(const Holding&, i64, i64 told) const { return told; }
 
   // Blocks that a request with `found` hits must find free to have `in_all`.
-  i64 demand(i64 found, i64, i64 in_all) const { return in_all - found; }
+  KVSIM_FN i64 demand(i64 found, i64, i64 in_all) const { return in_all - found; }
 
   // New blocks that a request takes to have so many.
-  i64 takes(const Holding& holding, i64 blocks) const { return max_of(blocks - holding.blocks(), 0); }
+  KVSIM_FN i64 takes(const Holding& holding, i64 blocks) const { return max_of(blocks - holding.blocks(), 0); }
 
   // How many of a context's first `count` blocks, all known, stand in the free queue.
-  i64 idle_hits(const Holding& holding, i64 count) const {
+  KVSIM_FN i64 idle_hits(const Holding& holding, i64 count) const {
     i64 idle = 0;
     i32 chain = holding.chain;
     for (i64 end = count; end > 0; chain = shapes_[chain].above) {
@@ -114,7 +112,7 @@ class Pool {
   }
 
   // Takes the first `count` blocks of the context, all known.
-  void touch(Holding& holding, i64 count) {
+  KVSIM_FN void touch(Holding& holding, i64 count) {
     holding.keyed = static_cast<i32>(count);
     i32 end = holding.keyed;
     for (i32 chain = holding.chain; end > 0; chain = shapes_[chain].above) {
@@ -139,7 +137,7 @@ class Pool {
   }
 
   // Takes blocks for `slots` tokens in all from the front of the free queue.
-  void allocate(Holding& holding, i64 blocks) {
+  KVSIM_FN void allocate(Holding& holding, i64 blocks) {
     const i64 count = blocks - holding.blocks();
     if (count <= 0) return;
     holding.plain += static_cast<i32>(count);
@@ -147,7 +145,7 @@ class Pool {
   }
 
   // Takes blocks from the front of the free queue for holdings that are told of them later.
-  void take(i64 count) {
+  KVSIM_FN void take(i64 count) {
     free_ -= count;
     const i64 plain = min_of(count, plain_free_);
     plain_free_ -= plain;
@@ -162,7 +160,7 @@ class Pool {
   }
 
   // The first `full` blocks of the request are full: those without a key get theirs.
-  void give_keys(Holding& holding, i64 full) {
+  KVSIM_FN void give_keys(Holding& holding, i64 full) {
     if (retention_ == kNoCaching || full <= holding.keyed) return;
     i32 hi = static_cast<i32>(full);
     for (i32 chain = holding.chain; hi > holding.keyed; chain = shapes_[chain].above) {
@@ -177,10 +175,10 @@ class Pool {
   }
 
   // No window passes anything.
-  void pass(Holding&, i64) {}
+  KVSIM_FN void pass(Holding&, i64) {}
 
   // Moves what one request holds to another that holds nothing.
-  void hand_over(Holding& from, Holding& to) {
+  KVSIM_FN void hand_over(Holding& from, Holding& to) {
     to = from;
     for (i32 s = to.shadows; s != kNone; s = runs_[s].next_owned) runs_[s].owner = &to;
     from.keyed = from.plain = 0;
@@ -188,7 +186,7 @@ class Pool {
   }
 
   // Gives everything back, the last block first, expecting it to be used again at `next_use`.
-  void release(Holding& holding, i64 next_use = 0) {
+  KVSIM_FN void release(Holding& holding, i64 next_use = 0) {
     next_use_ = next_use;
     plain_free_ += holding.plain;
     free_ += holding.plain;
@@ -237,21 +235,21 @@ class Pool {
 
   // ---- The free queue ----
 
-  void link_before(i32 r, i32 place) {
+  KVSIM_FN void link_before(i32 r, i32 place) {
     runs_[r].later = place;
     runs_[r].earlier = runs_[place].earlier;
     runs_[runs_[r].earlier].later = r;
     runs_[place].earlier = r;
   }
 
-  void unlink(i32 r) {
+  KVSIM_FN void unlink(i32 r) {
     runs_[runs_[r].earlier].later = runs_[r].later;
     runs_[runs_[r].later].earlier = runs_[r].earlier;
     if (ordered_) leave_rank(r);
   }
 
   // Runs with the same next use are neighbours in an ordered queue; last_of_ has the last of them.
-  void leave_rank(i32 r) {
+  KVSIM_FN void leave_rank(i32 r) {
     const auto rank = last_of_.find(runs_[r].next_use);
     if (rank->second != r) return;
     const i32 before = runs_[r].earlier;
@@ -263,7 +261,7 @@ class Pool {
   }
 
   // Behind those that are used again later or at the same instant.
-  void link_ordered(i32 r) {
+  KVSIM_FN void link_ordered(i32 r) {
     Run& run = runs_[r];
     run.next_use = next_use_;
     if (run.lo < shapes_[run.chain].shared_until) {
@@ -277,7 +275,7 @@ class Pool {
   }
 
   // A run that nobody holds any more joins the free queue at its back.
-  void retire(i32 r) {
+  KVSIM_FN void retire(i32 r) {
     const i32 blocks = runs_[r].hi - runs_[r].lo;
     free_ += blocks;
     ordered_ ? link_ordered(r) : link_before(r, 0);
@@ -290,14 +288,14 @@ class Pool {
   }
 
   // An idle run and the one above it are one if they are evicted one after the other.
-  void join_idle(i32 r) {
+  KVSIM_FN void join_idle(i32 r) {
     const i32 before = runs_[r].earlier;
     if (runs_[r].shadow || before != runs_[r].above || before == kNone || before == 0) return;
     if (runs_[before].next_use == runs_[r].next_use) merge_idle(r, before);
   }
 
   // A shadow that nobody holds is free at once; the primary blocks take its place in the order.
-  void free_twin(i32 shadow) {
+  KVSIM_FN void free_twin(i32 shadow) {
     const i32 chain = runs_[shadow].chain, lo = runs_[shadow].lo, hi = runs_[shadow].hi;
     plain_free_ += hi - lo;
     free_ += hi - lo;
@@ -317,13 +315,13 @@ class Pool {
     }
   }
 
-  KVSIM_RARE void tell(i32 chain, i32 lo, i32 hi) {
+  KVSIM_FN KVSIM_RARE void tell(i32 chain, i32 lo, i32 hi) {
     if (log_ != nullptr) log_->note(chain, 0, lo, hi);
     if (host_ != nullptr) host_->store(chain, lo, hi);
   }
 
   // The last `count` blocks of an idle run lose their keys.
-  void forget(i32 r, i32 count) {
+  KVSIM_FN void forget(i32 r, i32 count) {
     const i32 chain = runs_[r].chain, hi = runs_[r].hi, lo = hi - count;
     const bool shadow = runs_[r].shadow;
     runs_[r].hi = lo;
@@ -339,7 +337,7 @@ class Pool {
 
   // ---- Primary runs ----
 
-  i32 new_run() {
+  KVSIM_FN i32 new_run() {
     if (unused_ == kNone) {
       runs_.emplace_back();
       return static_cast<i32>(runs_.size() - 1);
@@ -350,12 +348,12 @@ class Pool {
     return r;
   }
 
-  void discard(i32 r) {
+  KVSIM_FN void discard(i32 r) {
     runs_[r].later = unused_;
     unused_ = r;
   }
 
-  void link_primary(i32 r, i32 below, i32 above) {
+  KVSIM_FN void link_primary(i32 r, i32 below, i32 above) {
     runs_[r].below = below;
     runs_[r].above = above;
     if (below != kNone) runs_[below].above = r;
@@ -366,7 +364,7 @@ class Pool {
     }
   }
 
-  void drop_primary(i32 r) {
+  KVSIM_FN void drop_primary(i32 r) {
     const Run& run = runs_[r];
     if (run.below != kNone) runs_[run.below].above = run.above;
     if (run.above != kNone) {
@@ -378,7 +376,7 @@ class Pool {
   }
 
   // Cuts a primary run at block `at`; returns the lower part. The upper one is evicted first.
-  i32 split(i32 r, i32 at) {
+  KVSIM_FN i32 split(i32 r, i32 at) {
     const i32 lower = new_run();
     runs_[lower].chain = runs_[r].chain;
     runs_[lower].lo = runs_[r].lo;
@@ -395,7 +393,7 @@ class Pool {
   }
 
   // Joins the run above to a held one.
-  void merge(i32 r, i32 above) {
+  KVSIM_FN void merge(i32 r, i32 above) {
     runs_[above].lo = runs_[r].lo;
     runs_[above].below = runs_[r].below;
     if (runs_[r].below != kNone) runs_[runs_[r].below].above = above;
@@ -403,12 +401,12 @@ class Pool {
     discard(r);
   }
 
-  void merge_idle(i32 r, i32 above) {
+  KVSIM_FN void merge_idle(i32 r, i32 above) {
     unlink(r);
     merge(r, above);
   }
 
-  void release_primary(i32 chain, i32 lo, i32 end) {
+  KVSIM_FN void release_primary(i32 chain, i32 lo, i32 end) {
     i32 r = states_[chain].last;
     while (end > lo) {
       while (runs_[r].lo >= end) r = runs_[r].below;
@@ -427,7 +425,7 @@ class Pool {
   }
 
   // Blocks [lo, hi) of the chain get their keys.
-  void insert(Holding& holding, i32 chain, i32 lo, i32 hi) {
+  KVSIM_FN void insert(Holding& holding, i32 chain, i32 lo, i32 hi) {
     ChainState& state = states_[chain];
     if (lo < state.end) {
       const i32 cut = static_cast<i32>(min_of(hi, state.end));
@@ -450,7 +448,7 @@ class Pool {
 
   // ---- Shadow runs ----
 
-  void link_shadow(i32 r, i32 before) {  // before: the shadow of the chain that got its key next, or none
+  KVSIM_FN void link_shadow(i32 r, i32 before) {  // before: the shadow of the chain that got its key next, or none
     ChainState& state = states_[runs_[r].chain];
     runs_[r].shadow = true;
     runs_[r].above = before;
@@ -460,7 +458,7 @@ class Pool {
     ++shadow_runs_;
   }
 
-  void unlink_shadow(i32 r) {
+  KVSIM_FN void unlink_shadow(i32 r) {
     ChainState& state = states_[runs_[r].chain];
     (runs_[r].below == kNone ? state.first_shadow : runs_[runs_[r].below].above) = runs_[r].above;
     (runs_[r].above == kNone ? state.last_shadow : runs_[runs_[r].above].below) = runs_[r].below;
@@ -468,25 +466,25 @@ class Pool {
     --shadow_runs_;
   }
 
-  void drop_shadow(i32 r) {
+  KVSIM_FN void drop_shadow(i32 r) {
     unlink_shadow(r);
     discard(r);
   }
 
-  void own(Holding& holding, i32 r) {
+  KVSIM_FN void own(Holding& holding, i32 r) {
     runs_[r].owner = &holding;
     runs_[r].next_owned = holding.shadows;
     holding.shadows = r;
   }
 
-  void disown(Holding& holding, i32 r) {
+  KVSIM_FN void disown(Holding& holding, i32 r) {
     i32* place = &holding.shadows;
     while (*place != r) place = &runs_[*place].next_owned;
     *place = runs_[r].next_owned;
     runs_[r].owner = nullptr;
   }
 
-  void add_shadow(Holding& holding, i32 chain, i32 lo, i32 hi) {
+  KVSIM_FN void add_shadow(Holding& holding, i32 chain, i32 lo, i32 hi) {
     const i32 r = new_run();
     runs_[r].chain = chain;
     runs_[r].lo = lo;
@@ -497,7 +495,7 @@ class Pool {
   }
 
   // Cuts a shadow at block `at`; returns the lower part.
-  i32 split_shadow(i32 r, i32 at) {
+  KVSIM_FN i32 split_shadow(i32 r, i32 at) {
     const i32 lower = new_run();
     runs_[lower].chain = runs_[r].chain;
     runs_[lower].lo = runs_[r].lo;
@@ -514,23 +512,39 @@ class Pool {
   }
 
   // Primary blocks [lo, hi) are gone: the shadows that got these keys next take their place.
-  void promote(i32 chain, i32 lo, i32 hi) { promote_from(states_[chain].first_shadow, chain, lo, hi); }
-
-  void promote_from(i32 r, i32 chain, i32 lo, i32 hi) {
-    while (r != kNone && (runs_[r].hi <= lo || runs_[r].lo >= hi)) r = runs_[r].above;
-    if (r == kNone || lo >= hi) return;
-    if (runs_[r].hi > hi) r = split_shadow(r, hi);
-    i32 next = runs_[r].above;
-    if (runs_[r].lo < lo) split_shadow(r, lo);
-    const i32 from = runs_[r].lo, to = runs_[r].hi;
-    if (runs_[r].owner != nullptr) disown(*runs_[r].owner, r);
-    unlink_shadow(r);
-    i32 above = kNone, below = states_[chain].last;
-    while (below != kNone && runs_[below].lo >= to) above = below, below = runs_[below].below;
-    link_primary(r, below, above);
-    promote_from(next, chain, lo, from);
-    promote_from(next, chain, to, hi);
+  KVSIM_FN __attribute__((noinline)) void promote(i32 chain, i32 lo, i32 hi) {
+    i32 r = states_[chain].first_shadow;
+    for (;;) {
+      while (lo < hi && r != kNone && (runs_[r].hi <= lo || runs_[r].lo >= hi)) r = runs_[r].above;
+      if (lo >= hi || r == kNone) {
+        if (gaps_.empty()) return;
+        r = gaps_.back().from;
+        lo = gaps_.back().lo;
+        hi = gaps_.back().hi;
+        gaps_.pop_back();
+        continue;
+      }
+      if (runs_[r].hi > hi) r = split_shadow(r, hi);
+      const i32 next = runs_[r].above;
+      if (runs_[r].lo < lo) split_shadow(r, lo);
+      const i32 from = runs_[r].lo, to = runs_[r].hi;
+      if (runs_[r].owner != nullptr) disown(*runs_[r].owner, r);
+      unlink_shadow(r);
+      i32 above = kNone, below = states_[chain].last;
+      while (below != kNone && runs_[below].lo >= to) above = below, below = runs_[below].below;
+      link_primary(r, below, above);
+      // What it leaves open on both sides is for those after it, the lower side first.
+      if (to < hi) gaps_.push_back({next, to, hi});
+      r = next;
+      hi = from;
+    }
   }
+
+  // Primary blocks [lo, hi) that the shadows from one on may take the place of.
+  struct Gap {
+    i32 from;
+    i32 lo, hi;
+  };
 
   static constexpr i64 kShared = -1;
 
@@ -539,16 +553,17 @@ class Pool {
   bool ordered_;
   HostTier* host_;
   EvictionLog* log_ = nullptr;
-  bool told_;                   // whether anybody asks what is evicted
-  i64 next_use_ = 0;            // of the blocks being given back
-  std::map<i64, i32> last_of_;  // by next use
+  bool told_;              // whether anybody asks what is evicted
+  i64 next_use_ = 0;       // of the blocks being given back
+  Map<i64, i32> last_of_;  // by next use
   i64 plain_free_;
   i64 free_;
   i64 evicted_ = 0;
   i64 shadow_runs_ = 0;
   i32 unused_ = kNone;
-  std::vector<Run> runs_;
-  std::vector<ChainState> states_;
+  Vector<Run> runs_;
+  Vector<ChainState> states_;
+  Vector<Gap> gaps_;  // empty but while promote() runs
 };
 
 }  // namespace kvsim

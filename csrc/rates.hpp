@@ -6,10 +6,13 @@
 
 #include <cstdint>
 
+// KVSIM_HD is for what hosts and devices both run and hosts always inline, KVSIM_FN for the rest of what both run.
 #if defined(__CUDACC__)
 #define KVSIM_HD __host__ __device__ __forceinline__
+#define KVSIM_FN __host__ __device__
 #else
 #define KVSIM_HD inline __attribute__((always_inline))
+#define KVSIM_FN
 #endif
 #define KVSIM_UNREACHABLE() __builtin_unreachable()
 

@@ -4,9 +4,7 @@
 // steps in which nothing but decoding happens is planned as one, and cut where an arrival could change it.
 #pragma once
 
-#include <algorithm>
-#include <vector>
-
+#include "containers.hpp"
 #include "scheduler.hpp"
 #include "step_law.hpp"
 #include "timeline.hpp"
@@ -27,6 +25,23 @@ struct Served {
   i64* hittable_tokens = nullptr;
   i64* preemptions = nullptr;
   i64* replica = nullptr;
+
+  // `visit(column, before)` in this order; `before` is what stands in every row at first.
+  template <class Visit>
+  void each_column(Visit&& visit) {
+    visit(release_ns, -1);
+    visit(scheduled_ns, -1);
+    visit(first_token_ns, -1);
+    visit(finish_ns, -1);
+    visit(recompute_ns, -1);
+    visit(gpu_ns, 0);
+    visit(held_block_ns, 0);
+    visit(cached_tokens, -1);
+    visit(loaded_tokens, -1);
+    visit(hittable_tokens, -1);
+    visit(preemptions, -1);
+    visit(replica, -1);
+  }
 };
 
 struct ReplicaTotals {
@@ -41,21 +56,21 @@ struct ReplicaTotals {
 // Whole nanoseconds, and a fraction of one in units.
 class Clock {
  public:
-  explicit Clock(i64 fraction_bits) : bits_(fraction_bits) {}
-  i64 ns() const { return ns_; }
+  KVSIM_FN explicit Clock(i64 fraction_bits) : bits_(fraction_bits) {}
+  KVSIM_FN i64 ns() const { return ns_; }
   // The time after so many units more.
-  i64 after(i64 units) const { return ns_ + ((fraction_ + units) >> bits_); }
+  KVSIM_FN i64 after(i64 units) const { return ns_ + ((fraction_ + units) >> bits_); }
   // Waits until that instant.
-  void wait(i64 ns) {
+  KVSIM_FN void wait(i64 ns) {
     if (ns > ns_) ns_ = ns, fraction_ = 0;
   }
-  void run(i64 units) {
+  KVSIM_FN void run(i64 units) {
     fraction_ += units;
     ns_ += fraction_ >> bits_;
     fraction_ &= (i64{1} << bits_) - 1;
   }
   // Units from now until that instant; more than `most` may be said to be `most`.
-  i64 units_until(i64 ns, i64 most) const {
+  KVSIM_FN i64 units_until(i64 ns, i64 most) const {
     return ns - ns_ > (most >> bits_) + 1 ? most : ((ns - ns_) << bits_) - fraction_;
   }
 
@@ -69,8 +84,8 @@ class Clock {
 template <class S>
 class BasicReplica {
  public:
-  BasicReplica(i64 number, const Settings& settings, const StepLaw& law, const Contexts& contexts, const Chains& chains,
-               const Plan& plan, const Served& served, const Timeline& timeline)
+  KVSIM_FN BasicReplica(i64 number, const Settings& settings, const StepLaw& law, const Contexts& contexts,
+                        const Chains& chains, const Plan& plan, const Served& served, const Timeline& timeline)
       : number_(number),
         usable_blocks_(settings.num_gpu_blocks - 1),
         async_(settings.async_scheduling != 0),
@@ -82,17 +97,17 @@ class BasicReplica {
 
   static constexpr i64 kNever = INT64_MAX;
   // When the planned steps end; never, if none is under way.
-  i64 ends_ns() const { return ends_ns_; }
+  KVSIM_FN i64 ends_ns() const { return ends_ns_; }
   // When the next step may start that could not yet: blocks are being loaded. Never, if none is awaited.
-  i64 wakes_ns() const { return wakes_ns_; }
-  bool free() const { return ends_ns_ == kNever; }
-  const S& scheduler() const { return scheduler_; }
-  i64 missing_blocks(i64 row) { return scheduler_.missing_blocks(row); }
+  KVSIM_FN i64 wakes_ns() const { return wakes_ns_; }
+  KVSIM_FN bool free() const { return ends_ns_ == kNever; }
+  KVSIM_FN const S& scheduler() const { return scheduler_; }
+  KVSIM_FN i64 missing_blocks(i64 row) { return scheduler_.missing_blocks(row); }
 
   // From now on, what is evicted is written down.
-  void keep(EvictionLog* log) { scheduler_.keep(log); }
+  KVSIM_FN void keep(EvictionLog* log) { scheduler_.keep(log); }
 
-  void arrive(i64 row, i64 now_ns) {
+  KVSIM_FN void arrive(i64 row, i64 now_ns) {
     if (steps_ > 1 && scheduler_.admits_arrivals()) plan(steps_until(now_ns));
     served_.replica[row] = number_;
     scheduler_.arrive(row, now_ns);
@@ -100,7 +115,7 @@ class BasicReplica {
 
   // Starts the next step at that instant, and plans those after it that are sure to decode the same requests; if
   // there is anything that can run. With asynchronous scheduling the step after it is decided on now.
-  void begin(i64 now_ns) {
+  KVSIM_FN void begin(i64 now_ns) {
     const i64 free_blocks = scheduler_.pool().free_blocks();
     if (scheduler_.steps_in_flight() == 0) {
       do {  // where the only one that could run preempts itself, no time passes
@@ -123,7 +138,7 @@ class BasicReplica {
 
   // Ends the planned steps, which brings their tokens; `on_finish(row)` follows each last one.
   template <class OnFinish>
-  void end(OnFinish&& on_finish) {
+  KVSIM_FN void end(OnFinish&& on_finish) {
     const i64 started_ns = clock_.ns();
     pass(steps_ - 1);
     clock_.run(stretch_.units(1));
@@ -147,7 +162,7 @@ class BasicReplica {
   }
 
   // Ends those of the planned steps that end before that instant, so that the pool is as it is then.
-  void catch_up(i64 now_ns) {
+  KVSIM_FN void catch_up(i64 now_ns) {
     const i64 steps = steps_ > 1 ? steps_until(now_ns) - 1 : 0;
     if (steps == 0) return;
     const i64 started_ns = clock_.ns();
@@ -156,7 +171,7 @@ class BasicReplica {
     steps_ -= steps;
   }
 
-  ReplicaTotals totals() const {
+  KVSIM_FN ReplicaTotals totals() const {
     ReplicaTotals totals = totals_;
     totals.end_ns = clock_.ns();
     totals.evicted_blocks = scheduler_.pool().evicted();
@@ -164,7 +179,7 @@ class BasicReplica {
   }
 
  private:
-  void schedule(i64 now_ns) {
+  KVSIM_FN void schedule(i64 now_ns) {
     scheduler_.schedule(now_ns);
     if (shared_lines_ >= 0 && !scheduler_.dispersed().empty()) {
       sharers_ = scheduler_.dispersed();
@@ -174,7 +189,7 @@ class BasicReplica {
   }
 
   // What the oldest step in flight takes, and what each step more would.
-  void price() {
+  KVSIM_FN void price() {
     const Step& step = scheduler_.oldest();
     if (!step.joined.empty()) {
       if (shared_lines_ >= 0) settle();
@@ -205,7 +220,7 @@ class BasicReplica {
   }
 
   // What layers with windows add for the sequences that decode.
-  void price_windows(const Step& step, i64 each) {
+  KVSIM_FN void price_windows(const Step& step, i64 each) {
     scheduler_.each_part(step, [&](const Work& part) {
       const i64 context = part.before + 1;
       if (part.tokens > 1 || context <= scheduler_.seat(part.seat).prompt) return;
@@ -216,20 +231,20 @@ class BasicReplica {
     });
   }
 
-  bool decoding() const { return chunks_.empty(); }
+  KVSIM_FN bool decoding() const { return chunks_.empty(); }
 
-  void plan(i64 steps) {
+  KVSIM_FN void plan(i64 steps) {
     steps_ = steps;
     ends_ns_ = clock_.after(stretch_.units(steps));
   }
 
   // The fewest planned steps that end at or after that instant.
-  i64 steps_until(i64 now_ns) const {
+  KVSIM_FN i64 steps_until(i64 now_ns) const {
     return stretch_.steps_until(clock_.units_until(now_ns, stretch_.units(steps_)), steps_);
   }
 
   // Runs so many of the planned steps, all but the last one's update.
-  void pass(i64 steps) {
+  KVSIM_FN void pass(i64 steps) {
     if (steps == 0) return;
     scheduler_.advance(
         steps, [&](i64 step) { return clock_.after(stretch_.units(step)); },
@@ -239,7 +254,7 @@ class BasicReplica {
     totals_.steps += steps;
   }
 
-  void note_time(i64 steps, i64 started_ns) {
+  KVSIM_FN void note_time(i64 steps, i64 started_ns) {
     totals_.steps += steps;
     totals_.busy_ns += clock_.ns() - started_ns;
     totals_.peak_blocks = max_of(totals_.peak_blocks, usable_blocks_ - scheduler_.least_free());
@@ -247,7 +262,7 @@ class BasicReplica {
   }
 
   // Shares the time of decode steps among their requests. Consecutive ones that decode the same are shared as one.
-  void share_decode(i64 duration_ns) {
+  KVSIM_FN void share_decode(i64 duration_ns) {
     const Step& step = scheduler_.oldest();
     if (!same_sharers(step)) {
       settle();
@@ -263,7 +278,7 @@ class BasicReplica {
   }
 
   // Shares the time of a step by tokens.
-  void share_prefill(i64 duration_ns) {
+  KVSIM_FN void share_prefill(i64 duration_ns) {
     settle();
     const Step& step = scheduler_.oldest();
     const i64 token_ns = duration_ns / tokens_;
@@ -277,7 +292,7 @@ class BasicReplica {
     scheduler_.seat(scheduler_.first_of(step)).gpu_ns += rest_ns;
   }
 
-  bool same_sharers(const Step& step) const {
+  KVSIM_FN bool same_sharers(const Step& step) const {
     if (shared_lines_ >= 0) return step.parts.empty() && step.version == shared_lines_;
     if (sharers_.empty() || step.size() != static_cast<i64>(sharers_.size())) return false;
     std::size_t place = 0;
@@ -286,7 +301,7 @@ class BasicReplica {
     return same;
   }
 
-  void settle() {
+  KVSIM_FN void settle() {
     const i64 count = shared_lines_ >= 0 ? shared_count_ : static_cast<i64>(sharers_.size());
     if (count == 0) return;
     const i64 each_ns = shared_ns_ / count;
@@ -303,7 +318,7 @@ class BasicReplica {
   }
 
   // Of the step that starts now, as long as its requests have their seats.
-  void note_prefill() {
+  KVSIM_FN void note_prefill() {
     share_prefill(clock_.after(stretch_.units(1)) - clock_.ns());
     const i64 in_step = scheduler_.oldest().size();
     for (const Work& part : chunks_) {
@@ -314,7 +329,7 @@ class BasicReplica {
     }
   }
 
-  void write(const typename S::Request& request) {
+  KVSIM_FN void write(const typename S::Request& request) {
     const i64 row = request.row;
     const i64 half = (i64{1} << law_.fraction_bits) / 2;
     served_.finish_ns[row] = clock_.ns();
@@ -344,14 +359,14 @@ class BasicReplica {
   DecodeStretch stretch_;
   i64 tokens_ = 0;
   i64 room_in_window_ = 0;
-  std::vector<Work> chunks_;  // of the step: those parts that prefill
+  Vector<Work> chunks_;  // of the step: those parts that prefill
 
   // Decode steps whose time is still to be shared: among lines of that version, or else those rows.
   static constexpr i64 kNoLines = -1;
   i64 shared_lines_ = kNoLines;
   i64 shared_count_ = 0;
   i64 shared_first_ = 0;  // row that has the remainder
-  std::vector<i64> sharers_;
+  Vector<i64> sharers_;
   i64 shared_ns_ = 0;
   ReplicaTotals totals_;
 };

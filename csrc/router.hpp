@@ -1,9 +1,7 @@
 // Which replica a turn goes to.
 #pragma once
 
-#include <deque>
-#include <vector>
-
+#include "containers.hpp"
 #include "replica.hpp"
 
 namespace kvsim {
@@ -12,11 +10,12 @@ enum Routing : i64 { kRoundRobin = 0, kLeastLoaded = 1, kSticky = 2, kPrefixAwar
 
 class Router {
  public:
-  Router(i64 routing, i64 trajectories) : routing_(routing), homes_(routing == kSticky ? trajectories : 0, kNone) {}
+  KVSIM_FN Router(i64 routing, i64 trajectories)
+      : routing_(routing), homes_(routing == kSticky ? trajectories : 0, kNone) {}
 
   // The replica for the turn; the first of equals.
   template <class Replica>
-  i64 route(std::deque<Replica>& replicas, i64 trajectory, i64 row, i64 now_ns) {
+  KVSIM_FN i64 route(Deque<Replica>& replicas, i64 trajectory, i64 row, i64 now_ns) {
     const i64 count = static_cast<i64>(replicas.size());
     if (count == 1) return 0;
     if (routing_ == kRoundRobin) return next_++ % count;
@@ -33,7 +32,7 @@ class Router {
  private:
   // Unfinished requests, or their prompts' blocks and those that the turn would miss.
   template <class Replica>
-  i64 load(Replica& replica, i64 row, i64 now_ns) const {
+  KVSIM_FN i64 load(Replica& replica, i64 row, i64 now_ns) const {
     if (routing_ != kPrefixAware) return replica.scheduler().unfinished();
     replica.catch_up(now_ns);
     return replica.missing_blocks(row) + replica.scheduler().prompt_blocks();
@@ -41,7 +40,7 @@ class Router {
 
   i64 routing_;
   i64 next_ = 0;
-  std::vector<i32> homes_;  // by trajectory
+  Vector<i32> homes_;  // by trajectory
 };
 
 }  // namespace kvsim

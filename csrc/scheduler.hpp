@@ -4,15 +4,8 @@
 // KVCacheManager.allocate_slots; the two agree in every decision.
 #pragma once
 
-#include <algorithm>
-#include <array>
-#include <deque>
-#include <map>
-#include <memory>
-#include <unordered_map>
-#include <vector>
-
 #include "block_pool.hpp"
+#include "containers.hpp"
 #include "decoders.hpp"
 #include "plan.hpp"
 #include "pool.hpp"
@@ -46,8 +39,8 @@ struct BasicRequest {
   i64 hittable = 0;
   i64 recompute_units = 0;
 
-  i64 tokens() const { return prompt + generated; }
-  bool served_after(const BasicRequest& other) const {
+  KVSIM_FN i64 tokens() const { return prompt + generated; }
+  KVSIM_FN bool served_after(const BasicRequest& other) const {
     return priority != other.priority ? priority > other.priority : arrival > other.arrival;
   }
 };
@@ -58,7 +51,7 @@ struct Work {
   i64 before;  // computed tokens before the step
   i64 tokens;
   // Built in place: a copy from the stack costs as much as the scheduling itself.
-  Work(i32 seat, i64 before, i64 tokens) : seat(seat), before(before), tokens(tokens) {}
+  KVSIM_FN Work(i32 seat, i64 before, i64 tokens) : seat(seat), before(before), tokens(tokens) {}
 };
 
 // What a step computes: a token for each of the lines, which come first, and the parts of other requests.
@@ -66,13 +59,13 @@ struct Step {
   i64 lines = 0;     // of the requests in Decoders
   i64 computed = 0;  // tokens that these had before the step
   i64 round = 0;
-  i64 version = 0;          // of the lines
-  std::vector<i32> joined;  // seats of those of them that are new
-  std::vector<Work> parts;
+  i64 version = 0;     // of the lines
+  Vector<i32> joined;  // seats of those of them that are new
+  Vector<Work> parts;
 
-  i64 size() const { return lines + static_cast<i64>(parts.size()); }
-  bool empty() const { return size() == 0; }
-  void clear() {
+  KVSIM_FN i64 size() const { return lines + static_cast<i64>(parts.size()); }
+  KVSIM_FN bool empty() const { return size() == 0; }
+  KVSIM_FN void clear() {
     lines = computed = 0;
     joined.clear();
     parts.clear();
@@ -85,12 +78,12 @@ class BasicScheduler {
  public:
   using Request = BasicRequest<typename P::Holding>;
 
-  BasicScheduler(const Settings& settings, const Contexts& contexts, const Chains& chains, const Plan& plan)
+  KVSIM_FN BasicScheduler(const Settings& settings, const Contexts& contexts, const Chains& chains, const Plan& plan)
       : settings_(settings),
         contexts_(contexts),
         plan_(plan),
         chains_(chains),
-        host_(plan.host == kNoHost ? nullptr : new HostTier(chains, plan.host_blocks)),
+        host_(plan.host == kNoHost ? nullptr : make_owner<HostTier>(chains, plan.host_blocks)),
         pool_(chains, settings, plan.next_use_ns != nullptr, plan.host == kOnEviction ? host_.get() : nullptr),
         seats_(settings.max_num_seqs),
         decoders_(settings.block_size, settings.max_num_seqs),
@@ -102,13 +95,13 @@ class BasicScheduler {
   BasicScheduler& operator=(const BasicScheduler&) = delete;
 
   // From now on, what is evicted is written down.
-  void keep(EvictionLog* log) {
+  KVSIM_FN void keep(EvictionLog* log) {
     log_ = log;
     pool_.keep(log);
   }
 
   // A request joins the waiting queue. What the turn above still holds then stays held until it is admitted.
-  void arrive(i64 row, i64 now_ns) {
+  KVSIM_FN void arrive(i64 row, i64 now_ns) {
     Request request;
     request.row = row;
     request.prompt = contexts_.prompt[row];
@@ -124,7 +117,7 @@ class BasicScheduler {
   }
 
   // Decides what the next step computes: work(), preempted(). At most one step may be in flight.
-  void schedule(i64 now_ns) {
+  KVSIM_FN void schedule(i64 now_ns) {
     now_ns_ = now_ns;
     work_ = &steps_[oldest_ ^ in_flight_];
     work_->clear();
@@ -149,7 +142,7 @@ class BasicScheduler {
   // Ends the oldest step in flight. `on_token(request)` follows each token, `on_finish(request)` the last one; blocks
   // are free then.
   template <class OnToken, class OnFinish>
-  void update(i64 now_ns, OnToken&& on_token, OnFinish&& on_finish) {
+  KVSIM_FN void update(i64 now_ns, OnToken&& on_token, OnFinish&& on_finish) {
     if (in_flight_ == 0) return;
     now_ns_ = now_ns;
     const Step& ended = steps_[oldest_];
@@ -182,7 +175,7 @@ class BasicScheduler {
   // How many steps from the oldest in flight on, itself included, are sure to run the same requests, one token each,
   // and so are those scheduled until the last of them ends. What may end this, arrivals where admits_arrivals() and
   // next_event_ns(), is the caller's to watch.
-  i64 steady_steps() const {
+  KVSIM_FN i64 steady_steps() const {
     const Step& oldest = steps_[oldest_];
     if (!preempted_.empty() || admitted_ > 0) return 1;
     if (work_->size() + loading_ != static_cast<i64>(running_.size())) return 1;
@@ -203,7 +196,7 @@ class BasicScheduler {
   // Ends `more` of the steady steps, and schedules as many. `end_of(n)` says when the n-th of them ends and the one
   // after it starts; `on_blocks(ns, count)` follows where so many blocks more are in use.
   template <class EndOf, class OnBlocks>
-  void advance(i64 more, EndOf&& end_of, OnBlocks&& on_blocks) {
+  KVSIM_FN void advance(i64 more, EndOf&& end_of, OnBlocks&& on_blocks) {
     if (log_ == nullptr) {
       advance_by<false>(more, end_of, on_blocks);
     } else {
@@ -212,7 +205,7 @@ class BasicScheduler {
   }
 
   // When blocks are loaded or held no longer, as of the last schedule(); -1: nothing is to come by itself.
-  i64 next_event_ns() const {
+  KVSIM_FN i64 next_event_ns() const {
     i64 next_ns = pauses_.empty() ? kForever : min_of(pauses_.begin()->first.until_ns, kForever);
     if (host_ != nullptr) {
       for (std::size_t place = decoders_.size(); place < running_.size(); ++place) {
@@ -224,22 +217,22 @@ class BasicScheduler {
   }
 
   // Whether an arrival could run in the next step.
-  bool admits_arrivals() const {
+  KVSIM_FN bool admits_arrivals() const {
     if (settings_.priority) return true;
     return waiting_.empty() && static_cast<i64>(running_.size()) < settings_.max_num_seqs;
   }
 
-  const Step& work() const { return *work_; }             // of the step scheduled last
-  const Step& oldest() const { return steps_[oldest_]; }  // of the one that ends next
-  i64 steps_in_flight() const { return in_flight_; }
+  KVSIM_FN const Step& work() const { return *work_; }             // of the step scheduled last
+  KVSIM_FN const Step& oldest() const { return steps_[oldest_]; }  // of the one that ends next
+  KVSIM_FN i64 steps_in_flight() const { return in_flight_; }
   // All that the step computes, in order of service: `on_part(work)`.
   template <class OnPart>
-  void each_part(const Step& step, OnPart&& on_part) const {
+  KVSIM_FN void each_part(const Step& step, OnPart&& on_part) const {
     if (step.lines > 0) each_line(step.round, [&](i32 seat, i64 before) { on_part(Work(seat, before, 1)); });
     for (const Work& part : step.parts) on_part(part);
   }
   // Who comes first in it.
-  i32 first_of(const Step& step) const {
+  KVSIM_FN i32 first_of(const Step& step) const {
     if (step.lines == 0) return step.parts.front().seat;
     std::size_t place = 0;
     while (!decoders_.takes_part(running_[place], step.round)) ++place;
@@ -247,50 +240,50 @@ class BasicScheduler {
   }
 
   // Who keeps time shares that of the lines by what each of them has, from the step on in which it joined.
-  void share(i64 each_ns) { decoders_.share(each_ns); }
-  void begin_sharing(const Step& step) {
+  KVSIM_FN void share(i64 each_ns) { decoders_.share(each_ns); }
+  KVSIM_FN void begin_sharing(const Step& step) {
     for (const i32 seat : step.joined) decoders_.begin_sharing(seat);
   }
   // Whether the end of the oldest step is the end of a line.
-  bool ends_lines() const { return steps_[oldest_].lines > 0 && decoders_.rounds_to_end() == 1; }
+  KVSIM_FN bool ends_lines() const { return steps_[oldest_].lines > 0 && decoders_.rounds_to_end() == 1; }
   // Who was a line in the step that ended last and is none any more since the last schedule(): rows.
-  const std::vector<i64>& dispersed() const { return dispersed_; }
+  KVSIM_FN const Vector<i64>& dispersed() const { return dispersed_; }
 
-  const std::vector<i64>& preempted() const { return preempted_; }
-  Request& seat(i32 seat) { return seats_[seat]; }
-  const Request& seat(i32 seat) const { return seats_[seat]; }
-  const std::vector<i32>& running() const { return running_; }
-  i64 waiting() const { return static_cast<i64>(waiting_.size()); }
-  bool idle() const { return running_.empty() && waiting_.empty(); }
-  const P& pool() const { return pool_; }
+  KVSIM_FN const Vector<i64>& preempted() const { return preempted_; }
+  KVSIM_FN Request& seat(i32 seat) { return seats_[seat]; }
+  KVSIM_FN const Request& seat(i32 seat) const { return seats_[seat]; }
+  KVSIM_FN const Vector<i32>& running() const { return running_; }
+  KVSIM_FN i64 waiting() const { return static_cast<i64>(waiting_.size()); }
+  KVSIM_FN bool idle() const { return running_.empty() && waiting_.empty(); }
+  KVSIM_FN const P& pool() const { return pool_; }
   // The fewest free blocks after the scheduling of the last step and of those it was advanced by.
-  i64 least_free() const { return least_free_; }
+  KVSIM_FN i64 least_free() const { return least_free_; }
 
   // For routers: how many requests are unfinished, the blocks of their prompts, and what a turn would have to compute.
-  i64 unfinished() const { return waiting() + static_cast<i64>(running_.size()); }
-  i64 prompt_blocks() const { return prompt_blocks_; }
-  i64 missing_blocks(i64 row) {
+  KVSIM_FN i64 unfinished() const { return waiting() + static_cast<i64>(running_.size()); }
+  KVSIM_FN i64 prompt_blocks() const { return prompt_blocks_; }
+  KVSIM_FN i64 missing_blocks(i64 row) {
     const i64 prompt = contexts_.prompt[row];
     auto holding = pool_.holding_for(chains_.of_row[row], prompt);
     return blocks_for(prompt) - hits(holding, (prompt - 1) / settings_.block_size);
   }
 
  private:
-  i64 blocks_for(i64 tokens) const { return (tokens + settings_.block_size - 1) / settings_.block_size; }
+  KVSIM_FN i64 blocks_for(i64 tokens) const { return (tokens + settings_.block_size - 1) / settings_.block_size; }
 
   // Blocks for so many tokens of the request, and keys for those that known tokens fill.
-  void grow(Request& request, i64 slots) {
+  KVSIM_FN void grow(Request& request, i64 slots) {
     typename P::Holding& holding = request.holding;
     if (slots > holding.blocks() * settings_.block_size) pool_.allocate(holding, blocks_for(slots));
     give_keys(request, min_of(slots, request.tokens()));
   }
 
-  void give_keys(Request& request, i64 tokens) {
+  KVSIM_FN void give_keys(Request& request, i64 tokens) {
     if (!decoders_.empty()) tell_keys_before(request.holding, tokens / settings_.block_size);
     give_own_keys(request, tokens);
   }
 
-  void give_own_keys(Request& request, i64 tokens) {
+  KVSIM_FN void give_own_keys(Request& request, i64 tokens) {
     typename P::Holding& holding = request.holding;
     if (tokens >= (holding.keyed + 1) * settings_.block_size) pool_.give_keys(holding, tokens / settings_.block_size);
     if constexpr (P::kStepwise) return;  // windows may pass a block at any step
@@ -298,21 +291,21 @@ class BasicScheduler {
   }
 
   // Counts so many blocks as the request's from now on.
-  void note_blocks(Request& request, i64 blocks) const {
+  KVSIM_FN void note_blocks(Request& request, i64 blocks) const {
     request.held_block_ns -= blocks * (now_ns_ - request.release_ns);
   }
   // What the request holds it holds until now.
-  void note_held(Request& request) const { note_blocks(request, -request.holding.in_use()); }
+  KVSIM_FN void note_held(Request& request) const { note_blocks(request, -request.holding.in_use()); }
 
   // Gives back what windows have passed; the step in flight still reads what it began with.
-  void pass(Request& request) {
+  KVSIM_FN void pass(Request& request) {
     const i64 held = request.holding.in_use();
     pool_.pass(request.holding, request.settled);
     note_blocks(request, request.holding.in_use() - held);
   }
 
   // So many decode steps of one request.
-  void move(Work& work, Request& request, i64 steps) {
+  KVSIM_FN void move(Work& work, Request& request, i64 steps) {
     request.computed += steps;
     request.settled += steps;
     request.generated += steps;
@@ -324,12 +317,12 @@ class BasicScheduler {
 
   // Who takes which block is told step by step.
   template <class EndOf, class OnBlocks>
-  KVSIM_RARE void advance_and_tell(i64 more, EndOf& end_of, OnBlocks& on_blocks) {
+  KVSIM_FN KVSIM_RARE void advance_and_tell(i64 more, EndOf& end_of, OnBlocks& on_blocks) {
     for (i64 step = 1; step <= more; ++step) advance_by<true>(1, [&](i64) { return end_of(step); }, on_blocks);
   }
 
   template <bool kTell, class EndOf, class OnBlocks>
-  void advance_by(i64 more, EndOf&& end_of, OnBlocks&& on_blocks) {
+  KVSIM_FN void advance_by(i64 more, EndOf&& end_of, OnBlocks&& on_blocks) {
     if constexpr (P::kStepwise) {
       for (i64 step = 1; step <= more; ++step) {
         const i64 free_blocks = pool_.free_blocks();
@@ -363,16 +356,16 @@ class BasicScheduler {
     for (Work& work : steps_[oldest_].parts) work.before += more;
   }
 
-  static bool same_requests(const Step& one, const Step& other) {
+  KVSIM_FN static bool same_requests(const Step& one, const Step& other) {
     return one.lines == other.lines && (one.lines == 0 || one.version == other.version) &&
-           std::equal(one.parts.begin(), one.parts.end(), other.parts.begin(), other.parts.end(),
-                      [](const Work& a, const Work& b) { return a.seat == b.seat; });
+           algorithms::equal(one.parts.begin(), one.parts.end(), other.parts.begin(), other.parts.end(),
+                             [](const Work& a, const Work& b) { return a.seat == b.seat; });
   }
 
   // ---- Lines: the requests in Decoders, which are the first of the running ones ----
 
   // A token for each of them, if there is room for all.
-  void schedule_lines(i64& budget, i64 longest) {
+  KVSIM_FN void schedule_lines(i64& budget, i64 longest) {
     if constexpr (!P::kStepwise) {
       while (decoders_.any_leaves()) {
         tell(decoders_.next_to_leave());
@@ -396,7 +389,7 @@ class BasicScheduler {
     }
   }
 
-  void join_lines() {
+  KVSIM_FN void join_lines() {
     for (std::size_t place = decoders_.size(); place < running_.size(); ++place) {
       const i32 seat = running_[place];
       const i64 rounds = rounds_of(seats_[seat]);
@@ -409,14 +402,14 @@ class BasicScheduler {
   }
 
   // The tokens that a request is still to decode, one in each step from now on; 0: it does something else now.
-  static i64 rounds_of(const Request& request) {
+  KVSIM_FN static i64 rounds_of(const Request& request) {
     const i64 missing = request.tokens() - request.computed;
     if (missing > 1 || request.computed < request.prompt || request.ready_ns >= 0) return 0;
     return request.output - request.generated - (missing == 0 ? 1 : 0);  // 0: the step in flight brings one
   }
 
   // Whether running requests could find too few blocks free, so that lines are not just taken along.
-  bool may_lack_blocks(i64 longest) const {
+  KVSIM_FN bool may_lack_blocks(i64 longest) const {
     i64 blocks = decoders_.takes();
     for (std::size_t place = decoders_.size(); settings_.priority && place < running_.size(); ++place) {
       const Request& request = seats_[running_[place]];
@@ -428,7 +421,7 @@ class BasicScheduler {
 
   // `on_line(seat, computed tokens before)` for those who take part in a round.
   template <class OnLine>
-  void each_line(i64 round, OnLine&& on_line) const {
+  KVSIM_FN void each_line(i64 round, OnLine&& on_line) const {
     for (std::size_t place = 0; place < static_cast<std::size_t>(decoders_.size()); ++place) {
       const i32 seat = running_[place];
       if (decoders_.takes_part(seat, round)) on_line(seat, decoders_.computed_before(seat, round));
@@ -436,7 +429,7 @@ class BasicScheduler {
   }
 
   // A line's request as it is now.
-  void tell(i32 seat) {
+  KVSIM_FN void tell(i32 seat) {
     Request& request = seats_[seat];
     const Decoders::Progress progress = decoders_.tell(seat);
     request.computed += progress.scheduled;
@@ -448,7 +441,7 @@ class BasicScheduler {
   }
 
   // Its keys, too, as of when it was scheduled last: for tokens known by then.
-  void tell_keys(i32 seat) {
+  KVSIM_FN void tell_keys(i32 seat) {
     tell(seat);
     const Request& request = seats_[seat];
     const i64 since = decoders_.has_left(seat) ? 1 : token_since_;
@@ -456,7 +449,7 @@ class BasicScheduler {
   }
 
   template <class OnFinish>
-  void end_line(OnFinish& on_finish) {
+  KVSIM_FN void end_line(OnFinish& on_finish) {
     const i32 seat = decoders_.next_to_end();
     tell(seat);
     if (!decoders_.first_has_left()) decoders_.leave();
@@ -466,17 +459,17 @@ class BasicScheduler {
     request.gpu_ns += decoders_.shares(seat);
     decoders_.remove();
     finish(request, on_finish);
-    running_.erase(std::find(running_.begin(), running_.end(), seat));
+    running_.erase(algorithms::find(running_.begin(), running_.end(), seat));
     empty_seats_.push_back(seat);
   }
 
   // The lines become requests like others; steps in flight, too.
-  void disperse() {
+  KVSIM_FN void disperse() {
     const i64 last_ended = decoders_.ended() - 1;
     for (i64 number = 0; number < in_flight_; ++number) {
       Step& step = steps_[oldest_ ^ number];
       if (step.lines == 0) continue;
-      std::vector<Work> parts;
+      Vector<Work> parts;
       each_part(step, [&](const Work& part) { parts.push_back(part); });
       step.parts = std::move(parts);
       step.lines = 0;
@@ -493,7 +486,7 @@ class BasicScheduler {
   }
 
   template <bool kTell, class EndOf, class OnBlocks>
-  void advance_lines(i64 more, EndOf& end_of, OnBlocks& on_blocks) {
+  KVSIM_FN void advance_lines(i64 more, EndOf& end_of, OnBlocks& on_blocks) {
     kTell ? take_and_tell(end_of(1)) : pool_.take(decoders_.takes(more));
     decoders_.advance(more, end_of, on_blocks);
     for (i64 number = 0; number < in_flight_; ++number) {
@@ -504,7 +497,7 @@ class BasicScheduler {
   }
 
   // The blocks that the next round of the lines takes, one by one.
-  KVSIM_RARE void take_and_tell(i64 at_ns) {
+  KVSIM_FN KVSIM_RARE void take_and_tell(i64 at_ns) {
     for (std::size_t place = 0; place < static_cast<std::size_t>(decoders_.size()); ++place) {
       if (!decoders_.takes_block(running_[place])) continue;
       log_->taken_by(seats_[running_[place]].row, at_ns);
@@ -513,13 +506,13 @@ class BasicScheduler {
   }
 
   // How many of a context's first `most` blocks are known.
-  i64 hits(typename P::Holding& holding, i64 most) {
+  KVSIM_FN i64 hits(typename P::Holding& holding, i64 most) {
     if (!decoders_.empty()) tell_keys_before(holding, most);
     return pool_.hits(holding, most);
   }
 
   // Lines that write what a context has among its first `most` blocks get their keys before others get or use them.
-  void tell_keys_before(const typename P::Holding& holding, i64 most) {
+  KVSIM_FN void tell_keys_before(const typename P::Holding& holding, i64 most) {
     for (i32 chain = holding.chain; chain != kNone && holding.keyed < most; chain = chains_.shapes[chain].above) {
       const i32 line = line_on_[chain];
       if (line != kNone && seats_[line].holding.keyed < most) tell_keys(line);
@@ -529,7 +522,7 @@ class BasicScheduler {
 
   // ---- The others ----
 
-  void schedule_running(i64& budget, i64 longest) {
+  KVSIM_FN void schedule_running(i64& budget, i64 longest) {
     for (std::size_t place = decoders_.size(); place < running_.size() && budget > 0; ++place) {
       const i32 seat = running_[place];
       Request& request = seats_[seat];
@@ -569,7 +562,7 @@ class BasicScheduler {
     }
   }
 
-  void admit(i64 budget, i64 longest) {
+  KVSIM_FN void admit(i64 budget, i64 longest) {
     while (!waiting_.empty() && budget > 0 && static_cast<i64>(running_.size()) < settings_.max_num_seqs) {
       Request& head = waiting_.front();
       const i64 total = head.tokens();
@@ -623,14 +616,14 @@ class BasicScheduler {
   }
 
   // The link brings the request's blocks when it has brought all that were asked for before.
-  void load(Request& request, i64 found, i64 stored) {
+  KVSIM_FN void load(Request& request, i64 found, i64 stored) {
     host_->store_context(request.holding.chain, found, found + stored);
     pool_.allocate(request.holding, found + stored);
     link_free_ns_ = max_of(link_free_ns_, now_ns_) + stored * plan_.load_ns;
     request.ready_ns = link_free_ns_;
   }
 
-  bool still_loads(Request& request) {
+  KVSIM_FN bool still_loads(Request& request) {
     const bool loads = request.ready_ns > now_ns_;
     if (loads) {
       ++loading_;
@@ -641,12 +634,12 @@ class BasicScheduler {
   }
 
   // How many blocks behind the first `found` the host tier can load.
-  i64 stored_hits(const Request& request, i64 found) const {
+  KVSIM_FN i64 stored_hits(const Request& request, i64 found) const {
     if (host_ == nullptr) return 0;
     return host_->hits(request.holding.chain, found, (request.tokens() - 1) / settings_.block_size);
   }
 
-  std::size_t preemption_victim() const {
+  KVSIM_FN std::size_t preemption_victim() const {
     if (!settings_.priority) return running_.size() - 1;
     std::size_t victim = 0;
     for (std::size_t other = 1; other < running_.size(); ++other) {
@@ -655,7 +648,7 @@ class BasicScheduler {
     return victim;
   }
 
-  void preempt(std::size_t victim) {
+  KVSIM_FN void preempt(std::size_t victim) {
     const i32 seat = running_[victim];
     Request& request = seats_[seat];
     running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(victim));
@@ -677,7 +670,7 @@ class BasicScheduler {
   struct PauseEnd {
     i64 until_ns;
     i64 number;
-    bool operator<(const PauseEnd& other) const {
+    KVSIM_FN bool operator<(const PauseEnd& other) const {
       return until_ns != other.until_ns ? until_ns < other.until_ns : number < other.number;
     }
   };
@@ -686,12 +679,12 @@ class BasicScheduler {
     i64 next_use;
     typename P::Holding holding;  // stays where it is: the pool points to it
   };
-  using Pauses = std::map<PauseEnd, Pause>;
+  using Pauses = Map<PauseEnd, Pause>;
 
   enum class Least { kPreserve, kSwap, kDiscard };
 
   // See wastes_least in engine_kernels.py.
-  Least wastes_least(const Request& request) const {
+  KVSIM_FN Least wastes_least(const Request& request) const {
     const i64 own = request.holding.blocks();
     i64 running = own;
     for (const i32 seat : running_) {
@@ -710,7 +703,7 @@ class BasicScheduler {
   }
 
   // A finished turn's blocks are held on or given back, and stored in the host tier, as the plan says.
-  void pause(Request& request) {
+  KVSIM_FN void pause(Request& request) {
     const i64 row = request.row;
     note_held(request);
     i64 next_use = 0;
@@ -735,44 +728,43 @@ class BasicScheduler {
     pause_of_[row] = place;
   }
 
-  void hold_on(i64 row, i64 now_ns) {
+  KVSIM_FN void hold_on(i64 row, i64 now_ns) {
     const auto known = pause_of_.find(row);
     if (known == pause_of_.end() || known->second->first.until_ns < now_ns) return;
-    auto node = pauses_.extract(known->second);
-    node.key().until_ns = kAwaited;
-    known->second = pauses_.insert(std::move(node)).position;
+    known->second = rekey(pauses_, known->second, PauseEnd{kAwaited, known->second->first.number});
   }
 
-  void let_go(i64 row) {
+  KVSIM_FN void let_go(i64 row) {
     const auto known = pause_of_.find(row);
     if (known != pause_of_.end()) let_go(known->second);
   }
 
-  void let_go_first() { let_go(pauses_.begin()); }
+  KVSIM_FN void let_go_first() { let_go(pauses_.begin()); }
 
-  void let_go(typename Pauses::iterator place) {
+  KVSIM_FN void let_go(typename Pauses::iterator place) {
     pool_.release(place->second.holding, place->second.next_use);
     pause_of_.erase(place->second.row);
     pauses_.erase(place);
   }
 
   // Takes a victim out of the step under way; returns its tokens to the budget.
-  i64 unschedule(i32 seat) {
+  KVSIM_FN i64 unschedule(i32 seat) {
     if (!settings_.priority) return 0;  // the last of running comes after all that are scheduled
-    std::vector<Work>& parts = work_->parts;
-    const auto part = std::find_if(parts.begin(), parts.end(), [&](const Work& other) { return other.seat == seat; });
+    Vector<Work>& parts = work_->parts;
+    const auto part =
+        algorithms::find_if(parts.begin(), parts.end(), [&](const Work& other) { return other.seat == seat; });
     if (part == parts.end()) return 0;
     const i64 tokens = part->tokens;
     parts.erase(part);
     return tokens;
   }
 
-  static bool heap_order(const Request& a, const Request& b) { return a.served_after(b); }
+  KVSIM_FN static bool heap_order(const Request& a, const Request& b) { return a.served_after(b); }
 
-  void enqueue(const Request& request, bool first) {
+  KVSIM_FN void enqueue(const Request& request, bool first) {
     if (settings_.priority) {
       waiting_.push_back(request);
-      std::push_heap(waiting_.begin(), waiting_.end(), heap_order);
+      algorithms::push_heap(waiting_.begin(), waiting_.end(), heap_order);
     } else if (first) {
       waiting_.push_front(request);
     } else {
@@ -780,9 +772,9 @@ class BasicScheduler {
     }
   }
 
-  void dequeue() {
+  KVSIM_FN void dequeue() {
     if (settings_.priority) {
-      std::pop_heap(waiting_.begin(), waiting_.end(), heap_order);
+      algorithms::pop_heap(waiting_.begin(), waiting_.end(), heap_order);
       waiting_.pop_back();
     } else {
       waiting_.pop_front();
@@ -791,20 +783,20 @@ class BasicScheduler {
 
   // A token for who has been preempted while the step that computed it was in flight.
   template <class OnToken, class OnFinish>
-  void give_token_in_queue(i64 row, OnToken& on_token, OnFinish& on_finish) {
+  KVSIM_FN void give_token_in_queue(i64 row, OnToken& on_token, OnFinish& on_finish) {
     const auto request =
-        std::find_if(waiting_.begin(), waiting_.end(), [&](const Request& other) { return other.row == row; });
+        algorithms::find_if(waiting_.begin(), waiting_.end(), [&](const Request& other) { return other.row == row; });
     request->generated += 1;
     on_token(*request);
     if (request->generated < request->output) return;
     prompt_blocks_ -= blocks_for(request->prompt);
     on_finish(*request);
     waiting_.erase(request);
-    if (settings_.priority) std::make_heap(waiting_.begin(), waiting_.end(), heap_order);
+    if (settings_.priority) algorithms::make_heap(waiting_.begin(), waiting_.end(), heap_order);
   }
 
   template <class OnFinish>
-  void finish(Request& request, OnFinish& on_finish) {
+  KVSIM_FN void finish(Request& request, OnFinish& on_finish) {
     prompt_blocks_ -= blocks_for(request.prompt);
     --running_on_[request.holding.chain];
     pause(request);
@@ -812,7 +804,7 @@ class BasicScheduler {
   }
 
   // The finished leave running.
-  void leave() {
+  KVSIM_FN void leave() {
     std::size_t kept = decoders_.size();
     for (std::size_t place = kept; place < running_.size(); ++place) {
       const i32 seat = running_[place];
@@ -826,7 +818,7 @@ class BasicScheduler {
   }
 
   // New blocks that `more` steps beyond the scheduled one take.
-  i64 blocks_for_more(i64 more) const {
+  KVSIM_FN i64 blocks_for_more(i64 more) const {
     i64 blocks = work_->lines > 0 ? decoders_.takes(more) : 0;
     for (const Work& work : work_->parts) {
       const Request& request = seats_[work.seat];
@@ -837,18 +829,19 @@ class BasicScheduler {
 
   // Whether the head of the waiting queue, refused now, could be admitted while others only decode: if they give back
   // what their windows pass, or if one of them is still writing what the head's prompt begins with.
-  bool head_may_run_soon() const {
+  KVSIM_FN bool head_may_run_soon() const {
     if (waiting_.empty() || static_cast<i64>(running_.size()) >= settings_.max_num_seqs) return false;
-    if (P::kStepwise) return true;
-    for (i32 chain = waiting_.front().holding.chain; chain != kNone; chain = chains_.shapes[chain].above) {
-      if (running_on_[chain] > 0) return true;
+    if constexpr (!P::kStepwise) {
+      for (i32 chain = waiting_.front().holding.chain; chain != kNone; chain = chains_.shapes[chain].above) {
+        if (running_on_[chain] > 0) return true;
+      }
     }
-    return false;
+    return P::kStepwise;
   }
 
   // Whether the head, refused now, could ask for fewer blocks while others decode: if what the host tier has of its
   // prompt is pushed out by what they evict.
-  bool head_may_load_less() const {
+  KVSIM_FN bool head_may_load_less() const {
     return plan_.host == kOnEviction && !settings_.scheduler_reserve_full_isl && !waiting_.empty();
   }
 
@@ -856,25 +849,25 @@ class BasicScheduler {
   Contexts contexts_;
   Plan plan_;
   const Chains& chains_;
-  std::unique_ptr<HostTier> host_;
+  Owner<HostTier> host_;
   EvictionLog* log_ = nullptr;
   P pool_;
-  std::vector<Request> seats_;  // of the running; never resized, since the pool points into them
-  std::vector<i32> empty_seats_;
-  std::vector<i32> running_;     // seats in order of admission
-  Decoders decoders_;            // the first of them
-  std::vector<i32> running_on_;  // by chain: running requests whose context ends in it
-  std::vector<i32> line_on_;     // of these, the seat of one that is a line
-  std::deque<Request> waiting_;  // in order of service, or a heap of it under the priority policy
-  std::array<Step, 2> steps_;    // those in flight: the oldest, then the one after it
+  Vector<Request> seats_;  // of the running; never resized, since the pool points into them
+  Vector<i32> empty_seats_;
+  Vector<i32> running_;     // seats in order of admission
+  Decoders decoders_;       // the first of them
+  Vector<i32> running_on_;  // by chain: running requests whose context ends in it
+  Vector<i32> line_on_;     // of these, the seat of one that is a line
+  Deque<Request> waiting_;  // in order of service, or a heap of it under the priority policy
+  Array<Step, 2> steps_;    // those in flight: the oldest, then the one after it
   i64 oldest_ = 0;
   i64 in_flight_ = 0;
   Step* work_ = &steps_[0];  // the step scheduled last
   i64 token_since_ = 0;      // 1: tokens have come since
-  std::vector<i64> preempted_;
-  std::vector<i64> dispersed_;
+  Vector<i64> preempted_;
+  Vector<i64> dispersed_;
   Pauses pauses_;
-  std::unordered_map<i64, typename Pauses::iterator> pause_of_;  // by row
+  HashMap<i64, typename Pauses::iterator> pause_of_;  // by row
   i64 link_free_ns_ = 0;
   i64 loading_ = 0;
   i64 paused_ = 0;

@@ -3,11 +3,8 @@
 // kvsim/backends/engine_kernels.py `simulate` says what happens at each instant, and in which order.
 #pragma once
 
-#include <algorithm>
-#include <deque>
-#include <vector>
-
 #include "arrivals.hpp"
+#include "containers.hpp"
 #include "replica.hpp"
 #include "router.hpp"
 
@@ -25,8 +22,9 @@ class BasicSimulation {
   using Replica = BasicReplica<S>;
 
   // `timeline` is that of the first replica; those of the others follow it.
-  BasicSimulation(const Settings& settings, const StepLaw& law, const Contexts& contexts, const Workload& workload,
-                  const Plan& plan, const Fleet& fleet, const Timeline& timeline, const Served& served)
+  KVSIM_FN BasicSimulation(const Settings& settings, const StepLaw& law, const Contexts& contexts,
+                           const Workload& workload, const Plan& plan, const Fleet& fleet, const Timeline& timeline,
+                           const Served& served)
       : workload_(workload),
         served_(served),
         chains_(contexts),
@@ -41,13 +39,13 @@ class BasicSimulation {
   }
 
   // What each replica evicts is written down, here.
-  void keep(std::vector<EvictionLog>& logs) {
+  KVSIM_FN void keep(Vector<EvictionLog>& logs) {
     logs.resize(replicas_.size());
     for (std::size_t number = 0; number < logs.size(); ++number) replicas_[number].keep(&logs[number]);
   }
-  const Chains& chains() const { return chains_; }
+  KVSIM_FN const Chains& chains() const { return chains_; }
 
-  std::vector<ReplicaTotals> run() {
+  KVSIM_FN Vector<ReplicaTotals> run() {
     for (i64 now_ns = 0;;) {
       const i64 next_ns = next_instant();
       if (next_ns == Replica::kNever) {
@@ -63,19 +61,19 @@ class BasicSimulation {
         if (replica.free() && !replica.scheduler().idle()) replica.begin(now_ns);
       }
     }
-    std::vector<ReplicaTotals> totals;
+    Vector<ReplicaTotals> totals;
     for (const Replica& replica : replicas_) totals.push_back(replica.totals());
     return totals;
   }
 
  private:
-  i64 next_instant() const {
+  KVSIM_FN i64 next_instant() const {
     i64 next_ns = arrivals_.empty() ? Replica::kNever : arrivals_.next_ns();
     for (const Replica& replica : replicas_) next_ns = min_of(next_ns, min_of(replica.ends_ns(), replica.wakes_ns()));
     return next_ns;
   }
 
-  void receive(i64 now_ns) {
+  KVSIM_FN void receive(i64 now_ns) {
     while (!arrivals_.empty() && arrivals_.next_ns() <= now_ns) {
       const Arrivals::Due due = arrivals_.pop();
       served_.release_ns[due.row] = due.ns;
@@ -93,7 +91,7 @@ class BasicSimulation {
   Served served_;
   Chains chains_;
   Arrivals arrivals_;
-  std::deque<Replica> replicas_;
+  Deque<Replica> replicas_;
   Router router_;
 };
 

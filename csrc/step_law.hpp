@@ -23,7 +23,7 @@ struct StepLaw {
   GroupLaw windowed;
 
   // Attention of `count` prompt tokens after `before` ones: pairs and context read, each capped at the window.
-  i64 chunk(i64 before, i64 count) const {
+  KVSIM_FN i64 chunk(i64 before, i64 count) const {
     i64 units = full.pair * (count * before + count * (count + 1) / 2) + full.context * (before + count);
     if (window > 0) {
       units += windowed.pair * sum_capped(before, 1, count, window);
@@ -33,7 +33,7 @@ struct StepLaw {
   }
 
   // How much shorter a step would be without the part of a chunk that was in the cache once.
-  i64 recompute(i64 before, i64 count, i64 hittable, i64 tokens, i64 in_step) const {
+  KVSIM_FN i64 recompute(i64 before, i64 count, i64 hittable, i64 tokens, i64 in_step) const {
     const i64 again = min_of(before + count, hittable) - before;
     if (again <= 0) return 0;
     i64 units = step[tokens] - step[tokens - again] + chunk(before, count);
@@ -51,18 +51,18 @@ struct DecodeStretch {
   i64 first = 0;   // what the first step takes
   i64 growth = 0;  // how much longer each further step is
 
-  i64 units(i64 n) const { return n * first + growth * (n * (n - 1) / 2); }
+  KVSIM_FN i64 units(i64 n) const { return n * first + growth * (n * (n - 1) / 2); }
 
   // The stretch from its n-th further step on.
-  void skip(i64 n) { first += n * growth; }
+  KVSIM_FN void skip(i64 n) { first += n * growth; }
 
   // At most `most` steps, and so few that their time cannot overflow.
-  i64 within_horizon(i64 most) const {
+  KVSIM_FN i64 within_horizon(i64 most) const {
     return min_of(most, max_of((i64{1} << 61) / max_of(first + most * growth, 1), 1));
   }
 
   // The fewest steps, at most `most`, that take at least `units_wanted`.
-  i64 steps_until(i64 units_wanted, i64 most) const {
+  KVSIM_FN i64 steps_until(i64 units_wanted, i64 most) const {
     i64 low = 1;
     while (low < most) {
       const i64 middle = low + (most - low) / 2;

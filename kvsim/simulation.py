@@ -87,7 +87,8 @@ def simulate(
     timeline_s: length of the bins of :attr:`Simulation.timeline`; the run is then simulated twice.
     timeline_bins: in its place, how many bins there may be: each lasts 1, 2 or 5 times a power of ten.
     evictions: write down who evicted what, as :attr:`Simulation.evictions`.
-    backend: ``"auto"``, ``"native"``, ``"numba"`` or ``"reference"``; all give the same bits.
+    backend: ``"auto"``, ``"native"``, ``"numba"``, ``"reference"`` or ``"cuda"`` (for :func:`kvsim.sweep`: alone, a
+        simulation is one thread's work on a device; no ``evictions``); all give the same bits.
     model, gpu, engine, calibration, usd_per_hour, strict: as :func:`kvsim.estimate` has them.
 
     The scheduler is vLLM 0.32's; with the engine's ``async_scheduling``, as on GPUs, it decides a step ahead, so that a

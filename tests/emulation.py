@@ -32,9 +32,11 @@ def build(*, sanitize: bool = False) -> Path:
     compiler = shutil.which("g++")
     if compiler is None:
         raise RuntimeError("the CUDA emulation needs g++")
-    sources = [*runpy.run_path(str(FOLDER / "sources.py"))["sources"](), *FOLDER.glob("emulation/*.cpp")]
+    made_of = runpy.run_path(str(FOLDER / "sources.py"))
+    sources = [*made_of["sources"](), *FOLDER.glob("emulation/*.cpp")]
     headers = [path for pattern in ("*.hpp", "*.h") for path in (ROOT / "csrc").rglob(pattern)]
     flags = [*FLAGS, *(SANITIZE if sanitize else []), "-DKVSIM_CUDA_EMULATION=1", f"-I{FOLDER / 'emulation'}"]
+    flags += [f"-D{name}" for name in made_of["DEFINES"]]
     flags += [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
     state = hashlib.sha256(repr((flags, sys.version)).encode())
     for header in sorted(headers):

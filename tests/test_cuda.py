@@ -188,8 +188,3 @@ def test_cost_terms_price_on_it(chosen_cuda, unit):
     np.testing.assert_array_equal(found.trajectories, native.trajectories)
     np.testing.assert_array_equal(found.turns.values, native.turns.values)
     np.testing.assert_array_equal(found.marginal.values, native.marginal.values)
-
-
-def test_simulations_say_that_they_do_not_run_there():
-    with pytest.raises(BackendUnavailableError, match="simulations do not run on CUDA devices"):
-        kvsim.simulate(linear(2), **MODEL, backend="cuda")

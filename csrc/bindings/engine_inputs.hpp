@@ -146,4 +146,30 @@ struct HeldTimeline {
   }
 };
 
+// What a simulation writes: the columns of rows, as they stand before it, and the totals of replicas.
+struct HeldServed {
+  HeldServed(i64 rows, i64 replicas) : totals(static_cast<std::size_t>(replicas)) {
+    served.each_column([&](i64*& column, i64 before) {
+      py::array_t<i64> array(rows);
+      column = array.mutable_data();
+      std::fill_n(column, rows, before);
+      arrays.append(array);
+    });
+  }
+
+  py::tuple told_columns() const { return py::tuple(arrays); }
+  py::list told_totals() const {
+    py::list told;
+    for (const ReplicaTotals& one : totals) {
+      told.append(
+          py::make_tuple(one.steps, one.busy_ns, one.end_ns, one.evicted_blocks, one.preemptions, one.peak_blocks));
+    }
+    return told;
+  }
+
+  py::list arrays;
+  Served served;
+  std::vector<ReplicaTotals> totals;
+};
+
 }  // namespace kvsim::bindings

@@ -39,47 +39,28 @@ py::tuple run_simulation(const py::handle& given_settings, const py::handle& giv
   const Fleet fleet = fleet_from(given_fleet);
   HeldTimeline timeline(given_timeline, fleet.replicas);
 
-  const auto column = [&](i64 value) {
-    py::array_t<i64> array(rows);
-    std::fill_n(array.mutable_data(), rows, value);
-    return array;
-  };
-  py::array_t<i64> release = column(-1), scheduled = column(-1), first_token = column(-1), finish = column(-1),
-                   recompute = column(-1), gpu = column(0), held = column(0), cached = column(-1), loaded = column(-1),
-                   hittable = column(-1), preemptions = column(-1), replica = column(-1);
-  const Served served{release.mutable_data(),  scheduled.mutable_data(),   first_token.mutable_data(),
-                      finish.mutable_data(),   recompute.mutable_data(),   gpu.mutable_data(),
-                      held.mutable_data(),     cached.mutable_data(),      loaded.mutable_data(),
-                      hittable.mutable_data(), preemptions.mutable_data(), replica.mutable_data()};
-  std::vector<ReplicaTotals> totals;
+  HeldServed made(rows, fleet.replicas);
   std::vector<i64> evictions;  // kLogColumns numbers an entry
   {
     py::gil_scoped_release unlocked;
     const auto run = [&](auto&& simulation) {
       std::vector<EvictionLog> logs;
       if (with_evictions) simulation.keep(logs);
-      totals = simulation.run();
+      made.totals = simulation.run();
       if (with_evictions) evictions = told_evictions(logs, simulation.chains(), contexts, settings.block_size);
     };
     if (settings.one_full_group()) {
       run(Simulation(settings, law.law, contexts.columns, workload.columns, plan.plan, fleet, timeline.timeline,
-                     served));
+                     made.served));
     } else {
       run(GroupSimulation(settings, law.law, contexts.columns, workload.columns, plan.plan, fleet, timeline.timeline,
-                          served));
+                          made.served));
     }
-  }
-  py::list told;
-  for (const ReplicaTotals& one : totals) {
-    told.append(
-        py::make_tuple(one.steps, one.busy_ns, one.end_ns, one.evicted_blocks, one.preemptions, one.peak_blocks));
   }
   const py::ssize_t entries = static_cast<py::ssize_t>(evictions.size()) / kLogColumns;
   py::array_t<i64> log({entries, py::ssize_t{kLogColumns}});
   std::copy(evictions.begin(), evictions.end(), log.mutable_data());
-  return py::make_tuple(py::make_tuple(release, scheduled, first_token, finish, recompute, gpu, held, cached, loaded,
-                                       hittable, preemptions, replica),
-                        told, log);
+  return py::make_tuple(made.told_columns(), made.told_totals(), log);
 }
 
 }  // namespace

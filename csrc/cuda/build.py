@@ -14,7 +14,7 @@ from typing import Any
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools.command.build_ext import build_ext
 
-from csrc.cuda.sources import FOLDER, sources
+from csrc.cuda.sources import DEFINES, FOLDER, sources
 
 ARCHITECTURES = ("75", "80", "90", "100", "120")
 """Real code for Turing to Blackwell, of which later minor versions run that of the first (8.6 and 8.9 that of 8.0), and
@@ -36,6 +36,7 @@ def cuda_extension(headers: list[str]) -> list[Pybind11Extension]:
         "kvsim._cuda",
         [str(path.relative_to(FOLDER.parent.parent)) for path in sources()],
         cxx_std=17,
+        define_macros=[(name, None) for name in DEFINES],
         depends=[*headers, *map(str, Path("csrc/cuda").glob("*.hpp"))],
         libraries=["cudart_static", "dl", "rt", "pthread"],
         optional=wanted == "auto",
@@ -80,5 +81,6 @@ class BuildExtensions(build_ext):
         target = Path(self.build_temp, source).with_suffix(".cu.o")
         target.parent.mkdir(parents=True, exist_ok=True)
         flags = ["-O3", "-std=c++17", "--fmad=false", "-Xcompiler", "-fPIC", "-cudart", "static"]
+        flags += [f"-D{name}" for name in DEFINES]
         subprocess.run(["nvcc", *flags, *codes, "-c", source, "-o", str(target)], check=True)
         return str(target)

@@ -4,7 +4,9 @@
 #include "pricing.hpp"
 #include "register_arrays.hpp"
 #include "register_resident.hpp"
+#include "register_simulations.hpp"
 #include "resident.hpp"
+#include "simulations.hpp"
 
 #ifdef KVSIM_CUDA_EMULATION
 #include "emulation/emulation.hpp"
@@ -93,7 +95,7 @@ void register_emulation(py::module_& module) {
 
 // Imports with no driver present; `devices()` then says why there is none.
 PYBIND11_MODULE(KVSIM_MODULE, module) {
-  module.doc() = "kvsim's CUDA module: which devices there are, and pricing on them.";
+  module.doc() = "kvsim's CUDA module: which devices there are, pricing and simulations on them.";
   py::register_local_exception<DeviceError>(module, "DeviceError");
   bindings::register_rates(module);
   bindings::register_turns(module);
@@ -102,6 +104,7 @@ PYBIND11_MODULE(KVSIM_MODULE, module) {
       .def_property_readonly("count", [](const HeldUnits& held) { return held.units.count(); });
   register_arrays(module);
   register_resident(module);
+  register_simulations(module);
   module.def("devices", &told_devices);
   module.def("estimate", &run_estimate, py::arg("rates"), py::arg("step"), py::arg("units"), py::arg("columns"),
              "As kvsim._core.estimate.");
@@ -112,6 +115,7 @@ PYBIND11_MODULE(KVSIM_MODULE, module) {
       [] {
         release_memory();
         release_resident_memory();
+        release_simulation_memory();
       },
       "Gives back what is kept between calls.");
 #ifdef KVSIM_CUDA_EMULATION

@@ -8,6 +8,9 @@ FOLDER = Path(__file__).parent
 BINDINGS = ("register_rates.cpp", "register_turns.cpp")
 """Those of kvsim._core that kvsim._cuda has too."""
 
+DEFINES = ("KVSIM_CUDA_MODULE",)
+"""What csrc/containers.hpp asks for: the engine's memory comes from an arena."""
+
 
 def sources() -> list[Path]:
     """All files to compile, in one order."""

@@ -60,11 +60,8 @@ def serve(backend: str) -> Serve:
             except BackendUnavailableError as error:
                 reasons.append(str(error))
         raise BackendUnavailableError("no backend can run: " + "; ".join(reasons))
-    if backend == "cuda":
-        raise BackendUnavailableError(
-            "cuda: simulations do not run on CUDA devices (estimates and PTE do): use backend='native', "
-            "for sweeps with threads='auto'"
-        )
+    if backend == "cuda":  # not cached: the device may come and go
+        return _cuda()
     if backend not in _MAKERS:
         raise UnknownNameError("backend", backend, [*_MAKERS, "auto"])
     return _MAKERS[backend]()
@@ -83,6 +80,22 @@ def _native() -> Serve:
         columns, totals, entries = _core.simulate(*inputs, evictions=log is not None)
         if log is not None:
             log.evictions = canonical(entries)
+        return Served(*columns), np.array(totals, np.int64)
+
+    return run
+
+
+def _cuda() -> Serve:
+    from kvsim.backends import cuda
+
+    simulations = cuda.chosen().simulations
+
+    def run(*inputs: Any, log: EvictionLog | None = None) -> tuple[Served, Ints]:
+        if log is not None:
+            raise BackendUnavailableError(
+                "cuda: evictions are not written down on CUDA devices; backend='native' simulates the same on the CPU"
+            )
+        columns, totals = simulations(inputs)
         return Served(*columns), np.array(totals, np.int64)
 
     return run

@@ -58,6 +58,9 @@ struct Dim3 {
 
 // Runs the body for each thread of each block, in the order of the stream.
 void launch(Stream* stream, unsigned blocks, unsigned threads, std::function<void()> body);
+
+// Ends the thread of the kernel that calls it; the others go on.
+[[noreturn]] void end_thread();
 }  // namespace emulation
 
 using cudaStream_t = emulation::Stream*;

@@ -52,6 +52,8 @@ Card& card() {
 using Lock = std::lock_guard<std::recursive_mutex>;
 thread_local cudaError_t last_error = cudaSuccess;
 
+struct ThreadEnd {};
+
 cudaError_t told(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
   return error;
@@ -113,10 +115,17 @@ void launch(Stream* stream, unsigned blocks, unsigned threads, std::function<voi
     gridDim.x = blocks;
     blockDim.x = threads;
     for (blockIdx.x = blocks; blockIdx.x-- > 0;) {
-      for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) body();
+      for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) {
+        try {
+          body();
+        } catch (const ThreadEnd&) {
+        }
+      }
     }
   });
 }
+
+void end_thread() { throw ThreadEnd(); }
 
 void pretend(std::size_t memory_bytes, bool driver, bool device) {
   const Lock lock(card().mutex);
