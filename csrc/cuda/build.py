@@ -18,7 +18,7 @@ from csrc.cuda.sources import DEFINES, FOLDER, sources
 
 ARCHITECTURES = ("75", "80", "90", "100", "120")
 """Real code for Turing to Blackwell, of which later minor versions run that of the first (8.6 and 8.9 that of 8.0), and
-PTX of the last for what comes after."""
+PTX of the last for what comes after. ``KVSIM_CUDA_ARCHITECTURES="90"`` builds for these alone."""
 
 
 def cuda_extension(headers: list[str]) -> list[Pybind11Extension]:
@@ -75,12 +75,15 @@ class BuildExtensions(build_ext):
     def compile_cuda(self, source: str) -> str:
         """Compile one .cu file for every architecture this nvcc knows; the object's path."""
         known = subprocess.run(["nvcc", "--list-gpu-code"], capture_output=True, text=True, check=True).stdout
-        real = [architecture for architecture in ARCHITECTURES if f"sm_{architecture}" in known.split()]
+        wanted = os.environ.get("KVSIM_CUDA_ARCHITECTURES", "").split() or ARCHITECTURES
+        real = [architecture for architecture in wanted if f"sm_{architecture}" in known.split()]
+        if not real:
+            raise OSError(f"nvcc knows none of the architectures {' '.join(wanted)}")
         codes = [f"-gencode=arch=compute_{one},code=sm_{one}" for one in real]
         codes.append(f"-gencode=arch=compute_{real[-1]},code=compute_{real[-1]}")
         target = Path(self.build_temp, source).with_suffix(".cu.o")
         target.parent.mkdir(parents=True, exist_ok=True)
-        flags = ["-O3", "-std=c++17", "--fmad=false", "-Xcompiler", "-fPIC", "-cudart", "static"]
+        flags = ["-O3", "-std=c++17", "--fmad=false", "-Xcompiler", "-fPIC", "-cudart", "static", "--threads=0"]
         flags += [f"-D{name}" for name in DEFINES]
         subprocess.run(["nvcc", *flags, *codes, "-c", source, "-o", str(target)], check=True)
         return str(target)
