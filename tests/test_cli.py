@@ -395,10 +395,10 @@ def test_a_reader_that_goes_away_is_no_error(log, tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
-def test_a_full_disk_is_a_message(form, log):
+def test_a_full_disk_is_a_message(form, log, tmp_path):
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "kvsim", "estimate", str(log), "-m", MODEL, "-g", "h100", *form]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     assert done.returncode == 1
     assert "cannot be written: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
