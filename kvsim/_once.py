@@ -1,0 +1,28 @@
+"""Functions whose results are kept: ``functools.lru_cache`` that also takes what cannot be hashed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import TypeVar
+
+Made = TypeVar("Made")
+
+
+def once(maxsize: int) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
+    """Call a function once for equal arguments, and anew for such as have no hash (a profile made by hand of lists)."""
+
+    def kept(make: Callable[..., Made]) -> Callable[..., Made]:
+        known = lru_cache(maxsize)(make)
+
+        @wraps(make)
+        def made(*arguments: object) -> Made:
+            try:
+                hash(arguments)
+            except TypeError:
+                return make(*arguments)
+            return known(*arguments)
+
+        return made
+
+    return kept
