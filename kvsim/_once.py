@@ -23,6 +23,7 @@ def once(maxsize: int) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
                 return make(*arguments)
             return known(*arguments)
 
+        made.cache_clear = known.cache_clear  # type: ignore[attr-defined]
         return made
 
     return kept
