@@ -18,12 +18,21 @@ def once(maxsize: int) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
         @wraps(make)
         def made(*arguments: object) -> Made:
             try:
-                hash(arguments)
+                return known(*arguments)
             except TypeError:
+                if _have_hashes(arguments):
+                    raise
                 return make(*arguments)
-            return known(*arguments)
 
         made.cache_clear = known.cache_clear  # type: ignore[attr-defined]
         return made
 
     return kept
+
+
+def _have_hashes(arguments: tuple[object, ...]) -> bool:
+    try:
+        hash(arguments)
+    except TypeError:
+        return False
+    return True

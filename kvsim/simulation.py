@@ -223,12 +223,11 @@ def status_of(batch: Batch, engine: Engine) -> npt.NDArray[np.int8]:
     in_flight = engine.max_num_batched_tokens * (2 if engine.async_scheduling else 1)
     usable_blocks = engine.num_gpu_blocks - 1
 
-    def blocks(tokens: npt.NDArray[np.int64] | int) -> npt.NDArray[np.int64]:
-        return most_blocks(engine.windows, tokens, engine.block_size, in_flight)
-
     longest = batch.longest_context
-    if longest <= engine.max_model_len and blocks(longest - 1) <= usable_blocks:
+    most = most_blocks(engine.windows, longest - 1, engine.block_size, in_flight)
+    if longest <= engine.max_model_len and most <= usable_blocks:
         return np.full(batch.turns, OK, np.int8)
     tokens = batch.prompt_tokens + np.maximum(batch.output_tokens, 1)
-    over_capacity = np.where(blocks(tokens - 1) > usable_blocks, OVER_CAPACITY, OK)
+    blocks = most_blocks(engine.windows, tokens - 1, engine.block_size, in_flight)
+    over_capacity = np.where(blocks > usable_blocks, OVER_CAPACITY, OK)
     return np.where(tokens > engine.max_model_len, OVER_MAX, over_capacity).astype(np.int8)

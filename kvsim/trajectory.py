@@ -25,7 +25,7 @@ from kvsim.errors import InputError
 if TYPE_CHECKING:
     import os
 
-    from kvsim.backends.interface import Backend
+    from kvsim.backends.interface import AddsUpRuns, Backend
     from kvsim.logs.report import ReadReport
 
 Ints = npt.NDArray[np.int64]
@@ -286,7 +286,7 @@ class Batch:
         shared[roots] = np.minimum(self.kept_tokens[roots], before)
         return shared
 
-    def packed(self, backend: Backend) -> Any:
+    def packed(self, backend: Backend | AddsUpRuns) -> Any:
         """The backend's handle for these columns, made on first use."""
         return self.once(f"packed {backend.name}", None, lambda: backend.pack(self))
 
