@@ -118,6 +118,11 @@ def test_top_lists_trajectories_tools_calls_and_models() -> None:
         (["explain", OPENHANDS, *PRICED, "--json", "--csv"], "both want stdout"),
         (["explain", OPENHANDS, *PRICED, "--by", "joules"], "nothing to rank by"),
         (["explain", OPENHANDS, *PRICED, "--load", "kv=never", "--arrivals", "closed:2"], "not both"),
+        (["explain", OPENHANDS, *PRICED, "--scheduling-policy", "priority"], "nobody waits in an estimate"),
+        (
+            ["report", OPENHANDS, *PRICED, "-o", "none.html", "--no-cliff", "--scheduling-policy", "priority"],
+            "nobody waits in an estimate",
+        ),
         (["top", OPENHANDS, *PRICED, "--load", "kv=forever"], "unknown KV survival"),
     ],
 )
@@ -188,8 +193,16 @@ def test_a_narrow_console_cuts_no_number_and_folds_what_can_be_folded() -> None:
     assert "a name of several" not in out.getvalue()
 
 
+SCHEDULED = ["--scheduling-policy", "priority", "--no-async-scheduling", "--long-prefill-token-threshold", "256"]
+
+
 @pytest.mark.parametrize(
-    "how", [["--load", "concurrent=8,kv=ttl:60", "--kv-cache-dtype", "fp8"], ["--arrivals", "closed:2"]]
+    "how",
+    [
+        ["--load", "concurrent=8,kv=ttl:60", "--kv-cache-dtype", "fp8", "--long-prefill-token-threshold", "512"],
+        ["--arrivals", "closed:2"],
+        ["--arrivals", "poisson:4", "--seed", "3", "--replicas", "2", "--router", "sticky", *SCHEDULED],
+    ],
 )
 def test_all_commands_come_to_the_same_total(how: list[str], tmp_path: Path) -> None:
     priced = [OPENHANDS, *PRICED, *how]
@@ -206,3 +219,19 @@ def test_all_commands_come_to_the_same_total(how: list[str], tmp_path: Path) -> 
         assert {unit: top[unit] for unit in total} == {unit: found[unit] for unit in total}
     for unit, ends in total.items():
         assert found[unit] == pytest.approx(ends["value"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("way", "unlike"),
+    [
+        (["--load", "concurrent=8"], SCHEDULED[3:]),
+        (["--arrivals", "closed:3"], SCHEDULED[3:]),
+        (["--arrivals", "closed:3"], ["--no-async-scheduling"]),
+    ],
+)
+def test_options_of_the_scheduler_bear_on_what_is_explained(way: list[str], unlike: list[str]) -> None:
+    without, with_it = (
+        json.loads(run("explain", OPENHANDS, *PRICED, *way, *more, "--json"))["totals"]["model_s"]["value"]
+        for more in ([], unlike)
+    )
+    assert without != with_it

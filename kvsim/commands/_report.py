@@ -51,6 +51,11 @@ class AskedPage(Asked):
     """Others to ask about, and likewise models."""
     models: tuple[str, ...] = ()
 
+    @property
+    def simulates(self) -> bool:
+        """The cliff is found by simulating."""
+        return self.simulated or self.cliff is not False
+
     def explained(self, batch: Batch, transcripts: Transcripts | None) -> Advice:
         """The result, which changes would save most, and inefficiency patterns."""
         return explain(batch, **self.arguments, transcripts=transcripts, gpus=self.gpus, models=self.models)
