@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from kvsim.simulation import Simulation
     from kvsim.trajectory import Batch
 
+EVICTION_TURNS = 20_000
+"""Up to so many turns a simulation writes down who evicted what."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -78,6 +81,10 @@ class Asked:
         """The batch's estimate or simulation; ``more`` are other arguments of it."""
         price = simulate if self.simulated else estimate
         return price(batch, **self.arguments, **more)
+
+    def traced(self, batch: Batch, **more: Any) -> Estimate | Simulation:
+        """The same; a simulation knows who evicted what, unless that would take long."""
+        return self.priced(batch, **more, **({"evictions": batch.turns <= EVICTION_TURNS} if self.simulated else {}))
 
     def fact(self, result: Estimate | Simulation) -> str:
         """The load or the traffic in words."""
