@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 from kvsim.backends.interface import Ints, Priced
 from kvsim.backends.kernels import GroupRates, PriceColumns, Rates
 from kvsim.backends.packing import kernel_columns
+from kvsim.backends.run_sums import ByReplica, ByTrajectory, RunSums
 from kvsim.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvsim.backends.engine_kernels import Served
     from kvsim.backends.without_kernels import Left
     from kvsim.trajectory import Batch, Ragged
 
@@ -49,6 +53,16 @@ class NativeBackend:
         """See :class:`kvsim.backends.interface.Backend`."""
         order: Ints = self.pack(batch).topological_order()
         return order
+
+    def run_sums(self, packed: Any, served: Served, replicas: int, block_size: int, windows: Sequence[int]) -> RunSums:
+        """See :mod:`kvsim.backends.run_sums`."""
+        trajectories, by_replica = self._core.run_sums(packed, served, replicas, block_size, windows)
+        return RunSums(ByTrajectory(*trajectories), ByReplica(*by_replica.tolist()))
+
+    def run_spreads(self, packed: Any, served: Served, trajectories: ByTrajectory, shares: Sequence[float]) -> Ints:
+        """See :mod:`kvsim.backends.run_sums`."""
+        told: Ints = self._core.run_spreads(packed, served, trajectories, shares)
+        return told
 
 
 def made_rates(module: Any, rates: Rates) -> Any:
