@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvsim.backends.interface import Ints, Priced
 from kvsim.backends.kernels import GroupRates, PriceColumns, Rates
+from kvsim.backends.packing import kernel_columns
 from kvsim.backends.run_sums import ByReplica, ByTrajectory, RunSums
 from kvsim.errors import BackendUnavailableError
 
@@ -74,23 +75,7 @@ def made_rates(module: Any, rates: Rates) -> Any:
 
 def made_turns(module: Any, batch: Batch) -> Any:
     """The batch's columns as an object of a C++ module, which keeps the arrays alive."""
-    waits = batch.waits_for
-    return module.Turns(
-        trajectories=len(batch),
-        parent=batch.parent,
-        after=batch.after,
-        kept=batch.kept_tokens,
-        prompt=batch.prompt_tokens,
-        output=batch.output_tokens,
-        pause_ns=batch.pause_ns,
-        arrival_ns=batch.arrival_ns,
-        trajectory=batch.trajectory,
-        order=batch.order,
-        waits_offsets=None if waits is None else waits.offsets,
-        waits_rows=None if waits is None else waits.values,
-        shared=batch.shared_tokens,
-        logged_cached=batch.cached_tokens,
-    )
+    return module.Turns(trajectories=len(batch), **kernel_columns(batch))
 
 
 def load() -> NativeBackend:

@@ -10,7 +10,8 @@ import numpy as np
 from ..calibration import Coefficient
 from ..hardware import Gpu
 from ..terms import AttentionRates
-from .findings import COLD, FLOOR, MOST_ROWS, Findings, Rows, by_regime, coefficient, groups_of, parameter, sources
+from .coefficients import coefficient
+from .findings import COLD, FLOOR, MOST_ROWS, Findings, Rows, by_regime, groups_of, parameter, sources
 from .measurements import Table
 from .robust import Array, Fit, fit, interval
 from .tile_kernels import errors_by_tiles, has_tiles, mixed_by_tiles, prefill_by_tiles

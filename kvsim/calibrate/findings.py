@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..calibration import QUANTITIES, Coefficient, Regime
+from .coefficients import coefficient
 from .measurements import Table
 from .robust import Array, Fit, Parameter, held_out_groups
 
@@ -45,13 +46,6 @@ class Findings:
     def note(self, table: str, result: Fit) -> None:
         """Take over a fit's errors alone."""
         self.fitted[table], self.held_out[table] = result.fitted, result.held_out
-
-
-def coefficient(name: str, value: float, low_high: tuple[float, float], source: str, n: int) -> Coefficient:
-    """A fitted coefficient, cut to the digits its interval deserves and to its bounds."""
-    least, most = QUANTITIES[name].bounds
-    low, value, high = (min(most, max(least, float(f"{number:.5g}"))) for number in (low_high[0], value, low_high[1]))
-    return Coefficient(value, min(low, value), max(high, value), "fitted", source, n)
 
 
 def parameter(name: str, start: float) -> Parameter:

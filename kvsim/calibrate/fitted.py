@@ -27,6 +27,7 @@ from ..calibration import (
 )
 from ..errors import InputError
 from ..hardware import Gpu
+from .coefficients import coefficient
 from .evidence import CLIENT, Loaded, Timed, Together, single
 from .prior import beliefs, datasheet_prior
 from .robust import Accuracy, Array
@@ -164,11 +165,7 @@ def _coefficient(name: str, before: Coefficient, solution: Solution, source: str
     """A coefficient after the fit; those that were kept stay as they are."""
     if name not in solution.intervals:
         return before
-    quantity = QUANTITIES[name] if name in QUANTITIES else OVERHEADS[name]
-    least, most = quantity.bounds
-    low, high = solution.intervals[name]
-    low, value, high = (min(most, max(least, float(f"{part:.5g}"))) for part in (low, solution.values[name], high))
-    return Coefficient(value, min(low, value), max(high, value), "fitted", source, rows)
+    return coefficient(name, solution.values[name], solution.intervals[name], source, rows)
 
 
 def _by_clients(evidence: Sequence[Timed | Together]) -> bool:

@@ -21,11 +21,12 @@ from ..calibration import (
 )
 from ..hardware import gpu
 from .client import era, unqueued
+from .coefficients import coefficient, inherited, widened
 from .measurements import Column, Table
 from .relatives import TRANSFERS, chain
 from .robust import next_group
 from .serving import TYPICAL, ServingFit
-from .study import ENGINE, FEWEST_POINTS, OVERHEAD_DONOR, Study, inherited
+from .study import ENGINE, FEWEST_POINTS, OVERHEAD_DONOR, Study
 from .validation import held_out_errors
 
 DATE = "2026-11-22"
@@ -66,19 +67,6 @@ def calibrate(study: Study, name: str) -> Calibration:
     )
 
 
-def widened(name: str, part: Coefficient, width: float) -> Coefficient:
-    """An inherited coefficient with its interval stretched by a factor e**width each way, within bounds."""
-    if part.kind != "inherited":
-        return part
-    low, high = QUANTITIES[name].bounds if name in QUANTITIES else OVERHEADS[name].bounds
-    stretch = float(np.exp(width))
-    return replace(
-        part,
-        low=min(part.value, max(low, part.low / stretch)),
-        high=max(part.value, min(high, part.high * stretch)),
-    )
-
-
 def _overheads(study: Study, name: str) -> tuple[dict[str, dict[str, Coefficient]], str]:
     own = study.overheads(name)
     out: dict[str, dict[str, Coefficient]] = {}
@@ -116,11 +104,9 @@ def _overhead(
 ) -> Coefficient:
     """A fitted overhead. Where all draws of models gave one value (there is one model, or none bears on it), it may be
     ``unknown`` (log) off."""
-    least, most = OVERHEADS[name].bounds
     if unknown and low_high[1] <= low_high[0] * (1 + 1e-6):
         low_high, source = (value / np.exp(unknown), value * np.exp(unknown)), f"{source}; spread assumed"
-    low, middle, high = (min(most, max(least, float(f"{part:.5g}"))) for part in (low_high[0], value, low_high[1]))
-    return Coefficient(middle, min(low, middle), max(high, middle), "fitted", source, n)
+    return coefficient(name, value, low_high, source, n)
 
 
 def _scaled(coefficients: Mapping[str, Coefficient], fitted: ServingFit) -> dict[str, Coefficient]:

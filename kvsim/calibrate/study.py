@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from ..hardware import Gpu, gpu, gpus
 from ..law import device_of
 from .client import NO_WAY, Found, Way, era, ways
 from .closed_loop import closed_loops
+from .coefficients import inherited
 from .engine_steps import EngineSteps, engine_steps
 from .findings import Findings
 from .kernels import kernel_findings
@@ -215,8 +215,3 @@ def _maker(name: str) -> str:
 def same_silicon(first: Gpu, second: Gpu) -> bool:
     """Whether two cards differ in memory only."""
     return first.sm_count == second.sm_count and first.half_flop_per_s == second.half_flop_per_s
-
-
-def inherited(part: Coefficient, source: str) -> Coefficient:
-    """A coefficient taken over from elsewhere; its interval is widened in :func:`calibrate`."""
-    return replace(part, kind="inherited", source=source, n=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -19,13 +19,13 @@ from kvsim.commands._ranking import highest, print_ranking
 from kvsim.commands._reading_facts import input_object, read_facts
 from kvsim.commands._run_totals import interval_totals as run_interval_totals
 from kvsim.commands._run_totals import run_totals
+from kvsim.commands._tool_weights import Weight, call_table, tool_table
 from kvsim.commands._totals import interval_totals, totals
 from kvsim.estimation import Estimate
 from kvsim.insight import attribute
-from kvsim.insight.blame import Blame, blame_of_calls, blame_of_tools
-from kvsim.insight.tool_costs import ResponseCost, by_call, by_tool
+from kvsim.insight.blame import blame_of_calls, blame_of_tools
+from kvsim.insight.tool_costs import by_call, by_tool
 from kvsim.insight.what_if.deployment import Deployment
-from kvsim.insight.what_if.families import turn_of
 from kvsim.insight.what_if.savings import Priced
 
 if TYPE_CHECKING:
@@ -34,19 +34,6 @@ if TYPE_CHECKING:
     from kvsim.trajectory import Batch
 
 SCHEMA = "kvsim.top/1"
-
-
-class Weight(NamedTuple):
-    """A tool (``row`` None), or what one turn read: how often, how many tokens, and what that took."""
-
-    tool: str | None
-    row: int | None
-    times: int
-    tokens: int
-    cost_s: float
-    pause_s: float
-    costs: dict[str, Any]
-    """As JSON has them."""
 
 
 @dataclass(frozen=True)
@@ -67,24 +54,14 @@ def heaviest(batch: Batch, asked: Sequence[Asked], most: int) -> Heaviest:
     if first.simulated:
         run = first.traced(batch)
         made = attribute(run)
-        tools, calls = (list(map(_blamed, found[:most])) for found in (blame_of_tools(made), blame_of_calls(made)))
+        tools, calls = (
+            list(map(Weight.blamed, found[:most])) for found in (blame_of_tools(made), blame_of_calls(made))
+        )
     else:
         base = Priced(batch, Deployment(**first.arguments))
         run = base.result
-        tools, calls = (list(map(_priced, found)) for found in (by_tool(base, most), by_call(base, most)))
+        tools, calls = (list(map(Weight.priced, found)) for found in (by_tool(base, most), by_call(base, most)))
     return Heaviest(first, [run, *others], highest(run.model_s, most), tools, calls)
-
-
-def _priced(cost: ResponseCost) -> Weight:
-    costs = {"pause_s": cost.pause_s, "model_s": cost.model_s._asdict(), "usd": cost.usd._asdict()}
-    return Weight(cost.tool, cost.row, cost.responses, cost.tokens, cost.model_s.value, cost.pause_s, costs)
-
-
-def _blamed(blame: Blame) -> Weight:
-    parts = {name: getattr(blame, f"{name}_ns") / 1e9 for name in ("fresh", "recompute", "decode_context")}
-    cost_s, pause_s = blame.model_ns / 1e9, blame.tool_ns / 1e9
-    costs = {"pause_s": pause_s, "blamed_s": cost_s, **{f"{name}_s": seconds for name, seconds in parts.items()}}
-    return Weight(blame.tool, blame.row, blame.calls, blame.response_tokens, cost_s, pause_s, costs)
 
 
 def _sums(run: Estimate | Simulation) -> dict[str, float]:
@@ -133,13 +110,13 @@ def show(console: Console, found: Heaviest) -> None:
     if not whole:
         return
     told = "what is blamed on their responses" if found.asked.simulated else "what their responses cost"
-    _show_weights(console, f"Tools, by {told}", found.tools, run, whole)
-    _show_weights(console, f"Tool calls, by {told}", found.calls, run, whole)
-
-
-def _times(run: Estimate | Simulation) -> str:
-    """What is counted of a tool: parallel calls that one turn answers are one."""
-    return "responses" if isinstance(run, Estimate) else "calls"
+    for heading, shown in (
+        ("Tools", tool_table(found.tools, whole) if found.tools else None),
+        ("Tool calls", call_table(found.calls, whole, run.batch) if found.calls else None),
+    ):
+        if shown is not None:
+            console.print(f"\n{heading}, by {told}", style="bold")
+            console.print(shown)
 
 
 def _show_models(console: Console, runs: Sequence[Estimate | Simulation]) -> None:
@@ -157,37 +134,6 @@ def _show_models(console: Console, runs: Sequence[Estimate | Simulation]) -> Non
             money(sums["usd"]),
         )
     console.print("\nModels", style="bold")
-    console.print(shown)
-
-
-def _show_weights(
-    console: Console, heading: str, weights: Sequence[Weight], run: Estimate | Simulation, whole: float
-) -> None:
-    if not weights:
-        return
-    single = weights[0].row is not None
-    shown = table(gap=1 if single else 2)
-    shown.add_column("tool", no_wrap=True)
-    if single:
-        shown.add_column("trajectory", no_wrap=True)
-        shown.add_column("turn", justify="right", no_wrap=True)
-    for name in ([] if single else [_times(run)]) + ["tokens", "cost", "share", "pauses"]:
-        shown.add_column(name, justify="right", no_wrap=True)
-    for weight in weights:
-        where: list[Any] = []
-        if weight.row is not None:
-            name = str(run.batch.ids[run.batch.trajectory[weight.row]])
-            where = [Text(shorten(name, 20)), count(turn_of(run.batch, weight.row))]
-        shown.add_row(
-            Text(shorten(weight.tool or "(not named)", 22)),
-            *where,
-            *([] if single else [count(weight.times)]),
-            count(weight.tokens),
-            narrow(weight.cost_s),
-            percent(weight.cost_s / whole),
-            narrow(weight.pause_s),
-        )
-    console.print(f"\n{heading}", style="bold")
     console.print(shown)
 
 
@@ -210,16 +156,8 @@ def write_json(found: Heaviest, warnings: Sequence[str]) -> None:
                 {name: getattr(values[at], "item", lambda value=values[at]: value)() for name, values in plain.items()}
                 for at in range(len(found.trajectories))
             ],
-            "tools": [_object(weight, run) for weight in found.tools],
-            "calls": [_object(weight, run) for weight in found.calls],
+            "tools": [weight.document(run.batch) for weight in found.tools],
+            "calls": [weight.document(run.batch) for weight in found.calls],
             "warnings": list(warnings),
         }
     )
-
-
-def _object(weight: Weight, run: Estimate | Simulation) -> dict[str, Any]:
-    told: dict[str, Any] = {"tool": weight.tool, _times(run): weight.times, "tokens": weight.tokens}
-    if weight.row is not None:
-        number = int(run.batch.trajectory[weight.row])
-        told |= {"trajectory": str(run.batch.ids[number]), "turn": turn_of(run.batch, weight.row), "row": weight.row}
-    return told | weight.costs
