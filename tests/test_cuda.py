@@ -128,6 +128,18 @@ def test_an_old_driver_is_told_apart_from_none():
     assert cuda.missing(found) == "the driver is for CUDA 12.4, and this module needs CUDA 13.0: update the driver"
 
 
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_that_copy_make_no_difference(cuda_module, threads):
+    """More than a shipment, and columns of more than a thread's share."""
+    backend, rates, batch = cuda.CudaBackend(cuda_module), make_rates(survival=kernels.ALWAYS), linear(7, 90_000)
+    prepared, packed = backend.prepare(rates, step_table(rates)), backend.pack(batch)
+    one, several = empty_columns(batch.turns), empty_columns(batch.turns)
+    alone, together = backend.estimate(prepared, packed, one), backend.estimate(prepared, packed, several, threads)
+    assert together.totals.tobytes() == alone.totals.tobytes()
+    for name, column in several._asdict().items():
+        assert column.tobytes() == getattr(one, name).tobytes(), name
+
+
 def test_memory_is_given_back(emulated):
     emulated.release_memory()
     before = emulated.counts()["device_bytes"]
