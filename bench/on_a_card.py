@@ -100,8 +100,8 @@ def pricing(turns: int, rounds: int) -> dict[str, float]:
         for name, columns in (("totals", None), ("columns", made)):
             job = partial(native.estimate, handle, packed, columns, threads)
             took[f"native {name}, {threads} threads"] = timed(job, rounds)
-    took["cuda totals, from host memory"] = timed(lambda: card.estimate(there_handle, units, None), rounds)
-    took["cuda columns, from host memory"] = timed(lambda: card.estimate(there_handle, units, found), rounds)
+            job = partial(card.estimate, there_handle, units, columns, threads)
+            took[f"cuda {name} from host memory, {threads} threads"] = timed(job, rounds)
 
     arrays = on_device(batch)
     there = kvsim.DeviceBatch.from_columns(**arrays)
@@ -134,7 +134,7 @@ def overlap(turns: int) -> dict[str, float]:
     handle, units = rates.handle(card), card.pack(batch)
     found: dict[str, float] = {"turns": batch.turns}
     for name, columns in (("totals", None), ("columns", empty_columns(batch.turns))):
-        events = on_the_device(partial(card.estimate, handle, units, columns))
+        events = on_the_device(partial(card.estimate, handle, units, columns, threads_of("auto")))
         if not events:
             continue
         kinds = {
@@ -193,7 +193,7 @@ def main() -> None:
         for name, spent_s in took.items():
             if name != "turns":
                 print(
-                    f"  {name:32} {spent_s * 1e3:10.3f} ms  {took['turns'] / spent_s / 1e6:10.1f} M turns/s", flush=True
+                    f"  {name:40} {spent_s * 1e3:10.3f} ms  {took['turns'] / spent_s / 1e6:10.1f} M turns/s", flush=True
                 )
     found["overlap"] = overlap(max(asked.turns))
     print("\noverlap, ms:", json.dumps(found["overlap"], indent=1), flush=True)
