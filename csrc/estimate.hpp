@@ -185,8 +185,8 @@ class RunningTotals {
 };
 
 // Prices the rows at places [first, last) of the order, all that they depend on being among them or before them.
-// `kPlain` promises rows in order, no joins, shared prefixes or windows, and blocks of a power of two. `Columns`: Turns,
-// or what is read like it.
+// `kPlain` promises rows in order, no joins, shared prefixes or windows, and blocks of a power of two. `Columns`:
+// Turns, or what is read like it.
 template <i64 kSurvival, bool kWithTurns, bool kPlain, class Columns>
 KVSIM_HD void price_rows(const Rates& rates, const i64* step, const Columns& turns, i64 first, i64 last, i64* finish_ns,
                          RunningTotals& running, const PriceColumns& out) {
