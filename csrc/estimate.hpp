@@ -200,13 +200,15 @@ struct NoTotals {
   KVSIM_HD void add(i64, i64, i64, const Price&) const {}
 };
 
-// Prices the rows at places [first, last) of the order, all that they depend on being among them or before them. `out`
-// is told the price of each row if `kWithTurns`.
-// `kPlain` promises rows in order, no joins, shared prefixes or windows, and blocks of a power of two.
-template <i64 kSurvival, bool kWithTurns, bool kPlain, class Running, class Out>
-KVSIM_HD void price_rows(const Rates& rates, const i64* step, const Turns& turns, i64 first, i64 last, i64* finish_ns,
+// Prices the rows at places [first, last) of the order, all that they depend on being among them or before them.
+// `kPlain` promises rows in order, no joins, shared prefixes or windows, and blocks of a power of two. `Columns`:
+// Turns, or what is read like it. `out` is told the price of each row if `kWithTurns`.
+template <i64 kSurvival, bool kWithTurns, bool kPlain, class Columns, class Running, class Out>
+KVSIM_HD void price_rows(const Rates& rates, const i64* step, const Columns& turns, i64 first, i64 last, i64* finish_ns,
                          Running& running, const Out& out) {
-  if (kPlain && !is_plain(rates, turns)) KVSIM_UNREACHABLE();
+  if constexpr (kPlain) {
+    if (!is_plain(rates, turns)) KVSIM_UNREACHABLE();
+  }
   for (i64 i = first; i < last; ++i) {
     const i64 row = turns.order != nullptr ? turns.order[i] : i;
     const i64 parent = turns.parent[row];
