@@ -16,6 +16,7 @@ namespace kvsim {
 class Decoders {
  public:
   KVSIM_FN Decoders(i64 block_size, i64 seats) : classes_(block_size), members_(seats) {}
+  KVSIM_FN void resize(i64 seats) { members_.resize(seats); }
 
   KVSIM_FN bool has(i32 seat) const { return members_[seat].until > 0; }
   KVSIM_FN bool empty() const { return order_.empty(); }

@@ -180,9 +180,14 @@ class Pool {
   // Moves what one request holds to another that holds nothing.
   KVSIM_FN void hand_over(Holding& from, Holding& to) {
     to = from;
-    for (i32 s = to.shadows; s != kNone; s = runs_[s].next_owned) runs_[s].owner = &to;
+    moved(to);
     from.keyed = from.plain = 0;
     from.shadows = kNone;
+  }
+
+  // The holding stands elsewhere now.
+  KVSIM_FN void moved(Holding& holding) {
+    for (i32 s = holding.shadows; s != kNone; s = runs_[s].next_owned) runs_[s].owner = &holding;
   }
 
   // Gives everything back, the last block first, expecting it to be used again at `next_use`.
