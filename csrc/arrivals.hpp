@@ -2,6 +2,7 @@
 #pragma once
 
 #include "containers.hpp"
+#include "due_queue.hpp"
 #include "rates.hpp"
 
 namespace kvsim {
@@ -25,12 +26,6 @@ struct Workload {
 // When turns are released: at a start, or when the last of those they need finishes and the pause is over.
 class Arrivals {
  public:
-  struct Due {
-    i64 ns;
-    i64 row;
-    KVSIM_FN bool operator>(const Due& other) const { return ns != other.ns ? ns > other.ns : row > other.row; }
-  };
-
   KVSIM_FN Arrivals(const Workload& workload, i64 rows)
       : workload_(workload),
         needs_(workload.needs, workload.needs + rows),
@@ -42,13 +37,9 @@ class Arrivals {
     }
   }
 
-  KVSIM_FN bool empty() const { return due_.empty(); }
-  KVSIM_FN i64 next_ns() const { return due_.top().ns; }
-  KVSIM_FN Due pop() {
-    const Due due = due_.top();
-    due_.pop();
-    return due;
-  }
+  // When the next turn comes; never, if none is due.
+  KVSIM_FN i64 next_ns() const { return due_.next_ns(); }
+  KVSIM_FN Due pop() { return due_.pop(); }
 
   KVSIM_FN void finish(i64 row, i64 now_ns) {
     for (i64 at = workload_.dependants_start[row]; at < workload_.dependants_start[row + 1]; ++at) {
@@ -90,7 +81,7 @@ class Arrivals {
   Vector<i64> left_;   // unfinished rows by trajectory
   i64 following_ = 0;  // the next trajectory that may start when others end
   i64 ended_ = 0;      // trajectories
-  LeastFirst<Due> due_;
+  DueQueue due_;
 };
 
 }  // namespace kvsim
