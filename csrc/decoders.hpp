@@ -10,12 +10,13 @@
 
 #include "chains.hpp"
 #include "containers.hpp"
+#include "settings.hpp"
 
 namespace kvsim {
 
 class Decoders {
  public:
-  KVSIM_FN Decoders(i64 block_size, i64 seats) : classes_(block_size), members_(seats) {}
+  KVSIM_FN Decoders(const BlockSize& block, i64 seats) : block_(block), classes_(block.tokens()), members_(seats) {}
   KVSIM_FN void resize(i64 seats) { members_.resize(seats); }
 
   KVSIM_FN bool has(i32 seat) const { return members_[seat].until > 0; }
@@ -35,8 +36,8 @@ class Decoders {
   // same round, the one with the lower number does so first.
   KVSIM_FN void join(i32 seat, i64 number, i64 computed, i64 rounds) {
     Member& member = members_[seat];
-    const i64 size = static_cast<i64>(classes_.size());
-    const i64 phase = (phase_ + (size - computed % size)) % size;
+    i64 phase = phase_ - block_.left_over(computed);
+    if (phase < 0) phase += block_.tokens();
     Class& alike = classes_[phase];
     alike.members += 1;
     member = {scheduled_, scheduled_ + rounds, computed - scheduled_, scheduled_,    scheduled_,
@@ -52,10 +53,9 @@ class Decoders {
   // Blocks that the next round takes, or the next `rounds`.
   KVSIM_FN i64 takes() const { return classes_[phase_].members; }
   KVSIM_FN i64 takes(i64 rounds) const {
-    const i64 size = static_cast<i64>(classes_.size());
-    i64 blocks = rounds / size * lines();
+    i64 blocks = block_.filled_by(rounds) * lines();
     i64 phase = phase_;
-    for (i64 left = rounds % size; left > 0; --left, phase = after(phase)) blocks += classes_[phase].members;
+    for (i64 left = block_.left_over(rounds); left > 0; --left, phase = after(phase)) blocks += classes_[phase].members;
     return blocks;
   }
 
@@ -195,7 +195,7 @@ class Decoders {
     }
   };
 
-  KVSIM_FN i64 after(i64 phase) const { return phase + 1 == static_cast<i64>(classes_.size()) ? 0 : phase + 1; }
+  KVSIM_FN i64 after(i64 phase) const { return phase + 1 == block_.tokens() ? 0 : phase + 1; }
 
   KVSIM_FN void take(i64 now_ns) {
     classes_[phase_].blocks += 1;
@@ -203,6 +203,7 @@ class Decoders {
     phase_ = after(phase_);
   }
 
+  BlockSize block_;
   Vector<Class> classes_;   // by the round in which they take a block, modulo their number
   Vector<Member> members_;  // by seat
   Vector<Place> order_;     // by the end; the first `leaving_` have had all rounds scheduled

@@ -81,6 +81,7 @@ class BasicScheduler {
 
   KVSIM_FN BasicScheduler(const Settings& settings, const Contexts& contexts, const Chains& chains, const Plan& plan)
       : settings_(settings),
+        block_(settings.block_size),
         contexts_(contexts),
         plan_(plan),
         chains_(chains),
@@ -88,7 +89,7 @@ class BasicScheduler {
         pool_(chains, settings, plan.next_use_ns != nullptr, plan.host == kOnEviction ? host_.get() : nullptr),
         seats_(settings.max_num_seqs),
         running_(settings.max_num_seqs),
-        decoders_(settings.block_size, settings.max_num_seqs),
+        decoders_(block_, settings.max_num_seqs),
         running_on_(chains.shapes.size()),
         line_on_(chains.shapes.size(), kNone) {
     offer_seats(0);
@@ -191,7 +192,7 @@ class BasicScheduler {
       steps = min_of(steps, request.output - request.generated);
     }
     steps -= in_flight_ - 1;  // who ends with the step after is not scheduled beside it
-    if ((steps / settings_.block_size + 1) * oldest.size() * pool_.groups() <= pool_.free_blocks()) return steps;
+    if ((block_.filled_by(steps) + 1) * oldest.size() * pool_.groups() <= pool_.free_blocks()) return steps;
     while (steps > 1 && blocks_for_more(steps - 1) > pool_.free_blocks()) steps = 1 + (steps - 1) / 2;
     return steps;
   }
@@ -268,29 +269,29 @@ class BasicScheduler {
   KVSIM_FN i64 missing_blocks(i64 row) {
     const i64 prompt = contexts_.prompt[row];
     auto holding = pool_.holding_for(chains_.of_row[row], prompt);
-    return blocks_for(prompt) - hits(holding, (prompt - 1) / settings_.block_size);
+    return blocks_for(prompt) - hits(holding, block_.filled_by(prompt - 1));
   }
 
  private:
-  KVSIM_FN i64 blocks_for(i64 tokens) const { return (tokens + settings_.block_size - 1) / settings_.block_size; }
+  KVSIM_FN i64 blocks_for(i64 tokens) const { return block_.for_tokens(tokens); }
 
   // Blocks for so many tokens of the request, and keys for those that known tokens fill.
   KVSIM_FN void grow(Request& request, i64 slots) {
     typename P::Holding& holding = request.holding;
-    if (slots > holding.blocks() * settings_.block_size) pool_.allocate(holding, blocks_for(slots));
+    if (slots > block_.tokens_in(holding.blocks())) pool_.allocate(holding, blocks_for(slots));
     give_keys(request, min_of(slots, request.tokens()));
   }
 
   KVSIM_FN void give_keys(Request& request, i64 tokens) {
-    if (!decoders_.empty()) tell_keys_before(request.holding, tokens / settings_.block_size);
+    if (!decoders_.empty()) tell_keys_before(request.holding, block_.filled_by(tokens));
     give_own_keys(request, tokens);
   }
 
   KVSIM_FN void give_own_keys(Request& request, i64 tokens) {
     typename P::Holding& holding = request.holding;
-    if (tokens >= (holding.keyed + 1) * settings_.block_size) pool_.give_keys(holding, tokens / settings_.block_size);
+    if (tokens >= block_.tokens_in(holding.keyed + 1)) pool_.give_keys(holding, block_.filled_by(tokens));
     if constexpr (P::kStepwise) return;  // windows may pass a block at any step
-    request.quiet = min_of(holding.blocks() * settings_.block_size, (holding.keyed + 1) * settings_.block_size - 1);
+    request.quiet = min_of(block_.tokens_in(holding.blocks()), block_.tokens_in(holding.keyed + 1) - 1);
   }
 
   // Counts so many blocks as the request's from now on.
@@ -344,8 +345,8 @@ class BasicScheduler {
       if (work_->lines > 0) advance_lines<kTell>(more, end_of, on_blocks);
       for (Work& work : work_->parts) {
         Request& request = seats_[work.seat];
-        const i64 held = request.holding.blocks() * settings_.block_size;
-        for (i64 step = held - request.computed + 1; step <= more; step += settings_.block_size) {
+        const i64 held = block_.tokens_in(request.holding.blocks());
+        for (i64 step = held - request.computed + 1; step <= more; step += block_.tokens()) {
           const i64 at_ns = end_of(step);
           request.held_block_ns -= at_ns - request.release_ns;
           on_blocks(at_ns, 1);
@@ -537,7 +538,7 @@ class BasicScheduler {
       const i64 slots = request.computed + count;
       const bool quiet = slots <= request.quiet;
       if (!quiet) pass(request);
-      if (!quiet && slots > request.holding.blocks() * settings_.block_size) {
+      if (!quiet && slots > block_.tokens_in(request.holding.blocks())) {
         const i64 blocks = blocks_for(slots);
         while (pool_.takes(request.holding, blocks) > pool_.free_blocks()) {
           if (!pauses_.empty()) {
@@ -565,10 +566,10 @@ class BasicScheduler {
       const i32 seat = waiting_.front();
       Request& request = seats_[seat];
       const i64 total = request.tokens();
-      const i64 most = (total - 1) / settings_.block_size;
+      const i64 most = block_.filled_by(total - 1);
       const i64 found = hits(request.holding, most);
       const i64 stored = stored_hits(request, found);
-      const i64 cached = (found + stored) * settings_.block_size;
+      const i64 cached = block_.tokens_in(found + stored);
       i64 count = stored == 0 ? min_of(total - cached, longest) : 0;  // loading comes first
       if (count > budget && !settings_.enable_chunked_prefill) return;
       count = min_of(count, budget);
@@ -594,7 +595,7 @@ class BasicScheduler {
       if (!pauses_.empty()) let_go(contexts_.above[request.row]);
       if (request.cached < 0) {
         request.cached = cached;
-        request.loaded = stored * settings_.block_size;
+        request.loaded = block_.tokens_in(stored);
         request.hittable = pool_.hittable(request.holding, most, request.hittable);
       }
       request.computed = slots;
@@ -633,7 +634,7 @@ class BasicScheduler {
   // How many blocks behind the first `found` the host tier can load.
   KVSIM_FN i64 stored_hits(const Request& request, i64 found) const {
     if (host_ == nullptr) return 0;
-    return host_->hits(request.holding.chain, found, (request.tokens() - 1) / settings_.block_size);
+    return host_->hits(request.holding.chain, found, block_.filled_by(request.tokens() - 1));
   }
 
   KVSIM_FN i32 preemption_victim() const {
@@ -856,6 +857,7 @@ class BasicScheduler {
   }
 
   Settings settings_;
+  BlockSize block_;
   Contexts contexts_;
   Plan plan_;
   const Chains& chains_;
