@@ -2,7 +2,7 @@
 #pragma once
 
 #include "containers.hpp"
-#include "due_queue.hpp"
+#include "least_first.hpp"
 #include "rates.hpp"
 
 namespace kvsim {
@@ -23,6 +23,13 @@ struct Workload {
   const i64* refused = nullptr;
 };
 
+// A turn that comes.
+struct Due {
+  i64 ns;
+  i64 row;
+  KVSIM_FN bool before(const Due& other) const { return (ns < other.ns) | ((ns == other.ns) & (row < other.row)); }
+};
+
 // When turns are released: at a start, or when the last of those they need finishes and the pause is over.
 class Arrivals {
  public:
@@ -38,8 +45,12 @@ class Arrivals {
   }
 
   // When the next turn comes; never, if none is due.
-  KVSIM_FN i64 next_ns() const { return due_.next_ns(); }
-  KVSIM_FN Due pop() { return due_.pop(); }
+  KVSIM_FN i64 next_ns() const { return due_.empty() ? INT64_MAX : due_.top().ns; }
+  KVSIM_FN Due pop() {
+    const Due due = due_.top();
+    due_.pop();
+    return due;
+  }
 
   KVSIM_FN void finish(i64 row, i64 now_ns) {
     for (i64 at = workload_.dependants_start[row]; at < workload_.dependants_start[row + 1]; ++at) {
@@ -81,7 +92,7 @@ class Arrivals {
   Vector<i64> left_;   // unfinished rows by trajectory
   i64 following_ = 0;  // the next trajectory that may start when others end
   i64 ended_ = 0;      // trajectories
-  DueQueue due_;
+  LeastFirst<Due> due_;
 };
 
 }  // namespace kvsim

@@ -10,6 +10,7 @@
 
 #include "chains.hpp"
 #include "containers.hpp"
+#include "least_first.hpp"
 #include "settings.hpp"
 
 namespace kvsim {
@@ -20,10 +21,9 @@ class Decoders {
   KVSIM_FN void resize(i64 seats) { members_.resize(seats); }
 
   KVSIM_FN bool has(i32 seat) const { return members_[seat].until > 0; }
-  KVSIM_FN bool empty() const { return order_.empty(); }
-  KVSIM_FN i64 size() const { return static_cast<i64>(order_.size()); }
+  KVSIM_FN bool empty() const { return lines_ == 0 && left_.empty(); }
   // Those who get a token in the next round; who has had the last one scheduled stays a member until it comes.
-  KVSIM_FN i64 lines() const { return size() - leaving_; }
+  KVSIM_FN i64 lines() const { return lines_; }
   // The tokens that these have computed, all together.
   KVSIM_FN i64 computed() const { return computed_; }
   // Changes with who is among the lines.
@@ -42,8 +42,8 @@ class Decoders {
     alike.members += 1;
     member = {scheduled_, scheduled_ + rounds, computed - scheduled_, scheduled_,    scheduled_,
               phase,      alike.blocks,        alike.taken_ns,        share_of_each_};
-    const Place place{member.until, number, seat};
-    order_.insert(algorithms::upper_bound(order_.begin(), order_.end(), place), place);
+    order_.push({member.until, number, seat});
+    ++lines_;
     computed_ += computed;
     ++version_;
   }
@@ -53,7 +53,7 @@ class Decoders {
   // Blocks that the next round takes, or the next `rounds`.
   KVSIM_FN i64 takes() const { return classes_[phase_].members; }
   KVSIM_FN i64 takes(i64 rounds) const {
-    i64 blocks = block_.filled_by(rounds) * lines();
+    i64 blocks = block_.filled_by(rounds) * lines_;
     i64 phase = phase_;
     for (i64 left = block_.left_over(rounds); left > 0; --left, phase = after(phase)) blocks += classes_[phase].members;
     return blocks;
@@ -66,7 +66,7 @@ class Decoders {
   KVSIM_FN void schedule(i64 now_ns) {
     take(now_ns);
     ++scheduled_;
-    computed_ += lines();
+    computed_ += lines_;
   }
 
   // The oldest one under way ends.
@@ -87,7 +87,7 @@ class Decoders {
     }
     scheduled_ += rounds;
     ended_ += rounds;
-    computed_ += rounds * lines();
+    computed_ += rounds * lines_;
   }
 
   // Everybody has a share more of the time of the rounds.
@@ -132,11 +132,14 @@ class Decoders {
   // ---- Leaving ----
 
   // Who has the fewest rounds left, of those who have any to schedule; whether that is none.
-  KVSIM_FN i32 next_to_leave() const { return order_[leaving_].seat; }
-  KVSIM_FN bool any_leaves() const { return leaving_ < size() && order_[leaving_].until == scheduled_; }
+  KVSIM_FN i32 next_to_leave() const { return order_.top().seat; }
+  KVSIM_FN bool any_leaves() const { return lines_ > 0 && order_.top().until == scheduled_; }
   // It has been told, and takes no part in rounds any more.
   KVSIM_FN void leave() {
-    const Place& place = order_[leaving_++];
+    const Place place = order_.top();
+    order_.pop();
+    left_.push_back(place);
+    --lines_;
     Member& member = members_[place.seat];
     computed_ -= member.base + member.until;
     classes_[member.phase].members -= 1;
@@ -147,25 +150,24 @@ class Decoders {
   KVSIM_FN bool has_left(i32 seat) const { return members_[seat].phase == kNoClass; }
 
   // Who ends first; whether that is now, or how many rounds before.
-  KVSIM_FN i32 next_to_end() const { return order_.front().seat; }
-  KVSIM_FN i64 rounds_to_end() const { return order_.front().until - ended_; }
-  KVSIM_FN bool any_ends() const { return !order_.empty() && rounds_to_end() == 0; }
-  KVSIM_FN bool first_has_left() const { return leaving_ > 0; }
+  KVSIM_FN i32 next_to_end() const { return next().seat; }
+  KVSIM_FN i64 rounds_to_end() const { return next().until - ended_; }
+  KVSIM_FN bool any_ends() const { return !empty() && rounds_to_end() == 0; }
+  KVSIM_FN bool first_has_left() const { return !left_.empty(); }
   KVSIM_FN void remove() {
-    members_[order_.front().seat].until = 0;
-    order_.erase(order_.begin());
-    --leaving_;
+    members_[left_.front().seat].until = 0;
+    left_.pop_front();
   }
 
   // Nobody is a member any more. Rounds under way are none.
   KVSIM_FN void disperse() {
-    for (const Place& place : order_) {
-      Member& member = members_[place.seat];
-      if (member.phase != kNoClass) classes_[member.phase].members -= 1;
-      member.until = 0;
+    for (const Place& place : order_.values()) {
+      classes_[members_[place.seat].phase].members -= 1;
+      members_[place.seat].until = 0;
     }
     order_.clear();
-    leaving_ = computed_ = 0;
+    for (; !left_.empty(); left_.pop_front()) members_[left_.front().seat].until = 0;
+    lines_ = computed_ = 0;
     ended_ = scheduled_;
     ++version_;
   }
@@ -190,10 +192,12 @@ class Decoders {
     i64 until;
     i64 number;
     i32 seat;
-    KVSIM_FN bool operator<(const Place& other) const {
-      return until != other.until ? until < other.until : number < other.number;
+    KVSIM_FN bool before(const Place& other) const {
+      return (until < other.until) | ((until == other.until) & (number < other.number));
     }
   };
+
+  KVSIM_FN const Place& next() const { return left_.empty() ? order_.top() : left_.front(); }
 
   KVSIM_FN i64 after(i64 phase) const { return phase + 1 == block_.tokens() ? 0 : phase + 1; }
 
@@ -206,8 +210,9 @@ class Decoders {
   BlockSize block_;
   Vector<Class> classes_;   // by the round in which they take a block, modulo their number
   Vector<Member> members_;  // by seat
-  Vector<Place> order_;     // by the end; the first `leaving_` have had all rounds scheduled
-  i64 leaving_ = 0;
+  LeastFirst<Place> order_; // by the end, those who have rounds to schedule
+  Deque<Place> left_;       // by the end, those who have none
+  i64 lines_ = 0;
   i64 phase_ = 0;  // of the next round
   i64 scheduled_ = 1, ended_ = 1;
   i64 computed_ = 0;

@@ -147,16 +147,8 @@ class Pool {
   // Takes blocks from the front of the free queue for holdings that are told of them later.
   KVSIM_FN void take(i64 count) {
     free_ -= count;
-    const i64 plain = min_of(count, plain_free_);
-    plain_free_ -= plain;
-    for (count -= plain; count > 0;) {
-      const i32 r = runs_[0].later;
-      const i32 taken = static_cast<i32>(min_of(count, runs_[r].hi - runs_[r].lo));
-      count -= taken;
-      evicted_ += taken;
-      if (told_) tell(runs_[r].chain, runs_[r].hi - taken, runs_[r].hi);
-      forget(r, taken);
-    }
+    plain_free_ -= count;
+    if (plain_free_ < 0) evict();
   }
 
   // The first `full` blocks of the request are full: those without a key get theirs.
@@ -277,6 +269,21 @@ class Pool {
     const auto rank = last_of_.lower_bound(run.next_use);
     link_before(r, rank == last_of_.end() ? runs_[0].later : runs_[rank->second].later);
     last_of_[run.next_use] = r;
+  }
+
+  // As many blocks lose their keys as are taken beyond the plain ones.
+  KVSIM_FN void evict() {
+    i64 count = -plain_free_;
+    plain_free_ = 0;
+    evicted_ += count;
+    while (count > 0) {
+      const i32 r = runs_[0].later;
+      const Run& run = runs_[r];
+      const i32 taken = static_cast<i32>(min_of(count, run.hi - run.lo));
+      count -= taken;
+      if (told_) tell(run.chain, run.hi - taken, run.hi);
+      forget(r, taken);
+    }
   }
 
   // A run that nobody holds any more joins the free queue at its back.

@@ -49,10 +49,10 @@ struct BasicRequest {
 // What a step computes of one request.
 struct Work {
   i32 seat;
+  i32 tokens;
   i64 before;  // computed tokens before the step
-  i64 tokens;
   // Built in place: a copy from the stack costs as much as the scheduling itself.
-  KVSIM_FN Work(i32 seat, i64 before, i64 tokens) : seat(seat), before(before), tokens(tokens) {}
+  KVSIM_FN Work(i32 seat, i64 before, i64 tokens) : seat(seat), tokens(static_cast<i32>(tokens)), before(before) {}
 };
 
 // What a step computes: a token for each of the lines, which come first, and the parts of other requests.
@@ -133,10 +133,8 @@ class BasicScheduler {
     loading_ = 0;
     while (!pauses_.empty() && pauses_.begin()->first.until_ns <= now_ns) let_go_first();
     i64 budget = settings_.max_num_batched_tokens;
-    const bool alone = running_.size() + waiting_.size() <= 1;
-    const i64 longest = settings_.long_prefill_token_threshold > 0 && !alone  // vLLM lets a lone request have it all
-                            ? settings_.long_prefill_token_threshold
-                            : budget;
+    const i64 threshold = settings_.long_prefill_token_threshold;
+    const i64 longest = threshold > 0 && unfinished() > 1 ? threshold : budget;  // vLLM lets a lone request have it all
     schedule_lines(budget, longest);
     token_since_ = 0;
     schedule_running(budget, longest);
