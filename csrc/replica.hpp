@@ -212,12 +212,14 @@ class BasicReplica {
     const i64 sequences = step.size();
     tokens_ = tokens;
     decoding_ = lines == sequences;
+    const i64 tiles = decoding_ ? 0 : law_.tile_keys * lines;
     const i64 full = decoding_ ? law_.full.decode[lines] : law_.full.mixed[lines];
-    const i64 windowed = decoding_ ? law_.windowed.decode[lines] : law_.windowed.mixed[lines];
-    if (!decoding_) attention += (full + windowed) * (law_.tile_keys * lines);
     stretch_.growth = full * lines;
-    stretch_.first = law_.step[tokens] + law_.sequences[sequences] + attention + full * seen;
-    if (law_.window > 0) price_windows(step, windowed);
+    stretch_.first = law_.step[tokens] + law_.sequences[sequences] + attention + full * (seen + tiles);
+    if (law_.window == 0) return;
+    const i64 windowed = decoding_ ? law_.windowed.decode[lines] : law_.windowed.mixed[lines];
+    stretch_.first += windowed * tiles;
+    price_windows(step, windowed);
   }
 
   // What layers with windows add for the sequences that decode.

@@ -137,8 +137,8 @@ class BasicScheduler {
     const i64 longest = threshold > 0 && unfinished() > 1 ? threshold : budget;  // vLLM lets a lone request have it all
     schedule_lines(budget, longest);
     token_since_ = 0;
-    schedule_running(budget, longest);
-    if (preempted_.empty()) admit(budget, longest);
+    if (others_ != kNone) schedule_running(budget, longest);
+    if (!waiting_.empty() && preempted_.empty()) admit(budget, longest);
     if (!work_->empty()) ++in_flight_;
     least_free_ = pool_.free_blocks();
   }
