@@ -38,8 +38,8 @@ class Decoders {
     Member& member = members_[seat];
     i64 phase = phase_ - block_.left_over(computed);
     if (phase < 0) phase += block_.tokens();
-    Class& alike = classes_[phase];
-    alike.members += 1;
+    enter(phase);
+    const Class& alike = classes_[phase];
     member = {scheduled_, scheduled_ + rounds, computed - scheduled_, scheduled_,    scheduled_,
               phase,      alike.blocks,        alike.taken_ns,        share_of_each_};
     order_.push({member.until, number, seat});
@@ -73,21 +73,26 @@ class Decoders {
   KVSIM_FN void end() { ++ended_; }
 
   // So many rounds end, and as many are scheduled, the n-th at `end_of(n)`; `on_blocks(ns, count)` says what they take.
+  // Returns what they take in all.
   template <class EndOf, class OnBlocks>
-  KVSIM_FN void advance(i64 rounds, EndOf&& end_of, OnBlocks&& on_blocks) {
-    for (i64 round = 1; round <= rounds; ++round) {
-      const i64 blocks = takes();
-      if (blocks == 0) {
-        phase_ = after(phase_);
-        continue;
-      }
+  KVSIM_FN i64 advance(i64 rounds, EndOf&& end_of, OnBlocks&& on_blocks) {
+    i64 blocks = 0;
+    i64 round = 1, phase = phase_;
+    for (; round <= rounds && classes_[phase].members == 0; ++round) phase = after(phase);
+    while (round <= rounds) {
+      Class& alike = classes_[phase];
       const i64 at_ns = end_of(round);
-      take(at_ns);
-      on_blocks(at_ns, blocks);
+      alike.take(at_ns);
+      blocks += alike.members;
+      on_blocks(at_ns, alike.members);
+      round += alike.gap;
+      phase = after(phase, alike.gap);
     }
+    phase_ = after(phase_, block_.left_over(rounds));
     scheduled_ += rounds;
     ended_ += rounds;
     computed_ += rounds * lines_;
+    return blocks;
   }
 
   // Everybody has a share more of the time of the rounds.
@@ -142,7 +147,7 @@ class Decoders {
     --lines_;
     Member& member = members_[place.seat];
     computed_ -= member.base + member.until;
-    classes_[member.phase].members -= 1;
+    leave(member.phase);
     member.phase = kNoClass;
     ++version_;
   }
@@ -162,7 +167,7 @@ class Decoders {
   // Nobody is a member any more. Rounds under way are none.
   KVSIM_FN void disperse() {
     for (const Place& place : order_.values()) {
-      classes_[members_[place.seat].phase].members -= 1;
+      classes_[members_[place.seat].phase].members = 0;
       members_[place.seat].until = 0;
     }
     order_.clear();
@@ -175,8 +180,13 @@ class Decoders {
  private:
   struct Class {
     i64 members = 0;
+    i64 gap = 0;                 // rounds from theirs to that of the next class that has members
     i64 blocks = 0;              // that each member would have taken
     std::uint64_t taken_ns = 0;  // the sum of the instants
+    KVSIM_FN void take(i64 now_ns) {
+      blocks += 1;
+      taken_ns += static_cast<std::uint64_t>(now_ns);
+    }
   };
   static constexpr i64 kNoClass = -1;
   struct Member {
@@ -199,12 +209,38 @@ class Decoders {
 
   KVSIM_FN const Place& next() const { return left_.empty() ? order_.top() : left_.front(); }
 
-  KVSIM_FN i64 after(i64 phase) const { return phase + 1 == block_.tokens() ? 0 : phase + 1; }
+  KVSIM_FN i64 after(i64 phase, i64 rounds = 1) const {
+    phase += rounds;
+    return phase >= block_.tokens() ? phase - block_.tokens() : phase;
+  }
 
   KVSIM_FN void take(i64 now_ns) {
-    classes_[phase_].blocks += 1;
-    classes_[phase_].taken_ns += static_cast<std::uint64_t>(now_ns);
+    classes_[phase_].take(now_ns);
     phase_ = after(phase_);
+  }
+
+  // A class has a member more, or less.
+  KVSIM_FN void enter(i64 phase) {
+    Class& alike = classes_[phase];
+    if (alike.members++ > 0) return;
+    const i64 gap = gap_before(phase);
+    const bool alone = gap == block_.tokens();
+    Class& before = classes_[after(phase, block_.tokens() - gap)];
+    alike.gap = alone ? gap : before.gap - gap;
+    before.gap = gap;
+  }
+  KVSIM_FN void leave(i64 phase) {
+    if (--classes_[phase].members > 0 || lines_ == 0) return;
+    classes_[after(phase, block_.tokens() - gap_before(phase))].gap += classes_[phase].gap;
+  }
+  // How many rounds before theirs the class before them that has members takes a block.
+  KVSIM_FN i64 gap_before(i64 phase) const {
+    i64 gap = 0;
+    do {
+      phase = phase == 0 ? block_.tokens() - 1 : phase - 1;
+      ++gap;
+    } while (classes_[phase].members == 0);
+    return gap;
   }
 
   BlockSize block_;

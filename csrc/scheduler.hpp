@@ -487,8 +487,9 @@ class BasicScheduler {
 
   template <bool kTell, class EndOf, class OnBlocks>
   KVSIM_FN void advance_lines(i64 more, EndOf& end_of, OnBlocks& on_blocks) {
-    kTell ? take_and_tell(end_of(1)) : pool_.take(decoders_.takes(more));
-    decoders_.advance(more, end_of, on_blocks);
+    if constexpr (kTell) take_and_tell(end_of(1));
+    const i64 blocks = decoders_.advance(more, end_of, on_blocks);
+    if constexpr (!kTell) pool_.take(blocks);
     for (i64 number = 0; number < in_flight_; ++number) {
       Step& step = steps_[oldest_ ^ number];
       step.round += more;
