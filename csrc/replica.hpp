@@ -189,7 +189,7 @@ class BasicReplica {
   }
 
   // What the oldest step in flight takes, and what each step more would.
-  KVSIM_FN void price() {
+  KVSIM_ONCE void price() {
     const Step& step = scheduler_.oldest();
     if (!step.joined.empty()) {
       if (shared_lines_ >= 0) settle();
@@ -307,7 +307,7 @@ class BasicReplica {
   }
 
   // Of the step that starts now, as long as its requests have their seats; its time is shared by tokens.
-  KVSIM_FN void note_prefill() {
+  KVSIM_ONCE void note_prefill() {
     settle();
     const Step& step = scheduler_.oldest();
     const i64 now_ns = clock_.ns(), tokens = tokens_, sequences = step.size();
