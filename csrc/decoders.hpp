@@ -244,10 +244,10 @@ class Decoders {
   }
 
   BlockSize block_;
-  Vector<Class> classes_;   // by the round in which they take a block, modulo their number
-  Vector<Member> members_;  // by seat
-  LeastFirst<Place> order_; // by the end, those who have rounds to schedule
-  Deque<Place> left_;       // by the end, those who have none
+  Vector<Class> classes_;    // by the round in which they take a block, modulo their number
+  Vector<Member> members_;   // by seat
+  LeastFirst<Place> order_;  // by the end, those who have rounds to schedule
+  Deque<Place> left_;        // by the end, those who have none
   i64 lines_ = 0;
   i64 phase_ = 0;  // of the next round
   i64 scheduled_ = 1, ended_ = 1;

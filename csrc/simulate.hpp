@@ -32,7 +32,7 @@ class BasicSimulation {
         router_(fleet.router, workload.trajectories) {
     Timeline own = timeline;
     for (i64 number = 0; number < fleet.replicas; ++number) {
-      replicas_.push_back(make_owner<Replica>(number, settings, law, contexts, chains_, plan, served, own));
+      replicas_.emplace_back(make_owner<Replica>(number, settings, law, contexts, chains_, plan, served, own));
       own.level += own.bins;
       own.partial += own.bins;
     }
