@@ -185,11 +185,14 @@ class RunningTotals {
 };
 
 // Prices the rows at places [first, last) of the order, all that they depend on being among them or before them.
-// `kPlain` promises rows in order, no joins, shared prefixes or windows, and blocks of a power of two.
-template <i64 kSurvival, bool kWithTurns, bool kPlain>
-KVSIM_HD void price_rows(const Rates& rates, const i64* step, const Turns& turns, i64 first, i64 last, i64* finish_ns,
+// `kPlain` promises rows in order, no joins, shared prefixes or windows, and blocks of a power of two. `Columns`:
+// Turns, or what is read like it.
+template <i64 kSurvival, bool kWithTurns, bool kPlain, class Columns>
+KVSIM_HD void price_rows(const Rates& rates, const i64* step, const Columns& turns, i64 first, i64 last, i64* finish_ns,
                          RunningTotals& running, const PriceColumns& out) {
-  if (kPlain && !is_plain(rates, turns)) KVSIM_UNREACHABLE();
+  if constexpr (kPlain) {
+    if (!is_plain(rates, turns)) KVSIM_UNREACHABLE();
+  }
   for (i64 i = first; i < last; ++i) {
     const i64 row = turns.order != nullptr ? turns.order[i] : i;
     const i64 parent = turns.parent[row];

@@ -24,8 +24,9 @@ struct Turns {
   const i64* logged_cached = nullptr;
 };
 
-// When the turn comes, given when those it depends on finished.
-KVSIM_HD i64 release_of(const Turns& turns, const i64* finish_ns, i64 row) {
+// When the turn comes, given when those it depends on finished. `Columns`: Turns, or what is read like it.
+template <class Columns>
+KVSIM_HD i64 release_of(const Columns& turns, const i64* finish_ns, i64 row) {
   const i64 after = turns.after[row];
   i64 ready = after >= 0 ? finish_ns[after] : turns.arrival_ns[row];
   bool waited = after >= 0;

@@ -5,8 +5,9 @@ Public names are loaded on first use, so that ``import kvsim`` stays light.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kvsim._lazy import lazy
 
 if TYPE_CHECKING:
     from kvsim.architecture import models
@@ -72,14 +73,4 @@ __all__ = [
     "sweep",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'kvsim' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"kvsim.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _HOME)

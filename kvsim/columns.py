@@ -11,6 +11,7 @@ from kvsim.estimation import Estimate
 
 if TYPE_CHECKING:
     from kvsim.simulation import Simulation
+    from kvsim.trajectory import Batch
 
 Columns = dict[str, Any]
 """Lists or arrays of one length."""
@@ -38,30 +39,30 @@ SUMMED = (
 )
 
 _TIMES = ("latency_s", "model_s", "fresh_prefill_s", "recompute_s", "decode_s")
-_COSTS = ("gpu_s", "kv_byte_s", "usd", "joules")
 
 
 def trajectory_columns(result: Estimate | Simulation) -> Columns:
     """One value a trajectory, in the batch's order."""
+    whole = {"priced": result.priced} if isinstance(result, Estimate) else {"served": result.served_whole}
+    turns, *rest = summed_columns(result).items()
+    return {"id": list(result.batch.ids), **dict([turns]), **whole, **dict(rest)}
+
+
+def summed_columns(result: Estimate | Simulation) -> Columns:
+    """Those that can be added up."""
     batch = result.batch
-    times: tuple[str, ...]
-    if isinstance(result, Estimate):
-        whole, times = {"priced": result.priced}, _TIMES
-    else:
-        whole, times = {"served": result.served_whole}, (*_TIMES, "queue_s")
+    of_batch = batch.once("by trajectory", None, lambda: _of_batch(batch))
     columns: Columns = {
-        "id": list(batch.ids),
-        "turns": _per_trajectory(result, np.ones(batch.turns, np.int64)),
-        **whole,
-        "prompt_tokens": _per_trajectory(result, batch.prompt_tokens),
-        "new_tokens": _per_trajectory(result, batch.prompt_tokens - batch.kept_tokens),
-        "output_tokens": _per_trajectory(result, batch.output_tokens),
+        **{name: of_batch[name] for name in ("turns", "prompt_tokens", "new_tokens", "output_tokens")},
         "cached_tokens": result.cached_tokens,
         "recomputed_tokens": result.recomputed_tokens,
     }
+    times = _TIMES if isinstance(result, Estimate) else (*_TIMES, "queue_s")
     columns |= {name: getattr(result, name) for name in times}
-    columns["pause_s"] = _per_trajectory(result, batch.pause_ns) / 1e9
-    return columns | {name: getattr(result, name) for name in _COSTS}
+    columns["pause_s"] = of_batch["pause_s"]
+    columns["gpu_s"] = gpu_s = result.gpu_s
+    columns["kv_byte_s"] = result.kv_byte_s
+    return columns | {"usd": result.usd_of(gpu_s), "joules": result.joules_of(gpu_s)}
 
 
 def trajectory_ends(result: Estimate | Simulation) -> Columns:
@@ -99,8 +100,13 @@ def turn_columns(result: Estimate | Simulation) -> Columns:
 
 def sums(columns: Columns, among: Mask) -> dict[str, float]:
     """How many trajectories those are, and the sums of their columns: of :data:`SUMMED` those that there are."""
-    result: dict[str, float] = {"trajectories": int(among.sum())}
-    return result | {name: columns[name][among].sum().item() for name in SUMMED if name in columns}
+    count = int(np.count_nonzero(among))
+    every = count == len(among)
+    result: dict[str, float] = {"trajectories": count}
+    for name in SUMMED:
+        if name in columns:
+            result[name] = np.add.reduce(columns[name] if every else columns[name][among]).item()
+    return result
 
 
 def records(columns: Columns) -> list[dict[str, Any]]:
@@ -109,7 +115,21 @@ def records(columns: Columns) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*plain, strict=True)]
 
 
-def _per_trajectory(result: Estimate | Simulation, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    sums = np.zeros(len(result.batch), np.int64)
-    np.add.at(sums, result.batch.trajectory, values)
-    return sums
+def _of_batch(batch: Batch) -> Columns:
+    """What does not depend on the engine, read-only."""
+
+    def sums(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        found = np.zeros(len(batch), np.int64)
+        np.add.at(found, batch.trajectory, values)
+        return found
+
+    columns = {
+        "turns": sums(np.ones(batch.turns, np.int64)),
+        "prompt_tokens": sums(batch.prompt_tokens),
+        "new_tokens": sums(batch.prompt_tokens - batch.kept_tokens),
+        "output_tokens": sums(batch.output_tokens),
+        "pause_s": sums(batch.pause_ns) / 1e9,
+    }
+    for column in columns.values():
+        column.flags.writeable = False
+    return columns

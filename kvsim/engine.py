@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, SupportsIndex
 
 from kvsim._memory import Memory, Sampler, plan
+from kvsim._once import once
 from kvsim._weights import WeightFormat, dtype_name
 from kvsim.architecture import Architecture, kv_element_bytes
 from kvsim.errors import DoesNotFitError, InputError
@@ -156,6 +157,30 @@ def resolve(config: EngineConfig, architecture: Architecture, gpu: Gpu, *, sampl
     Raises DoesNotFitError saying by how much, and which tensor_parallel_size would do; InputError for a dtype
     that the GPU lacks or a tensor_parallel_size that does not divide the heads.
     """
+    blocks = config.num_gpu_blocks_override
+    if blocks is not None:
+        config = replace(config, num_gpu_blocks_override=None)
+    engine, share = _but_for_blocks(config, architecture, gpu, sampler)
+    if blocks is None:
+        blocks = engine.kv_bytes // engine.pool_block_bytes
+    if blocks < 2:
+        raise InputError(
+            f"{engine.kv_bytes} bytes hold less than two blocks, one of which is the null block",
+            remedy=f"Give at least {2 * engine.pool_block_bytes}.",
+            field="kv_cache_memory_bytes",
+        )
+    capacity = blocks if share is None else int(blocks / share) // engine.block_size
+    return replace(engine, num_gpu_blocks=blocks, capacity_blocks=capacity)
+
+
+@once(maxsize=64)
+def _but_for_blocks(
+    config: EngineConfig, architecture: Architecture, gpu: Gpu, sampler: Sampler | None
+) -> tuple[Engine, float | None]:
+    """The engine but for the number of its blocks, which is all that sizes of the cache differ in.
+
+    And, with sliding windows, the blocks of the pool that a token of context takes.
+    """
     tp = config.tensor_parallel_size
     architecture.check_tensor_parallel(tp)
     dtype = _dtype(config, architecture, gpu)
@@ -193,24 +218,15 @@ def resolve(config: EngineConfig, architecture: Architecture, gpu: Gpu, *, sampl
     memory = memory_of(tp)
     if spare(tp) < 0 and (config.kv_cache_memory_bytes is None or memory.kv_bytes < 0):
         raise DoesNotFitError(_does_not_fit(architecture, gpu, tp, memory, -spare(tp), spare))
-    kv_bytes = config.kv_cache_memory_bytes or memory.kv_bytes
-    blocks = config.num_gpu_blocks_override or kv_bytes // block_bytes(tp)
-    if blocks < 2:
-        raise InputError(
-            f"{kv_bytes} bytes hold less than two blocks, one of which is the null block",
-            remedy=f"Give at least {2 * block_bytes(tp)}.",
-            field="kv_cache_memory_bytes",
-        )
     groups = kv_groups(architecture, kv_element_bytes(kv_dtype), tp)
     windows = groups.windows if groups else ()
-    capacity, context_bytes = blocks, block_bytes(tp)
+    share, context_bytes = None, block_bytes(tp)
     if groups and any(windows):
         in_flight = tokens * (2 if config.async_scheduling else 1)
         share = groups.reserved_blocks(max_model_len, config.block_size, in_flight) / max_model_len
-        capacity = int(blocks / share) // config.block_size
         context_bytes = math.ceil(context_bytes * share * config.block_size)
     stored = architecture.weight_format(config.quantization)
-    return Engine(
+    engine = Engine(
         tensor_parallel_size=tp,
         dtype=dtype,
         weights=stored,
@@ -228,13 +244,14 @@ def resolve(config: EngineConfig, architecture: Architecture, gpu: Gpu, *, sampl
         watermark=config.watermark,
         scheduler_reserve_full_isl=config.scheduler_reserve_full_isl,
         memory=memory,
-        kv_bytes=kv_bytes,
+        kv_bytes=config.kv_cache_memory_bytes or memory.kv_bytes,
         kv_bytes_per_block=context_bytes,
         pool_block_bytes=block_bytes(tp),
-        num_gpu_blocks=blocks,
-        capacity_blocks=capacity,
+        num_gpu_blocks=0,
+        capacity_blocks=0,
         windows=windows,
     )
+    return engine, share
 
 
 def _batch_defaults(gpu: Gpu) -> tuple[int, int]:
@@ -296,8 +313,9 @@ def _does_not_fit(
 
 def _integer(field: str, value: object, *, minimum: int) -> int:
     """The value as Python's integer (numpy's are accepted), or InputError."""
-    # int first: asking about a protocol takes microseconds
-    if isinstance(value, bool) or not isinstance(value, (int, SupportsIndex)) or operator.index(value) < minimum:
+    if type(value) is int and value >= minimum:
+        return value
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or operator.index(value) < minimum:
         raise InputError(f"{value!r} is not a whole number of at least {minimum}", remedy="Correct it.", field=field)
     return operator.index(value)
 

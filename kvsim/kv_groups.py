@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import numpy.typing as npt
+
+from kvsim._once import once
 
 if TYPE_CHECKING:
     from kvsim._layers import AttentionGroup
@@ -46,15 +48,20 @@ class KvGroups:
         )
 
 
-def most_blocks(windows: Sequence[int], tokens: Ints | int, block_size: int, in_flight_tokens: int) -> Ints:
+@overload
+def most_blocks(windows: Sequence[int], tokens: int, block_size: int, in_flight_tokens: int) -> int: ...
+@overload
+def most_blocks(windows: Sequence[int], tokens: Ints, block_size: int, in_flight_tokens: int) -> Ints: ...
+def most_blocks(windows: Sequence[int], tokens: Ints | int, block_size: int, in_flight_tokens: int) -> Ints | int:
     """The most blocks that sequences of so many tokens hold at a time, in all groups.
 
     A window keeps its own tokens but one and those of the steps under way, which may begin inside a block.
     """
-    longest = -(-np.asarray(tokens, np.int64) // block_size)
-    held: Ints = np.zeros_like(longest)
+    longest = -(-tokens // block_size)
+    least = min if isinstance(longest, int) else np.minimum
+    held = 0 * longest
     for window in windows:
-        held += np.minimum(longest, -(-(window - 1 + in_flight_tokens) // block_size) + 1) if window else longest
+        held = held + (least(longest, -(-(window - 1 + in_flight_tokens) // block_size) + 1) if window else longest)
     return held
 
 
@@ -83,6 +90,7 @@ def kv_groups(architecture: Architecture, element_bytes: float, tp: int = 1) -> 
     return KvGroups(tuple(windows), size * one_layer)
 
 
+@once(maxsize=256)
 def obstacle(architecture: Architecture, tp: int = 1) -> str:
     """Why vLLM's KV groups for a model are not described here; empty where they are."""
     if architecture.recurrent_state_bytes():

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ._once import once
 from .architecture import Architecture
 from .calibration import Calibration
 from .costs import GROUPS, Costs, Storage
@@ -86,7 +87,24 @@ def build_law(
     cache holds (a load declared by hand). ``fraction_bits`` is the largest up to 20 with which no turn the engine can
     hold overflows (:func:`check_horizon`). Raises InputError where not even whole nanoseconds would fit.
     """
-    return law_of(costs_of(architecture, engine, gpu, calibration.values()), engine, held_tokens=held_tokens)
+    storage = Storage.of(engine.weights, engine.kv_cache_dtype, engine.dtype)
+    ranks, tokens, sequences = engine.tensor_parallel_size, engine.max_num_batched_tokens, engine.max_num_seqs
+    known = _step_seconds_of(architecture, ranks, storage, gpu, calibration, tokens, sequences)
+    return known.law(engine.max_model_len, _held_tokens(engine, held_tokens))
+
+
+@once(maxsize=64)
+def _step_seconds_of(
+    architecture: Architecture,
+    ranks: int,
+    storage: Storage,
+    gpu: Gpu,
+    calibration: Calibration,
+    tokens: int,
+    sequences: int,
+) -> StepSeconds:
+    """What engines share that differ in their KV cache alone."""
+    return StepSeconds(Costs(architecture, ranks, storage, _rates(gpu, calibration.values())), tokens, sequences)
 
 
 def law_of(costs: StepCosts, engine: Engine, *, held_tokens: int = 0) -> Law:
@@ -96,14 +114,23 @@ def law_of(costs: StepCosts, engine: Engine, *, held_tokens: int = 0) -> Law:
         tokens=engine.max_num_batched_tokens,
         sequences=engine.max_num_seqs,
         max_model_len=engine.max_model_len,
-        held_tokens=max(held_tokens, min(engine.kv_capacity_tokens, engine.max_num_seqs * engine.max_model_len)),
+        held_tokens=_held_tokens(engine, held_tokens),
     )
+
+
+def _held_tokens(engine: Engine, declared: int) -> int:
+    """Context of all sequences of a step: what is declared, or what fits the cache if that is more."""
+    return max(declared, min(engine.kv_capacity_tokens, engine.max_num_seqs * engine.max_model_len))
 
 
 def costs_of(architecture: Architecture, engine: Engine, gpu: Gpu, values: Mapping[str, float]) -> Costs:
     """The terms behind a law, in seconds; ``values`` are a calibration's, by name."""
     storage = Storage.of(engine.weights, engine.kv_cache_dtype, engine.dtype)
-    return Costs(architecture, engine.tensor_parallel_size, storage, Rates(values, device_of(gpu)))
+    return Costs(architecture, engine.tensor_parallel_size, storage, _rates(gpu, values))
+
+
+def _rates(gpu: Gpu, values: Mapping[str, float]) -> Rates:
+    return Rates(values, device_of(gpu))
 
 
 def device_of(gpu: Gpu) -> Device:
@@ -165,42 +192,70 @@ def tabulate(costs: StepCosts, *, tokens: int, sequences: int, max_model_len: in
     ``max_model_len`` and ``held_tokens`` (context tokens that all sequences of a step hold together) bound
     the horizon.
     """
-    counts = np.arange(1, sequences + 1, dtype=np.float64)
-    step = costs.step_s(np.arange(1, tokens + 1, dtype=np.float64))
-    per_step = costs.sequences_s(counts)
-    decode = {group: costs.decode_s(group, counts) for group in GROUPS}
-    mixed = {group: costs.mixed_s(group, counts) for group in GROUPS}
-    tile_keys = costs.tile_keys()
-    pair = {group: costs.pair_s(group) for group in GROUPS}
-    context = {group: costs.context_s(group) for group in GROUPS}
+    return StepSeconds(costs, tokens, sequences).law(max_model_len, held_tokens)
 
-    worst = _worst_turn(
-        step=float(step.max() + per_step.max()),
-        pair=sum(pair.values()),
-        context=sum(context.values()),
-        decode=float(sum(np.maximum(decode[name], mixed[name]).max() for name in GROUPS)),
-        max_model_len=max_model_len,
-        held_tokens=held_tokens + tile_keys * sequences,
-    )
-    bits = int(np.floor(np.log2(HORIZON / (1e9 * worst)))) - 1  # one bit for what rounding adds
-    if bits < 0:
-        raise InputError(
-            f"a turn of {max_model_len} tokens could take {worst:.3g} s, beyond what 64-bit nanoseconds hold",
-            remedy="Lower max_model_len.",
-            field="max_model_len",
+
+class StepSeconds:
+    """A step's parts in seconds, by tokens and by sequences; and as laws, one for each unit of time."""
+
+    def __init__(self, costs: StepCosts, tokens: int, sequences: int) -> None:
+        counts = np.arange(1, sequences + 1, dtype=np.float64)
+        self._step = costs.step_s(np.arange(1, tokens + 1, dtype=np.float64))
+        self._per_step = costs.sequences_s(counts)
+        self._decode = {group: costs.decode_s(group, counts) for group in GROUPS}
+        self._mixed = {group: costs.mixed_s(group, counts) for group in GROUPS}
+        self._tile_keys = costs.tile_keys()
+        self._pair = {group: costs.pair_s(group) for group in GROUPS}
+        self._context = {group: costs.context_s(group) for group in GROUPS}
+        self._window = costs.window()
+        self._sequences = sequences
+        self._longest = {
+            "step": float(self._step.max() + self._per_step.max()),
+            "pair": sum(self._pair.values()),
+            "context": sum(self._context.values()),
+            "decode": float(sum(np.maximum(self._decode[name], self._mixed[name]).max() for name in GROUPS)),
+        }
+        self._laws: dict[int, Law] = {}
+
+    def law(self, max_model_len: int, held_tokens: int) -> Law:
+        """The law in the finest unit in which no turn overflows; the same object for equal units."""
+        held_tokens += self._tile_keys * self._sequences
+        worst = _worst_turn(**self._longest, max_model_len=max_model_len, held_tokens=held_tokens)
+        bits = int(np.floor(np.log2(HORIZON / (1e9 * worst)))) - 1  # one bit for what rounding adds
+        if bits < 0:
+            raise InputError(
+                f"a turn of {max_model_len} tokens could take {worst:.3g} s, beyond what 64-bit nanoseconds hold",
+                remedy="Lower max_model_len.",
+                field="max_model_len",
+            )
+        bits = min(bits, MOST_FRACTION_BITS)
+        if bits not in self._laws:
+            self._laws[bits] = self._rounded(bits)
+        return self._laws[bits]
+
+    def _rounded(self, bits: int) -> Law:
+        unit = 1e9 * 2.0**bits
+
+        def table(seconds: npt.NDArray[np.float64]) -> Table:
+            return np.concatenate(([0], np.rint(seconds * unit))).astype(np.int64)
+
+        def group(name: str) -> AttentionTable:
+            return AttentionTable(
+                round(self._pair[name] * unit),
+                round(self._context[name] * unit),
+                table(self._decode[name]),
+                table(self._mixed[name]),
+            )
+
+        return Law(
+            bits,
+            table(self._step),
+            table(self._per_step),
+            self._window,
+            self._tile_keys,
+            group("full"),
+            group("window"),
         )
-    bits = min(bits, MOST_FRACTION_BITS)
-    unit = 1e9 * 2.0**bits
-
-    def table(seconds: npt.NDArray[np.float64]) -> Table:
-        return np.concatenate(([0], np.rint(seconds * unit))).astype(np.int64)
-
-    def group(name: str) -> AttentionTable:
-        return AttentionTable(
-            round(pair[name] * unit), round(context[name] * unit), table(decode[name]), table(mixed[name])
-        )
-
-    return Law(bits, table(step), table(per_step), costs.window(), tile_keys, group("full"), group("window"))
 
 
 def check_horizon(law: Law, *, max_model_len: int, held_tokens: int) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvsim._inheritance import calibration_of, own
+from kvsim._once import once
 from kvsim.architecture import Architecture
 from kvsim.backends.rates import rates
 from kvsim.calibration import Calibration, load_calibration
@@ -95,7 +95,7 @@ def resolve_pricing(
     load = load if load is not None else _DEFAULT_LOAD
     if isinstance(calibration, (str, Path)):
         calibration = load_calibration(calibration)
-    elif not _is_file(model) and not _is_file(gpu) and _is_hashable(model):
+    elif not _is_file(model) and not _is_file(gpu):
         return _resolve_once(model, gpu, engine, load, calibration)
     return _resolve(model, gpu, engine, load, calibration)
 
@@ -110,15 +110,7 @@ def _is_file(name: object) -> bool:
     return isinstance(name, Path)
 
 
-def _is_hashable(model: object) -> bool:
-    try:
-        hash(model)
-    except TypeError:  # an Architecture made by hand, with a list where a tuple belongs
-        return False
-    return True
-
-
-@lru_cache(maxsize=256)
+@once(maxsize=256)
 def _resolve_once(
     model: str | Architecture, gpu: str | Gpu, engine: EngineConfig, load: Load, calibration: Calibration | None
 ) -> Pricing:

@@ -12,12 +12,14 @@ from kvsim._timeline import timeline_table
 from kvsim.backends.engine_kernels import REPLICA_TOTALS, Fleet, Served, Timeline
 from kvsim.backends.eviction_log import EvictionLog, Evictions
 from kvsim.backends.kernels import OK
+from kvsim.backends.run_sums import RunSums, Spread, idle_block_ns, recomputed_tokens, spreads_of, sums_of
 from kvsim.errors import InputError
-from kvsim.kv_groups import cached_blocks
 from kvsim.result import STATUSES, Costed, Table, seconds
-from kvsim.uncertainty import Interval, Uncertainty, largest
+from kvsim.uncertainty import Interval, Uncertainty
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kvsim.backends.interface import Ints
     from kvsim.pricing import Pricing
     from kvsim.retention import Policy
@@ -95,10 +97,24 @@ class Simulation(Costed):
         self._log = log
         self._usd_per_hour = how.usd_per_hour
 
+    @cached_property
+    def sums(self) -> RunSums:
+        """What its turns come to by trajectory and by replica, in whole nanoseconds and tokens."""
+        engine, replicas = self.pricing.engine, self._how.fleet.replicas
+        return sums_of(self.batch, self.served, replicas, engine.block_size, engine.windows, self.backend)
+
+    def spreads(self, shares: Sequence[float]) -> dict[str, Spread]:
+        """Of turns' times and of latencies the mean's parts and the neighbours of quantiles, ``shares`` rising.
+
+        Over the trajectories that were served whole; names are those of :data:`kvsim.backends.run_sums.SPREAD`.
+        """
+        return spreads_of(self.batch, self.served, self.sums.trajectories, shares, self.backend)
+
     @property
     def served_whole(self) -> npt.NDArray[np.bool_]:
         """Whether all turns of the trajectory were served, shape (trajectories,)."""
-        return ~self._refused_trajectories
+        whole: npt.NDArray[np.bool_] = self.sums.trajectories.refused == 0
+        return whole
 
     @property
     def ok(self) -> npt.NDArray[np.bool_]:
@@ -109,41 +125,37 @@ class Simulation(Costed):
     @property
     def latency_s(self) -> Floats:
         """Last finish minus first arrival, tool pauses included (over the DAG of turns)."""
-        first = np.full(len(self.batch), np.iinfo(np.int64).max)
-        last = np.zeros(len(self.batch), np.int64)
-        np.minimum.at(first, self.batch.trajectory, self.served.release_ns)
-        np.maximum.at(last, self.batch.trajectory, self.served.finish_ns)
-        return seconds(last - first, self._refused_trajectories)
+        return self._seconds(self.sums.trajectories.last_finish_ns - self.sums.trajectories.first_release_ns)
 
     @property
     def model_s(self) -> Floats:
         """Time in the engine, queueing included: the sum of the turns' ``e2e_s``."""
-        return self._sum(self.served.finish_ns - self.served.release_ns)
+        return self._seconds(self.sums.trajectories.model_ns)
 
     @property
     def queue_s(self) -> Floats:
         """Time before the first step."""
-        return self._sum(self.served.scheduled_ns - self.served.release_ns)
+        return self._seconds(self.sums.trajectories.queue_ns)
 
     @property
     def fresh_prefill_s(self) -> Floats:
         """Prefill of tokens that were never in the cache."""
-        return self._sum(self._prefill_ns - self.served.recompute_ns)
+        return self._seconds(self.sums.trajectories.fresh_prefill_ns)
 
     @property
     def recompute_s(self) -> Floats:
         """Prefill of tokens that had been in the cache and were evicted."""
-        return self._sum(self.served.recompute_ns)
+        return self._seconds(self.sums.trajectories.recompute_ns)
 
     @property
     def decode_s(self) -> Floats:
         """From the first token to the last, with what preemption cost in between."""
-        return self._sum(self.served.finish_ns - self.served.first_token_ns)
+        return self._seconds(self.sums.trajectories.decode_ns)
 
     @property
     def gpu_s(self) -> Floats:
         """GPU-seconds: each step's time shared by tokens among its requests, x tensor_parallel_size."""
-        return self._sum(self.served.gpu_ns) * self.pricing.engine.tensor_parallel_size
+        return self._seconds(self.sums.trajectories.gpu_ns) * self.pricing.engine.tensor_parallel_size
 
     @property
     def kv_byte_s(self) -> Floats:
@@ -151,22 +163,22 @@ class Simulation(Costed):
 
         What requests hold at the same time counts for each of them, and so does a context that several extend.
         """
-        return self._sum(self._held_block_ns) * self.pricing.pool_block_bytes
+        return self._seconds(self.sums.trajectories.held_block_ns) * self.pricing.pool_block_bytes
 
     @property
     def cached_tokens(self) -> Ints:
         """Prompt tokens found in the cache, host tier included, at each turn's first admission."""
-        return self._sum_tokens(self.served.cached_tokens)
+        return self.sums.trajectories.cached_tokens
 
     @property
     def loaded_tokens(self) -> Ints:
         """Of the cached tokens those that were loaded from the host tier."""
-        return self._sum_tokens(self.served.loaded_tokens)
+        return self.sums.trajectories.loaded_tokens
 
     @property
     def recomputed_tokens(self) -> Ints:
         """Prompt tokens that had been in the cache and were evicted."""
-        return self._sum_tokens(self._recomputed_tokens)
+        return self.sums.trajectories.recomputed_tokens
 
     @cached_property
     def turns(self) -> Table:
@@ -214,11 +226,11 @@ class Simulation(Costed):
     @cached_property
     def extremes(self) -> dict[str, int]:
         """The largest prefill, the most sequences in a step and the longest context that were served; 0 for none."""
-        batch, served = self.batch, self._status == OK
+        replicas = self.sums.replicas
         return {
-            "prefilled_tokens": largest((batch.prompt_tokens - self.served.cached_tokens)[served]),
+            "prefilled_tokens": max(replicas.longest_prefill_tokens),
             "sequences": min(self.peak_sequences, self.pricing.engine.max_num_seqs),
-            "context_tokens": largest((batch.prompt_tokens + batch.output_tokens)[served]),
+            "context_tokens": max(replicas.longest_context_tokens),
         }
 
     @cached_property
@@ -233,35 +245,32 @@ class Simulation(Costed):
         )
         return Interval(low, high, self, sure)
 
-    @cached_property
+    @property
     def peak_sequences(self) -> int:
         """The most turns that a replica had at once between their first step and their end."""
-        most = 0
-        for replica in range(len(self.replicas)):
-            its = self.turns.replica == replica  # -1 where not served
-            begun, ended = (np.sort(column[its]) for column in (self.served.scheduled_ns, self.served.finish_ns))
-            at_once = np.arange(1, len(begun) + 1) - np.searchsorted(ended, begun, "right")
-            most = max(most, int(at_once.max(initial=0)))
-        return most
+        return max(self.sums.replicas.peak_sequences)
 
     @cached_property
     def replicas(self) -> list[ReplicaRun]:
         """Totals of each replica."""
         usable_blocks = self.pricing.engine.num_gpu_blocks - 1
+        cached, prompt = self.sums.replicas.cached_tokens, self.sums.replicas.prompt_tokens
         return [
-            ReplicaRun.of(dict(zip(REPLICA_TOTALS, totals, strict=True)), self._hit_rate(replica), usable_blocks)
+            ReplicaRun.of(
+                dict(zip(REPLICA_TOTALS, totals, strict=True)), _share(cached[replica], prompt[replica]), usable_blocks
+            )
             for replica, totals in enumerate(self._totals.tolist())
         ]
 
     @cached_property
     def engine(self) -> ReplicaRun:
         """Totals of all replicas: sums, the last end, the highest peak."""
-        sums, most = self._totals.sum(axis=0), self._totals.max(axis=0)
         totals = {
-            name: int(most[at] if name in ("end_ns", "peak_blocks") else sums[at])
-            for at, name in enumerate(REPLICA_TOTALS)
+            name: max(column) if name in ("end_ns", "peak_blocks") else sum(column)
+            for name, column in zip(REPLICA_TOTALS, self._totals.T.tolist(), strict=True)
         }
-        return ReplicaRun.of(totals, self._hit_rate(), self.pricing.engine.num_gpu_blocks - 1)
+        cached, prompt = sum(self.sums.replicas.cached_tokens), sum(self.sums.replicas.prompt_tokens)
+        return ReplicaRun.of(totals, _share(cached, prompt), self.pricing.engine.num_gpu_blocks - 1)
 
     @property
     def bin_ns(self) -> int:
@@ -302,6 +311,8 @@ class Simulation(Costed):
     @cached_property
     def status_counts(self) -> dict[str, int]:
         """How many turns have each status, those with none left out."""
+        if (turns := sum(self.sums.replicas.turns)) == self.batch.turns:
+            return {STATUSES[OK]: turns} if turns else {}
         counts = np.bincount(self._status, minlength=len(STATUSES))
         return {name: int(count) for name, count in zip(STATUSES, counts, strict=True) if count}
 
@@ -319,13 +330,6 @@ class Simulation(Costed):
             remedy="Choose a longer max_model_len, a model or GPU with more room, or leave out strict",
         )
 
-    def _hit_rate(self, replica: int | None = None) -> float:
-        its = self._status == OK
-        if replica is not None:
-            its &= self.served.replica == replica
-        prompt = int(self.batch.prompt_tokens[its].sum())
-        return int(self.served.cached_tokens[its].sum()) / prompt if prompt else 0.0
-
     @cached_property
     def _held_block_ns(self) -> Ints:
         """While the turn ran, and what it found in the cache for as long as nobody used it."""
@@ -334,13 +338,8 @@ class Simulation(Costed):
     @cached_property
     def idle_block_ns(self) -> Ints:
         """Blocks that every turn found in the cache x nanoseconds that they waited for it there, shape (rows,)."""
-        served, parent = self.served, self.batch.parent
-        idle_ns = np.maximum(served.scheduled_ns - served.finish_ns[parent], 0)
-        stayed = (parent >= 0) & (self._status == OK)
         engine = self.pricing.engine
-        stayed_tokens = served.cached_tokens - served.loaded_tokens
-        found_blocks = cached_blocks(engine.windows, stayed_tokens // engine.block_size, engine.block_size)
-        return np.where(stayed, found_blocks * idle_ns, 0)
+        return idle_block_ns(self.batch, self.served, engine.block_size, engine.windows)
 
     @property
     def _prefill_ns(self) -> Ints:
@@ -348,19 +347,17 @@ class Simulation(Costed):
 
     @cached_property
     def _recomputed_tokens(self) -> Ints:
-        lost = np.maximum(self.served.hittable_tokens - self.served.cached_tokens, 0)
-        return np.where(self._status == OK, lost, -1)
+        return recomputed_tokens(self.served)
 
     @cached_property
-    def _refused_trajectories(self) -> npt.NDArray[np.bool_]:
-        refused = np.zeros(len(self.batch), bool)
-        refused[self.batch.trajectory[self._status != OK]] = True
-        return refused
+    def _unknown(self) -> npt.NDArray[np.bool_] | None:
+        """The trajectories whose times are unknown; None: there is none."""
+        refused = self.sums.trajectories.refused != 0
+        return refused if refused.any() else None
 
-    def _sum_tokens(self, column: Ints) -> Ints:
-        sums = np.zeros(len(self.batch), np.int64)
-        np.add.at(sums, self.batch.trajectory, np.where(self._status == OK, column, 0))
-        return sums
+    def _seconds(self, nanoseconds: Ints) -> Floats:
+        return seconds(nanoseconds, self._unknown)
 
-    def _sum(self, nanoseconds: Ints) -> Floats:
-        return seconds(self._sum_tokens(nanoseconds), self._refused_trajectories)
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

@@ -167,10 +167,10 @@ def run(
             f"{unserved} turns were never released: they wait for turns of trajectories that start after them. Order "
             "the file by dependency, or use logged arrivals."
         )
-    end_ns = int(served.finish_ns.max(initial=0))
-    if timeline_s is None and timeline_bins is not None:
-        timeline_s = _round_bin_s(end_ns, timeline_bins, fleet.replicas)
-    if timeline_s is not None:
+    if timeline_s is not None or timeline_bins is not None:
+        end_ns = int(served.finish_ns.max(initial=0))
+        if timeline_s is None:
+            timeline_s = _round_bin_s(end_ns, timeline_bins, fleet.replicas)
         timeline = timeline_of(fleet.replicas, _bin_ns(timeline_s, end_ns, fleet.replicas), end_ns)
         serve_on(*inputs, timeline)
     return Simulation(batch, pricing, how, status, served, totals, timeline, log)
@@ -198,7 +198,7 @@ def _bin_ns(timeline_s: float, end_ns: int, replicas: int) -> int:
     return bin_ns
 
 
-def _round_bin_s(end_ns: int, bins: int, replicas: int) -> float:
+def _round_bin_s(end_ns: int, bins: int | None, replicas: int) -> float:
     """The shortest of 1, 2 and 5 times powers of ten nanoseconds that divides a run into no more bins."""
     if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
         raise InputError(f"{bins!r} bins", field="timeline_bins", remedy="Use a whole number of at least 1")
@@ -220,8 +220,14 @@ def require_kv_groups(architecture: Architecture, engine: Engine) -> None:
 
 def status_of(batch: Batch, engine: Engine) -> npt.NDArray[np.int8]:
     """Which turns the engine can serve, by code of :data:`STATUSES`; the cache by the bound that vLLM admits by."""
-    tokens = batch.prompt_tokens + np.maximum(batch.output_tokens, 1)
     in_flight = engine.max_num_batched_tokens * (2 if engine.async_scheduling else 1)
+    usable_blocks = engine.num_gpu_blocks - 1
+
+    longest = batch.longest_context
+    most = most_blocks(engine.windows, longest - 1, engine.block_size, in_flight)
+    if longest <= engine.max_model_len and most <= usable_blocks:
+        return np.full(batch.turns, OK, np.int8)
+    tokens = batch.prompt_tokens + np.maximum(batch.output_tokens, 1)
     blocks = most_blocks(engine.windows, tokens - 1, engine.block_size, in_flight)
-    over_capacity = np.where(blocks > engine.num_gpu_blocks - 1, OVER_CAPACITY, OK)
+    over_capacity = np.where(blocks > usable_blocks, OVER_CAPACITY, OK)
     return np.where(tokens > engine.max_model_len, OVER_MAX, over_capacity).astype(np.int8)

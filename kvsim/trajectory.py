@@ -10,10 +10,10 @@ Everything is checked once, here at the door, so that the kernels need no checks
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,11 @@ from kvsim.errors import InputError
 if TYPE_CHECKING:
     import os
 
-    from kvsim.backends.interface import Backend
+    from kvsim.backends.interface import AddsUpRuns, Backend
     from kvsim.logs.report import ReadReport
 
 Ints = npt.NDArray[np.int64]
+Made = TypeVar("Made")
 
 #: The columns with one integer a row, in canonical order.
 COLUMNS = (
@@ -130,7 +131,7 @@ class Batch:
     order: Ints | None = None
     """Rows in an order that puts every row after what it depends on; None where they already stand so."""
     report: ReadReport | None = field(default=None, repr=False)
-    _handles: dict[str, Any] = field(default_factory=dict, repr=False)
+    _handles: dict[str, Any] = field(default_factory=dict, repr=False, init=False)
 
     @classmethod
     def from_columns(
@@ -258,6 +259,11 @@ class Batch:
         return columns
 
     @cached_property
+    def longest_context(self) -> int:
+        """The most tokens that a turn's prompt and output come to; no output counts as one token."""
+        return int((self.prompt_tokens + np.maximum(self.output_tokens, 1)).max(initial=0))
+
+    @cached_property
     def waits(self) -> npt.NDArray[np.bool_]:
         """Whether the turn waits for others to finish, shape (rows,): only then does its pause count."""
         waits = self.after >= 0
@@ -280,11 +286,20 @@ class Batch:
         shared[roots] = np.minimum(self.kept_tokens[roots], before)
         return shared
 
-    def packed(self, backend: Backend) -> Any:
+    def packed(self, backend: Backend | AddsUpRuns) -> Any:
         """The backend's handle for these columns, made on first use."""
-        if backend.name not in self._handles:
-            self._handles[backend.name] = backend.pack(self)
-        return self._handles[backend.name]
+        return self.once(f"packed {backend.name}", None, lambda: backend.pack(self))
+
+    def once(self, kind: str, given: Hashable, make: Callable[[], Made]) -> Made:
+        """What follows from these columns and from ``given``: made on first use, kept until another one is asked for.
+
+        So that calls share it which differ in something else, such as the points of a sweep.
+        """
+        known = self._handles.get(kind)
+        if known is None or known[0] != given:
+            known = self._handles[kind] = (given, make())
+        made: Made = known[1]
+        return made
 
     @property
     def estimated_share(self) -> float:
@@ -371,7 +386,7 @@ class Batch:
         if not 0 <= factor < float("inf"):
             raise InputError(f"{factor!r} scales no pause", field="pause_ns", remedy="Give a number of at least 0")
         pause_ns = np.rint(np.minimum(self.pause_ns * float(factor), 2.0**62)).astype(np.int64)
-        return checked(replace(self, pause_ns=pause_ns, _handles={}), lambda row: (None, None))
+        return checked(replace(self, pause_ns=pause_ns), lambda row: (None, None))
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """Write the batch as neutral JSON lines in canonical form, one trajectory a line."""

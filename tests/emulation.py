@@ -22,6 +22,7 @@ from types import ModuleType
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "csrc" / "cuda"
 FLAGS = ["-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+NAME = "_cuda_emulated"
 SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
@@ -52,7 +53,7 @@ def build(*, sanitize: bool = False) -> Path:
         if not made.exists():
             _run([compiler, *flags, "-x", "c++", "-c", str(source), "-o"], made)
     linked = hashlib.sha256("".join(map(str, objects)).encode()).hexdigest()[:16]
-    module = folder / linked / f"_cuda_emulated{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+    module = folder / linked / f"{NAME}{importlib.machinery.EXTENSION_SUFFIXES[0]}"
     if not module.exists():
         module.parent.mkdir(exist_ok=True)
         _run([compiler, "-shared", *(SANITIZE if sanitize else []), *map(str, objects), "-o"], module)
@@ -69,12 +70,17 @@ def _run(command: list[str], made: Path) -> None:
 def load() -> ModuleType:
     """The module; compiled with sanitizers where KVSIM_CUDA_SANITIZE is set (docs/gpu.md says how to run it)."""
     path = build(sanitize=bool(os.environ.get("KVSIM_CUDA_SANITIZE")))
-    spec = importlib.util.spec_from_file_location("_cuda_emulated", path)
+    spec = importlib.util.spec_from_file_location(NAME, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def is_emulated(module: ModuleType) -> bool:
+    """Whether it is this one, and not the one for cards."""
+    return module.__name__ == NAME
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import kvsim
 from kvsim.insight import attribute
 from kvsim.insight.apportion import apportion
 from kvsim.insight.attribution import Attribution
+from kvsim.insight.blame import blame_of_calls, blame_of_tools
 from kvsim.insight.contents import KINDS, OTHER, OWN, TOOL
 from kvsim.insight.parts import PARTS, decode_steps, decoding_of
 from kvsim.trajectory import Batch, Segments
@@ -66,6 +67,11 @@ def assert_adds_up(result: Any) -> Attribution:
     )
     for name in ("tool_ns", "recompute_ns"):
         assert attribution.tools[name].sum() == attribution.tool_calls[name].sum() <= attribution.run[name][0]
+    for blamed in (blame_of_tools(attribution), blame_of_calls(attribution)):
+        model_ns = [blame.model_ns for blame in blamed]
+        assert model_ns == sorted(model_ns, reverse=True)
+        for name in ("tool_ns", "fresh_ns", "recompute_ns", "decode_context_ns"):
+            assert sum(getattr(blame, name) for blame in blamed) == attribution.tools[name].sum()
     return attribution
 
 

@@ -143,12 +143,14 @@ def test_nothing_priced_is_said(ask):
 
 
 def test_json_agrees_with_the_library(ask):
-    done = ask("--json", "--turns", "--load", "kv=ttl:0.5", "--tensor-parallel-size", 2)
+    given = ("--tensor-parallel-size", 2, "--long-prefill-token-threshold", 512)
+    done = ask("--json", "--turns", "--load", "concurrent=4,kv=ttl:0.5", *given)
     document = loads(done.stdout)
     assert document["schema"] == "kvsim.estimate/1"
     (entry,) = document["estimates"]
-    engine = kvsim.EngineConfig(tensor_parallel_size=2)
-    expected = kvsim.estimate(example(), model=MODEL, gpu="h100-sxm", load=kvsim.Load(kv="ttl:0.5"), engine=engine)
+    engine = kvsim.EngineConfig(tensor_parallel_size=2, long_prefill_token_threshold=512)
+    load = kvsim.Load(concurrent=4, kv="ttl:0.5")
+    expected = kvsim.estimate(example(), model=MODEL, gpu="h100-sxm", load=load, engine=engine)
     assert [one["usd"] for one in entry["trajectories"]] == expected.usd.tolist()
     assert [one["e2e_s"] for one in entry["turns"]] == expected.turns.e2e_s.tolist()
     assert entry["totals"]["model_s"] == expected.model_s.sum()

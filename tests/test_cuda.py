@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from cases import CASES, RATES, all_rates, batches, columns, linear, make_rates, step_table
+from emulation import is_emulated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -51,9 +52,9 @@ def test_cases_are_priced_alike(cuda_module, rates, batch):
 
 @settings(max_examples=DRAWS, deadline=None, suppress_health_check=list(HealthCheck))
 @given(batch=batches(), rates=all_rates(), tiny=st.booleans())
-def test_whatever_is_drawn_is_priced_alike(cuda_module, emulated, batch, rates, tiny):
+def test_whatever_is_drawn_is_priced_alike(cuda_module, batch, rates, tiny):
     """KVSIM_CUDA_DRAWS says how many batches."""
-    if cuda_module is emulated:
+    if is_emulated(cuda_module):
         step_bytes = 8 * (rates.chunk + 1)
         cuda_module.pretend(3 * step_bytes + 40_000 if tiny else PLENTY)
     assert_priced_alike(cuda_module, rates, batch)
@@ -112,10 +113,10 @@ def test_a_unit_that_does_not_fit_is_an_error_that_names_the_way_out(emulated):
     ("pretended", "reason"),
     [({"driver": False}, "no NVIDIA driver is loaded"), ({"device": False}, "no CUDA-capable device is detected")],
 )
-def test_what_is_missing_is_said_in_one_sentence(emulated, chosen_cuda, pretended, reason):
-    emulated.pretend(PLENTY, **pretended)
-    if chosen_cuda is not emulated:
+def test_what_is_missing_is_said_in_one_sentence(chosen_cuda, pretended, reason):
+    if not is_emulated(chosen_cuda):
         pytest.skip("a card that is there")
+    chosen_cuda.pretend(PLENTY, **pretended)
     with pytest.raises(BackendUnavailableError, match=reason) as caught:
         kvsim.estimate(linear(2), **MODEL, backend="cuda")
     assert str(caught.value).startswith("cuda: no usable device: ")
@@ -125,6 +126,18 @@ def test_what_is_missing_is_said_in_one_sentence(emulated, chosen_cuda, pretende
 def test_an_old_driver_is_told_apart_from_none():
     found = {"devices": [], "reason": "insufficient", "driver_version": 12040, "runtime_version": 13000}
     assert cuda.missing(found) == "the driver is for CUDA 12.4, and this module needs CUDA 13.0: update the driver"
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_that_copy_make_no_difference(cuda_module, threads):
+    """More than a shipment, and columns of more than a thread's share."""
+    backend, rates, batch = cuda.CudaBackend(cuda_module), make_rates(survival=kernels.ALWAYS), linear(7, 90_000)
+    prepared, packed = backend.prepare(rates, step_table(rates)), backend.pack(batch)
+    one, several = empty_columns(batch.turns), empty_columns(batch.turns)
+    alone, together = backend.estimate(prepared, packed, one), backend.estimate(prepared, packed, several, threads)
+    assert together.totals.tobytes() == alone.totals.tobytes()
+    for name, column in several._asdict().items():
+        assert column.tobytes() == getattr(one, name).tobytes(), name
 
 
 def test_memory_is_given_back(emulated):

@@ -8,6 +8,7 @@ import weakref
 import numpy as np
 import pytest
 from cases import CASES, RATES, all_rates, batches, columns, linear, step_table
+from emulation import is_emulated
 from hypothesis import HealthCheck, given, settings
 
 import kvsim
@@ -39,7 +40,7 @@ class Interface:
 
 def on_device(module, array):
     """The array where the module's kernels reach it."""
-    if module.__name__ == "_cuda_emulated":
+    if is_emulated(module):
         return np.array(array)
     torch = pytest.importorskip("torch")
     return torch.from_numpy(np.array(array)).cuda()
@@ -151,15 +152,15 @@ def test_cost_terms_refuse_what_they_cannot_tell_on_a_device(chosen_cuda):
         kvsim.estimate(resident(chosen_cuda, linear(2)), **MODEL, backend="numba")
 
 
-def test_columns_are_taken_over_without_a_copy_and_let_go(emulated, chosen_cuda):
-    if chosen_cuda is not emulated:
+def test_columns_are_taken_over_without_a_copy_and_let_go(chosen_cuda):
+    if not is_emulated(chosen_cuda):
         pytest.skip("counts of the pretended card")
-    emulated.release_memory()
-    before = emulated.counts()["device_bytes"]
+    chosen_cuda.release_memory()
+    before = chosen_cuda.counts()["device_bytes"]
     given_columns = {name: np.array(getattr(linear(50, 100), name)) for name in PLAIN}
     batch = kvsim.DeviceBatch.from_columns(**given_columns)
     # What was made: where 100 trajectories start, twice, and scratch. 5,000 rows of a column take 40,000 bytes.
-    assert emulated.counts()["device_bytes"] - before < 3000
+    assert chosen_cuda.counts()["device_bytes"] - before < 3000
     died = weakref.ref(given_columns.pop("parent"))
     gc.collect()
     assert died() is not None
@@ -169,13 +170,13 @@ def test_columns_are_taken_over_without_a_copy_and_let_go(emulated, chosen_cuda)
 
 
 @pytest.mark.parametrize("wrap", [lambda array: array, Interface], ids=["dlpack", "cuda_array_interface"])
-def test_both_protocols_in_and_out(emulated, chosen_cuda, wrap):
-    if chosen_cuda is not emulated:
+def test_both_protocols_in_and_out(chosen_cuda, wrap):
+    if not is_emulated(chosen_cuda):
         wrap = (lambda array: array) if wrap is not Interface else pytest.importorskip("cupy").asarray
     batch = linear(5, 30)
     price = kvsim.estimate(resident(chosen_cuda, batch, wrap), **MODEL)
     expected = kvsim.estimate(batch, **MODEL, backend="native")
-    if chosen_cuda is emulated:
+    if is_emulated(chosen_cuda):
         found = np.from_dlpack(price.gpu_s)
         assert price.gpu_s.__dlpack_device__() == (1, 0)  # what it is: host memory
         np.testing.assert_array_equal(found, expected.gpu_s)
@@ -203,9 +204,9 @@ def test_results_go_back_in(chosen_cuda):
     assert found.tobytes() == kvsim.estimate(logged, **MODEL, load=load, backend="native").kv_byte_s.tobytes()
 
 
-def test_torch_and_kvsim_hand_each_other_arrays(emulated, chosen_cuda):
+def test_torch_and_kvsim_hand_each_other_arrays(chosen_cuda):
     torch = pytest.importorskip("torch")
-    if chosen_cuda is not emulated:
+    if not is_emulated(chosen_cuda):
         pytest.skip("is what the other tests do there")
     batch = linear(5, 30)
     there = kvsim.DeviceBatch.from_columns(**{name: torch.from_numpy(np.array(getattr(batch, name))) for name in PLAIN})
@@ -255,10 +256,10 @@ def test_cycles_and_joins_that_lead_nowhere_are_refused(chosen_cuda):
         assert caught.value.field == "waits_for"
 
 
-def test_arrays_that_cannot_be_taken_are_refused_by_name(emulated, chosen_cuda):
+def test_arrays_that_cannot_be_taken_are_refused_by_name(chosen_cuda):
     def refused(**changes):
         made = {name: np.array(getattr(linear(4), name)) for name in PLAIN}
-        if chosen_cuda is not emulated:
+        if not is_emulated(chosen_cuda):
             made = {name: on_device(chosen_cuda, array) for name, array in made.items()}
         with pytest.raises(InputError) as caught:
             kvsim.DeviceBatch.from_columns(**(made | changes))
@@ -274,7 +275,7 @@ def test_arrays_that_cannot_be_taken_are_refused_by_name(emulated, chosen_cuda):
 
     assert "neither __dlpack__ nor" in refused(parent=[1, 2, 3, 4])
     assert "not in memory that the device reaches" in refused(pause_ns=Elsewhere())
-    if chosen_cuda is emulated:
+    if is_emulated(chosen_cuda):
         assert "another type" in refused(prompt_tokens=np.ones(4, np.int32))
         assert "2 dimensions" in refused(prompt_tokens=np.ones((4, 1), np.int64))
         assert "not contiguous" in refused(prompt_tokens=np.ones(8, np.int64)[::2])

@@ -8,6 +8,7 @@ import json
 import re
 import runpy
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,14 @@ from typer.testing import CliRunner
 import kvsim
 from kvsim.commands import app
 from kvsim.commands._console import Indented, WholeLines, table
-from kvsim.insight import Transcripts, explain
+from kvsim.insight import Transcripts, attribute, explain
+from kvsim.insight.blame import blame_of_calls
+from kvsim.insight.parts import PARTS
 
 LABELLED = Path(__file__).parent / "data" / "labelled"
 OPENHANDS = str(LABELLED / "openhands.jsonl.gz")
 PRICED = ["-m", "Qwen/Qwen3-8B", "-g", "h100-sxm"]
+SCHEDULED = ["--scheduling-policy", "priority", "--no-async-scheduling", "--long-prefill-token-threshold", "256"]
 
 
 def run(*arguments: str) -> str:
@@ -110,6 +114,35 @@ def test_top_lists_trajectories_tools_calls_and_models() -> None:
     assert costs == sorted(costs, reverse=True)
 
 
+@pytest.mark.parametrize("how", [["--arrivals", "closed:3"], ["--arrivals", "poisson:2", *SCHEDULED]])
+def test_top_of_shared_engines_is_what_their_attribution_blames(how: list[str]) -> None:
+    """To the nanosecond, evictions by others included: the cache holds about one of the three trajectories."""
+    arguments = ["top", OPENHANDS, *PRICED, *how, "--num-gpu-blocks-override", "3000", "--top", "1000"]
+    found = json.loads(run(*arguments, "--json"))
+    traffic = found["traffic"]
+    engine = kvsim.EngineConfig(num_gpu_blocks_override=3000)
+    if len(how) > 2:
+        engine = replace(engine, scheduling_policy="priority", async_scheduling=False, long_prefill_token_threshold=256)
+    batch = kvsim.read(OPENHANDS)
+    made = attribute(kvsim.simulate(batch, model=PRICED[1], gpu=PRICED[3], engine=engine, evictions=True, **traffic))
+    for part, whole in (
+        ("fresh", made.run_sources.fresh_ns.tool[0]),
+        ("decode_context", made.run_sources.decode_context_ns.tool[0]),
+        ("recompute", made.tool_calls.recompute_ns.sum()),
+    ):
+        assert whole > 0
+        for name in ("tools", "calls"):
+            assert sum(round(1e9 * one[f"{part}_s"]) for one in found[name]) == whole
+    assert [call["row"] for call in found["calls"]] == [call.row for call in blame_of_calls(made)]
+    model_s = [one["model_s"] for one in found["trajectories"]]
+    assert model_s == sorted(model_s, reverse=True)
+    assert sum(round(1e9 * seconds) for seconds in model_s) == sum(made.run[name][0] for name in PARTS)
+    text = run(*arguments)
+    assert max(map(len, text.splitlines())) <= 80
+    for said in ("3 in flight" if len(how) == 2 else "Poisson", "queue", "Tools, by what is blamed on their responses"):
+        assert said in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -118,7 +151,14 @@ def test_top_lists_trajectories_tools_calls_and_models() -> None:
         (["explain", OPENHANDS, *PRICED, "--json", "--csv"], "both want stdout"),
         (["explain", OPENHANDS, *PRICED, "--by", "joules"], "nothing to rank by"),
         (["explain", OPENHANDS, *PRICED, "--load", "kv=never", "--arrivals", "closed:2"], "not both"),
+        (["explain", OPENHANDS, *PRICED, "--scheduling-policy", "priority"], "nobody waits in an estimate"),
+        (
+            ["report", OPENHANDS, *PRICED, "-o", "none.html", "--no-cliff", "--scheduling-policy", "priority"],
+            "nobody waits in an estimate",
+        ),
         (["top", OPENHANDS, *PRICED, "--load", "kv=forever"], "unknown KV survival"),
+        (["top", OPENHANDS, *PRICED, "--load", "kv=never", "--arrivals", "closed:2"], "not both"),
+        (["top", OPENHANDS, *PRICED, "--retention", "drop"], "options of traffic are of a simulation"),
     ],
 )
 def test_what_is_wrong_is_said(arguments: list[str], problem: str) -> None:
@@ -161,7 +201,14 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(
-    "arguments", [["estimate", "--turns"], ["top"], ["explain"], ["simulate", "--arrivals", "closed:1"]]
+    "arguments",
+    [
+        ["estimate", "--turns"],
+        ["top"],
+        ["top", "--arrivals", "closed:1"],
+        ["explain"],
+        ["simulate", "--arrivals", "closed:1"],
+    ],
 )
 def test_names_from_logs_move_no_cursor_and_push_no_number_out_of_the_line(
     arguments: list[str], tmp_path: Path
@@ -189,7 +236,12 @@ def test_a_narrow_console_cuts_no_number_and_folds_what_can_be_folded() -> None:
 
 
 @pytest.mark.parametrize(
-    "how", [["--load", "concurrent=8,kv=ttl:60", "--kv-cache-dtype", "fp8"], ["--arrivals", "closed:2"]]
+    "how",
+    [
+        ["--load", "concurrent=8,kv=ttl:60", "--kv-cache-dtype", "fp8", "--long-prefill-token-threshold", "512"],
+        ["--arrivals", "closed:2"],
+        ["--arrivals", "poisson:4", "--seed", "3", "--replicas", "2", "--router", "sticky", *SCHEDULED],
+    ],
 )
 def test_all_commands_come_to_the_same_total(how: list[str], tmp_path: Path) -> None:
     priced = [OPENHANDS, *PRICED, *how]
@@ -202,7 +254,22 @@ def test_all_commands_come_to_the_same_total(how: list[str], tmp_path: Path) -> 
         found = json.loads(run("simulate", *priced, "--json"))["totals"]
     else:
         found = json.loads(run("estimate", *priced, "--json"))["estimates"][0]["totals"]
-        top = json.loads(run("top", *priced, "--json"))["models"][0]["totals"]
-        assert {unit: top[unit] for unit in total} == {unit: found[unit] for unit in total}
+    assert json.loads(run("top", *priced, "--json"))["models"][0]["totals"] == found
     for unit, ends in total.items():
         assert found[unit] == pytest.approx(ends["value"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("way", "unlike"),
+    [
+        (["--load", "concurrent=8"], SCHEDULED[3:]),
+        (["--arrivals", "closed:3"], SCHEDULED[3:]),
+        (["--arrivals", "closed:3"], ["--no-async-scheduling"]),
+    ],
+)
+def test_options_of_the_scheduler_bear_on_what_is_explained(way: list[str], unlike: list[str]) -> None:
+    without, with_it = (
+        json.loads(run("explain", OPENHANDS, *PRICED, *way, *more, "--json"))["totals"]["model_s"]["value"]
+        for more in ([], unlike)
+    )
+    assert without != with_it

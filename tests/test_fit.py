@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvsim.calibrate.fit import Study
 from kvsim.calibrate.measurements import Measurements
 from kvsim.calibrate.relatives import RELATIVES, chain
 from kvsim.calibrate.robust import Accuracy, Parameter, fit, held_out_groups
 from kvsim.calibrate.serving import engine_of
+from kvsim.calibrate.study import Study
 from kvsim.calibration import shipped_calibration
 from kvsim.errors import InputError
 from kvsim.hardware import gpus

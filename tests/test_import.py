@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import kvsim
+import kvsim.insight
 from kvsim._profiles import parse_toml
 
 HEAVY = ("numba", "scipy", "plotly", "pandas", "torch")
@@ -36,15 +37,17 @@ print([name for name in {HEAVY} if name in sys.modules])"""
     assert run(code) == "[]"
 
 
-def test_every_public_name_is_there():
-    assert set(kvsim.__all__) <= set(dir(kvsim))
-    for name in kvsim.__all__:
-        assert getattr(kvsim, name) is not None
+@pytest.mark.parametrize("package", [kvsim, kvsim.insight])
+def test_every_public_name_is_there(package):
+    assert set(package.__all__) <= set(dir(package))
+    for name in package.__all__:
+        assert getattr(package, name) is not None
 
 
-def test_unknown_names_are_attribute_errors():
-    with pytest.raises(AttributeError, match="nothing"):
-        _ = kvsim.nothing
+@pytest.mark.parametrize("package", [kvsim, kvsim.insight])
+def test_unknown_names_are_attribute_errors(package):
+    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'nothing'"):
+        _ = package.nothing
 
 
 def test_every_package_ships():

@@ -19,7 +19,8 @@ pytest.importorskip("scipy", reason="needs scipy: pip install 'kvsim[fit]'")
 
 from tiny_server import Manners, TinyServer
 
-from kvsim.calibrate.observations import Observation, Observations, read_observations
+from kvsim.calibrate.observation_files import read_observations
+from kvsim.calibrate.observations import Observation, Observations
 from kvsim.errors import InputError, MissingExtraError
 from kvsim.live import campaign
 from kvsim.live.campaign import MeasuringEndedError, Outcome

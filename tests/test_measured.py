@@ -14,7 +14,8 @@ from kvsim.calibrate import solve
 from kvsim.calibrate.deployment import Deployment
 from kvsim.calibrate.engine_steps import HELD_OUT, checked
 from kvsim.calibrate.measured import fit_files, fit_observations
-from kvsim.calibrate.observations import Header, Observation, Observations, read_observations, to_text
+from kvsim.calibrate.observation_files import read_observations, to_text
+from kvsim.calibrate.observations import Header, Observation, Observations
 from kvsim.calibrate.render import to_toml
 from kvsim.calibrate.serving_load import Point, point_evidence
 from kvsim.calibrate.work import Content, Work, decode, prefill

@@ -7,16 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from kvsim.calibrate.observation_files import MAGIC, Writer, read_observations, to_text
 from kvsim.calibrate.observations import (
     KINDS,
-    MAGIC,
     Header,
     Observation,
-    Writer,
     pack_chunks,
     pack_decodes,
-    read_observations,
-    to_text,
     unpack_chunks,
     unpack_decodes,
 )

@@ -161,6 +161,8 @@ def test_a_log_without_a_call_is_priced_as_the_change_is() -> None:
         made = DropCalls("d", rows=(gone + 1,)).apply(logged)
         for name in ("kept_tokens", "prompt_tokens", "output_tokens"):
             np.testing.assert_array_equal(getattr(made, name), getattr(without, name))
+    with pytest.raises(InputError, match="row 0 extends no turn"):
+        DropCalls("d", rows=(2, 0)).apply(logged)
     several = DropCalls("d", rows=(1, 2, 4)).apply(logged)
     without = kvsim.logs.from_messages([[*whole[:2], *whole[6:8], *whole[10:]]])
     np.testing.assert_array_equal(several.prompt_tokens, without.prompt_tokens)

@@ -43,7 +43,8 @@ from statistics import fmean, median
 
 import numpy as np
 
-from kvsim.calibrate.observations import Observation, read_observations
+from kvsim.calibrate.observation_files import read_observations
+from kvsim.calibrate.observations import Observation
 from kvsim.engine import EngineConfig
 from kvsim.live.probes import Bench
 from kvsim.live.prompts import Prompts

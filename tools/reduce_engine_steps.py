@@ -13,7 +13,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from kvsim.calibrate.observations import Header, Observation, to_text
+from kvsim.calibrate.observation_files import to_text
+from kvsim.calibrate.observations import Header, Observation
 from kvsim.calibrate.observed import reduced, step_rows
 from kvsim.step_logs import read_log
 

@@ -47,6 +47,7 @@ void register_turns(py::module_& module);
 void register_estimate(py::module_& module);
 void register_scheduler(py::module_& module);
 void register_simulate(py::module_& module);
+void register_run_sums(py::module_& module);
 void register_without(py::module_& module);
 
 }  // namespace kvsim::bindings

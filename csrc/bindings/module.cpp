@@ -8,4 +8,5 @@ PYBIND11_MODULE(_core, module) {
   kvsim::bindings::register_scheduler(module);
   kvsim::bindings::register_simulate(module);
   kvsim::bindings::register_without(module);
+  kvsim::bindings::register_run_sums(module);
 }

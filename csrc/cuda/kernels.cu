@@ -4,9 +4,71 @@ namespace kvsim::cuda {
 
 namespace {
 
+// Rows of a unit that are fetched together. Threads walk through units far apart: row by row, all that they have in
+// the caches pushes each other out, and memory delivers four rows for each.
+constexpr i64 kTile = 4;
+
+struct TiledColumn {
+  const i64* all;
+  const i64* tile;  // of all[first, first + kTile), kThreads apart
+  i64 first;
+
+  KVSIM_HD i64 operator[](i64 row) const {
+    const auto at = static_cast<std::uint64_t>(row - first);
+    return at < kTile ? tile[at * kThreads] : all[row];
+  }
+};
+
+// Read like Turns.
+struct TiledTurns {
+  TiledColumn parent, after, kept, prompt, output, pause_ns, arrival_ns, trajectory;
+  const i64* order;
+  const i64* waits_offsets;
+  const i64* waits_rows;
+  const i64* shared;
+  const i64* logged_cached;
+};
+
+constexpr int kTiledColumns = 8;
+using Tiles = i64[kTiledColumns][kTile][kThreads];
+
+// Fetches the rows [first, last), at most kTile, to where this thread has its place. All loads come before the first
+// store, so that they are under way together.
+__device__ TiledTurns fetch(const Turns& turns, i64 first, i64 last, Tiles& tiles) {
+  const bool follows = turns.after == turns.parent;
+  const i64* const from[kTiledColumns] = {turns.parent,   turns.kept,       turns.prompt,     turns.output,
+                                          turns.pause_ns, turns.arrival_ns, turns.trajectory, turns.after};
+  i64 fetched[kTiledColumns][kTile];
+  for (int column = 0; column < kTiledColumns; ++column) {
+    for (i64 k = 0; k < kTile; ++k) {
+      const bool needed = first + k < last && (column != kTiledColumns - 1 || !follows);
+      fetched[column][k] = needed ? from[column][first + k] : 0;
+    }
+  }
+  TiledColumn made[kTiledColumns];
+  for (int column = 0; column < kTiledColumns; ++column) {
+    for (i64 k = 0; k < kTile; ++k) tiles[column][k][threadIdx.x] = fetched[column][k];
+    made[column] = {from[column], &tiles[column][0][threadIdx.x], first};
+  }
+  return {made[0],
+          follows ? made[0] : made[7],
+          made[1],
+          made[2],
+          made[3],
+          made[4],
+          made[5],
+          made[6],
+          turns.order,
+          turns.waits_offsets,
+          turns.waits_rows,
+          turns.shared,
+          turns.logged_cached};
+}
+
 template <i64 kSurvival, bool kWithTurns>
 __global__ void __launch_bounds__(kThreads)
     price_units(Rates rates, const i64* step, Turns turns, UnitView units, PriceView prices) {
+  __shared__ Tiles tiles;
   const i64 unit = units.first + thread_number();
   if (unit >= units.end) return;
   i64 first = turns.trajectories, end = turns.trajectories;
@@ -15,8 +77,17 @@ __global__ void __launch_bounds__(kThreads)
     end = units.trajectory_starts[unit + 1];
   }
   RunningTotals running(prices.totals, prices.held_block_ns, first, end);
-  price_rows<kSurvival, kWithTurns, false>(rates, step, turns, units.starts[unit], units.starts[unit + 1],
-                                           prices.finish_ns, running, prices.columns);
+  const i64 last = units.starts[unit + 1];
+  if (turns.order != nullptr) {  // rows stand anywhere
+    price_rows<kSurvival, kWithTurns, false>(rates, step, turns, units.starts[unit], last, prices.finish_ns, running,
+                                             prices.columns);
+  } else {
+    for (i64 row = units.starts[unit]; row < last; row += kTile) {
+      const i64 beyond = min_of(row + kTile, last);
+      price_rows<kSurvival, kWithTurns, false>(rates, step, fetch(turns, row, beyond, tiles), row, beyond,
+                                               prices.finish_ns, running, prices.columns);
+    }
+  }
   running.finish();
 }
 

@@ -48,7 +48,7 @@ py::dict told_devices() {
 }
 
 py::tuple run_estimate(const Rates& rates, const IntArray& step, const HeldUnits& given,
-                       const std::optional<py::tuple>& columns) {
+                       const std::optional<py::tuple>& columns, i64 threads) {
   const Law law = law_of(rates, step);
   const Turns& turns = given.held.turns;
   py::array_t<i64> totals({static_cast<py::ssize_t>(turns.trajectories), py::ssize_t{8}});
@@ -59,7 +59,7 @@ py::tuple run_estimate(const Rates& rates, const IntArray& step, const HeldUnits
   if (columns) prices.columns = bindings::price_columns(*columns, turns.rows);
   {
     const py::gil_scoped_release release;
-    price(law, {}, given.units, prices);
+    price(law, {}, given.units, prices, threads);
   }
   return py::make_tuple(totals, held_block_ns);
 }
@@ -73,7 +73,7 @@ py::array_t<double> run_pte(const Rates& rates, const IntArray& step, const Held
   prices.pte = turns.mutable_data();
   {
     const py::gil_scoped_release release;
-    price(law, pte, given.units, prices);
+    price(law, pte, given.units, prices, 1);
   }
   return turns;
 }
@@ -107,7 +107,7 @@ PYBIND11_MODULE(KVSIM_MODULE, module) {
   register_simulations(module);
   module.def("devices", &told_devices);
   module.def("estimate", &run_estimate, py::arg("rates"), py::arg("step"), py::arg("units"), py::arg("columns"),
-             "As kvsim._core.estimate.");
+             py::arg("threads") = 1, "As kvsim._core.estimate; so many threads copy.");
   module.def("pte", &run_pte, py::arg("rates"), py::arg("step"), py::arg("units"), py::arg("weights"),
              "PTE of every turn, float64 (rows,); weights as kvsim.metrics.pte.Weights.");
   module.def(

@@ -3,6 +3,7 @@
 #include <memory>
 #include <vector>
 
+#include "../workers.hpp"
 #include "kernels.hpp"
 #include "memory.hpp"
 #include "pricing.hpp"
@@ -145,6 +146,35 @@ class Needs {
   bool with_columns_;
 };
 
+// Copies within the host's memory, in pieces that threads take: one core copies several times slower than the link to
+// the card.
+class HostCopies {
+ public:
+  void add(void* to, const void* from, std::size_t bytes) {
+    for (std::size_t at = 0; at < bytes; at += kPiece) {
+      pieces_.push_back(
+          {static_cast<std::byte*>(to) + at, static_cast<const std::byte*>(from) + at, std::min(kPiece, bytes - at)});
+    }
+    bytes_ += bytes;
+  }
+  void make(i64 threads) const {
+    const i64 worth_it = 1 + static_cast<i64>(bytes_ / kBytesPerThread);
+    run_on_threads(min_of(threads, worth_it), static_cast<i64>(pieces_.size()),
+                   [&](i64 i) { std::memcpy(pieces_[i].to, pieces_[i].from, pieces_[i].bytes); });
+  }
+
+ private:
+  static constexpr std::size_t kPiece = std::size_t{1} << 18;
+  static constexpr std::size_t kBytesPerThread = std::size_t{1} << 20;  // starting one takes as long as copying these
+  struct Piece {
+    std::byte* to;
+    const std::byte* from;
+    std::size_t bytes;
+  };
+  std::vector<Piece> pieces_;
+  std::size_t bytes_ = 0;
+};
+
 // Of a shipment, in this order on the device.
 struct Bytes {
   std::size_t input = 0, output = 0, scratch = 0;
@@ -171,7 +201,7 @@ class Lane {
 
   // Queues all that a shipment needs; its results are there after deliver().
   void start(const Law& law, const PteRates& weights, const Units& units, const Needs& needs, const Shipment& shipment,
-             const Bytes& bytes) {
+             const Bytes& bytes, i64 threads) {
     std::byte* const input_room = device_.room_for(bytes.all());
     std::byte* const output_room = input_room + bytes.input;
     std::byte* const scratch_room = output_room + bytes.output;
@@ -179,12 +209,13 @@ class Lane {
     UnitView view{shipment.first_unit, shipment.end_unit, units.starts(), units.trajectory_starts()};
     const i64* step = law.step;
     Layout input;
+    HostCopies copies;
     needs.each_input(shipment, turns, view, step, [&](const i64*& column, i64 first, i64 count) {
       const std::size_t at = input.add<i64>(count);
-      if (count > 0)
-        std::memcpy(host_input_.data() + at, column + first, static_cast<std::size_t>(count) * sizeof(i64));
+      copies.add(host_input_.data() + at, column + first, static_cast<std::size_t>(count) * sizeof(i64));
       column = from<const i64>(input_room + at, first);
     });
+    copies.make(threads);
     check(cudaMemcpyAsync(input_room, host_input_.data(), bytes.input, cudaMemcpyHostToDevice, stream_),
           "a batch cannot be copied to the device");
 
@@ -208,22 +239,24 @@ class Lane {
   }
 
   // Waits for the shipment under way, if there is one, and puts its results where the host wants them.
-  void deliver(const Needs& needs) {
+  void deliver(const Needs& needs, i64 threads) {
     if (!busy_) return;
     busy_ = false;
     stream_.wait();
     PriceView prices;
     double* pte = nullptr;
     Layout output;
+    HostCopies copies;
     needs.each_output(shipment_, prices, pte, [&](auto*& column, auto* to, i64 first, i64 count, const i64* numbers) {
       using Value = std::remove_reference_t<decltype(*column)>;
       const auto* made = reinterpret_cast<const Value*>(host_output_.data() + output.add<Value>(count));
       if (numbers == nullptr) {
-        std::copy_n(made, count, to + first);
+        copies.add(to + first, made, static_cast<std::size_t>(count) * sizeof(Value));
       } else {
         for (i64 place = 0; place < count; ++place) to[numbers[first + place]] = made[place];
       }
     });
+    copies.make(threads);
   }
 
   // After a failure: nothing may be under way where rooms are used again.
@@ -311,7 +344,7 @@ std::size_t room_for_lane(const Workspace& workspace) {
 
 }  // namespace
 
-void price(const Law& law, const PteRates& pte, const Units& units, const Prices& prices) {
+void price(const Law& law, const PteRates& pte, const Units& units, const Prices& prices, i64 threads) {
   if (units.count() == 0) return;
   const Needs needs(law, pte, units, prices);
   std::unique_ptr<Workspace> workspace = shelf().take();
@@ -328,11 +361,11 @@ void price(const Law& law, const PteRates& pte, const Units& units, const Prices
     }
     for (std::size_t number = 0; number < shipments; ++number) {
       Lane& lane = workspace->lanes[number % 2];
-      lane.deliver(needs);
-      lane.start(law, pte, units, needs, division.shipments()[number], division.bytes()[number]);
+      lane.deliver(needs, threads);
+      lane.start(law, pte, units, needs, division.shipments()[number], division.bytes()[number], threads);
     }
-    workspace->lanes[shipments % 2].deliver(needs);
-    workspace->lanes[(shipments + 1) % 2].deliver(needs);
+    workspace->lanes[shipments % 2].deliver(needs, threads);
+    workspace->lanes[(shipments + 1) % 2].deliver(needs, threads);
   } catch (...) {
     for (Lane& lane : workspace->lanes) lane.abandon();
     throw;

@@ -21,8 +21,9 @@ struct Law {
   i64 steps = 0;  // entries of `step`
 };
 
-// Prices every row. Throws DeviceError where the device fails, or has no room for the largest unit.
-void price(const Law& law, const PteRates& pte, const Units& units, const Prices& prices);
+// Prices every row; so many threads of the host copy. Throws DeviceError where the device fails, or has no room for the
+// largest unit.
+void price(const Law& law, const PteRates& pte, const Units& units, const Prices& prices, i64 threads);
 
 // Gives back what is kept between calls.
 void release_memory();

@@ -10,6 +10,7 @@ import numpy as np
 
 from kvsim.backends import kernels, without_kernels
 from kvsim.backends.interface import Ints, Priced, empty_columns
+from kvsim.backends.packing import kernel_columns
 
 if TYPE_CHECKING:
     from kvsim.backends.without_kernels import Left
@@ -35,26 +36,8 @@ class ArrayBackend:
 
     def pack(self, batch: Batch) -> Any:
         """The columns as a named tuple, absent ones of length 0, and the number of trajectories."""
-
-        def present(column: Ints | None) -> Ints:
-            return _NONE if column is None else column
-
-        waits = batch.waits_for
-        turns = self._kernels.Turns(
-            parent=batch.parent,
-            after=batch.after,
-            kept=batch.kept_tokens,
-            prompt=batch.prompt_tokens,
-            output=batch.output_tokens,
-            pause_ns=batch.pause_ns,
-            arrival_ns=batch.arrival_ns,
-            trajectory=batch.trajectory,
-            order=present(batch.order),
-            waits_offsets=_NONE if waits is None else waits.offsets,
-            waits_rows=_NONE if waits is None else waits.values,
-            shared=present(batch.shared_tokens),
-            logged_cached=present(batch.cached_tokens),
-        )
+        columns = kernel_columns(batch)
+        turns = self._kernels.Turns(**{name: _NONE if column is None else column for name, column in columns.items()})
         return turns, len(batch)
 
     def estimate(self, prepared: Any, packed: Any, columns: kernels.PriceColumns | None, threads: int = 1) -> Priced:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
     from kvsim.engine import Engine
     from kvsim.law import AttentionTable, Law
     from kvsim.trajectory import Batch
+
+
+Columns = TypeVar("Columns", bound=Iterable[object])
+
+
+def sealed(columns: Columns) -> Columns:
+    """The same with its arrays read-only."""
+    for column in columns:
+        if isinstance(column, np.ndarray):
+            column.flags.writeable = False
+    return columns
 
 
 def settings_of(engine: Engine, retention: int = LRU) -> Settings:
@@ -44,7 +56,14 @@ def step_law(law: Law) -> StepLaw:
 
 
 def contexts_of(batch: Batch, block_size: int) -> Contexts:
-    """Block keys of all contexts: row by row those of its own blocks, then those of the named prefixes."""
+    """Block keys of all contexts: row by row those of its own blocks, then those of the named prefixes.
+
+    Made once for a batch and kept with it; read-only.
+    """
+    return batch.once("contexts", block_size, lambda: sealed(_contexts_of(batch, block_size)))
+
+
+def _contexts_of(batch: Batch, block_size: int) -> Contexts:
     root = batch.parent < 0
     output = np.maximum(batch.output_tokens, 1)
     own_from = batch.kept_tokens // block_size

@@ -56,8 +56,8 @@ class CudaBackend:
         return Packed(batch, self._module.Units(made_turns(self._module, batch)))
 
     def estimate(self, prepared: Any, packed: Packed, columns: PriceColumns | None, threads: int = 1) -> Priced:
-        """See :class:`kvsim.backends.interface.Backend`; one thread of the host copies, whatever ``threads`` is."""
-        return Priced(*self.call(self._module.estimate, *prepared, packed.units, columns))
+        """See :class:`kvsim.backends.interface.Backend`; ``threads`` of the host copy."""
+        return Priced(*self.call(self._module.estimate, *prepared, packed.units, columns, threads))
 
     def pte(self, prepared: Any, packed: Packed, weights: Weights) -> Floats:
         """See :class:`kvsim.backends.interface.WeighsPte`."""

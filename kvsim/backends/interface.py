@@ -11,6 +11,10 @@ import numpy.typing as npt
 from kvsim.backends.kernels import PriceColumns, Rates
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvsim.backends.engine_kernels import Served
+    from kvsim.backends.run_sums import ByTrajectory, RunSums
     from kvsim.backends.without_kernels import Left
     from kvsim.metrics.pte import Weights
     from kvsim.trajectory import Batch, Ragged
@@ -80,4 +84,22 @@ class WeighsPte(Protocol):
 
     def pte(self, prepared: Any, packed: Any, weights: Weights) -> Floats:
         """PTE of every turn of the batch, NaN where it cannot be priced; the paper's reading needs no ``prepared``."""
+        ...
+
+
+class AddsUpRuns(Protocol):
+    """A backend that adds up runs; for the others numpy does. See :mod:`kvsim.backends.run_sums`."""
+
+    name: str
+
+    def pack(self, batch: Batch) -> Any:
+        """A handle for the batch's columns."""
+        ...
+
+    def run_sums(self, packed: Any, served: Served, replicas: int, block_size: int, windows: Sequence[int]) -> RunSums:
+        """What each trajectory and each replica comes to."""
+        ...
+
+    def run_spreads(self, packed: Any, served: Served, trajectories: ByTrajectory, shares: Sequence[float]) -> Ints:
+        """Order statistics of times."""
         ...

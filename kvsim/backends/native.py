@@ -6,9 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from kvsim.backends.interface import Ints, Priced
 from kvsim.backends.kernels import GroupRates, PriceColumns, Rates
+from kvsim.backends.packing import kernel_columns
+from kvsim.backends.run_sums import ByReplica, ByTrajectory, RunSums
 from kvsim.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvsim.backends.engine_kernels import Served
     from kvsim.backends.without_kernels import Left
     from kvsim.trajectory import Batch, Ragged
 
@@ -49,6 +54,16 @@ class NativeBackend:
         order: Ints = self.pack(batch).topological_order()
         return order
 
+    def run_sums(self, packed: Any, served: Served, replicas: int, block_size: int, windows: Sequence[int]) -> RunSums:
+        """See :mod:`kvsim.backends.run_sums`."""
+        trajectories, by_replica = self._core.run_sums(packed, served, replicas, block_size, windows)
+        return RunSums(ByTrajectory(*trajectories), ByReplica(*by_replica.tolist()))
+
+    def run_spreads(self, packed: Any, served: Served, trajectories: ByTrajectory, shares: Sequence[float]) -> Ints:
+        """See :mod:`kvsim.backends.run_sums`."""
+        told: Ints = self._core.run_spreads(packed, served, trajectories, shares)
+        return told
+
 
 def made_rates(module: Any, rates: Rates) -> Any:
     """The rates as an object of a C++ module."""
@@ -60,23 +75,7 @@ def made_rates(module: Any, rates: Rates) -> Any:
 
 def made_turns(module: Any, batch: Batch) -> Any:
     """The batch's columns as an object of a C++ module, which keeps the arrays alive."""
-    waits = batch.waits_for
-    return module.Turns(
-        trajectories=len(batch),
-        parent=batch.parent,
-        after=batch.after,
-        kept=batch.kept_tokens,
-        prompt=batch.prompt_tokens,
-        output=batch.output_tokens,
-        pause_ns=batch.pause_ns,
-        arrival_ns=batch.arrival_ns,
-        trajectory=batch.trajectory,
-        order=batch.order,
-        waits_offsets=None if waits is None else waits.offsets,
-        waits_rows=None if waits is None else waits.values,
-        shared=batch.shared_tokens,
-        logged_cached=batch.cached_tokens,
-    )
+    return module.Turns(trajectories=len(batch), **kernel_columns(batch))
 
 
 def load() -> NativeBackend:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from kvsim.backends.contexts import sealed
 from kvsim.backends.engine_kernels import END, Workload
 
 if TYPE_CHECKING:
@@ -26,8 +27,15 @@ def workload_of(batch: Batch, starts: Starts, refused: Ints, speedup: float = 1.
     """Turns in the order of their dependencies.
 
     ``refused`` (rows,) marks the turns that the engine does not serve. Logged arrivals come ``speedup`` times as fast;
-    pauses stay as they are.
+    pauses stay as they are. What does not depend on starts and on what is refused is made once for a batch.
     """
+    logged = batch.once("workload", speedup, lambda: sealed(_logged(batch, speedup)))
+    start_ns = logged.start_ns if starts.start_ns is None else starts.start_ns
+    return logged._replace(start_ns=start_ns, refill=starts.refill, refused=refused)
+
+
+def _logged(batch: Batch, speedup: float) -> Workload:
+    """Every turn served, and at its logged arrival."""
     arrival_ns = batch.arrival_ns if speedup == 1.0 else np.rint(batch.arrival_ns / speedup).astype(np.int64)
     rows = np.arange(batch.turns)
     after = batch.after
@@ -45,8 +53,8 @@ def workload_of(batch: Batch, starts: Starts, refused: Ints, speedup: float = 1.
     np.minimum.at(first_ns, batch.trajectory[roots], arrival_ns[roots])
     first_ns[np.diff(roots_start) == 0] = 0  # all of its turns wait for other trajectories
     return Workload(
-        start_ns=first_ns if starts.start_ns is None else starts.start_ns,
-        refill=starts.refill,
+        start_ns=first_ns,
+        refill=1,
         trajectory=batch.trajectory,
         offset_ns=arrival_ns - first_ns[batch.trajectory],
         pause_ns=batch.pause_ns,
@@ -55,7 +63,7 @@ def workload_of(batch: Batch, starts: Starts, refused: Ints, speedup: float = 1.
         dependants_start=dependants_start,
         roots=roots,
         roots_start=roots_start,
-        refused=refused,
+        refused=np.zeros(batch.turns, np.int64),
     )
 
 

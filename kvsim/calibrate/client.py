@@ -19,7 +19,7 @@ from .measurements import Table
 from .robust import Array, Parameter, fit_all
 
 if TYPE_CHECKING:
-    from .fit import Study
+    from .study import Study
 
 UNQUEUED = 4
 """Up to so many clients in a closed loop hardly ever wait for each other."""

@@ -15,8 +15,10 @@ import numpy as np
 from ..calibration import Calibration
 from ..hardware import gpu
 from .evidence import CLIENT
-from .measured import FEWEST_ERRORS, REGIMES, Fitted, Part, deployment_of, fit_observations, residual_of
-from .observations import Observations, read_observations
+from .fitted import FEWEST_ERRORS, REGIMES, Fitted, Part, residual_of
+from .measured import deployment_of, fit_observations
+from .observation_files import read_observations
+from .observations import Observations
 from .observed import evidence_of, usable
 from .robust import Accuracy, Array
 

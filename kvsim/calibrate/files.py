@@ -16,7 +16,8 @@ import numpy as np
 from ..errors import InputError, UnknownNameError
 from ..step_logs import StepLog, read_log
 from .measurements import COLUMNS, WORDS, Measurements, Table, read_table
-from .observations import MAGIC, Observations, read_observations
+from .observation_files import MAGIC, read_observations
+from .observations import Observations
 from .serving_load import Point
 
 SERVING = ("model", "gpu", "input_len", "output_len", "concurrency", "request_rate", "ttft_ms", "tpot_ms")

@@ -17,14 +17,7 @@ from ..step_logs import LoggedStep, StepLog
 from ..trajectory import Batch
 from .deployment import Deployment
 from .evidence import Loaded, Timed, Together, together
-from .observations import (
-    Observation,
-    Observations,
-    pack_chunks,
-    pack_decodes,
-    unpack_chunks,
-    unpack_decodes,
-)
+from .observations import Observation, Observations, pack_chunks, pack_decodes, unpack_chunks, unpack_decodes
 from .serving_load import Point, point_evidence, turns_evidence
 from .step_logs import usual_gap_s, work_left
 from .work import Content, Work, decode, prefill

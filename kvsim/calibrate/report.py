@@ -8,7 +8,7 @@ from ..calibration import OVERHEADS, QUANTITIES
 from .robust import Accuracy
 
 if TYPE_CHECKING:
-    from .measured import Fitted
+    from .fitted import Fitted
 
 MOST_OUTLIERS = 10
 

@@ -27,7 +27,7 @@ from .serving import engine_of, expectations, fits_in_memory, with_scales
 
 if TYPE_CHECKING:
     from ..calibration import Regime
-    from .fit import Study
+    from .study import Study
 
 FEWEST = 8
 """Held-out points below which other models' errors give no interval."""

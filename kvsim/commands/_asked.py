@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 from kvsim.commands._pricing_facts import load_fact, price_warnings
 from kvsim.commands._reading_facts import read_warnings
 from kvsim.commands._run_warnings import run_warnings
-from kvsim.commands._traffic import Traffic, one_turn
+from kvsim.commands._traffic import ALONE, Traffic, one_turn
+from kvsim.engine import EngineConfig
 from kvsim.errors import InputError
 from kvsim.estimation import Estimate, estimate
 from kvsim.load import Load
 from kvsim.simulation import simulate
 
 if TYPE_CHECKING:
-    from kvsim.engine import EngineConfig
     from kvsim.simulation import Simulation
     from kvsim.trajectory import Batch
 
-ALONE = ""
-"""The arrivals of trajectories that are estimated."""
+EVICTION_TURNS = 20_000
+"""Up to so many turns a simulation writes down who evicted what."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,20 @@ class Asked:
             raise InputError(
                 "options of traffic are of a simulation", field="arrivals", remedy="Add, say, --arrivals closed:16"
             )
+        if not self.simulates and self.engine.scheduling_policy != EngineConfig().scheduling_policy:
+            raise InputError(
+                "nobody waits in an estimate", field="scheduling_policy", remedy="Add, say, --arrivals closed:16"
+            )
 
     @property
     def simulated(self) -> bool:
         """Whether trajectories share engines."""
         return self.traffic.arrivals != ALONE
+
+    @property
+    def simulates(self) -> bool:
+        """Whether anything of what is asked for comes from a simulation."""
+        return self.simulated
 
     @property
     def pricing(self) -> dict[str, Any]:
@@ -72,6 +81,10 @@ class Asked:
         """The batch's estimate or simulation; ``more`` are other arguments of it."""
         price = simulate if self.simulated else estimate
         return price(batch, **self.arguments, **more)
+
+    def traced(self, batch: Batch, **more: Any) -> Estimate | Simulation:
+        """The same; a simulation knows who evicted what, unless that would take long."""
+        return self.priced(batch, **more, **({"evictions": batch.turns <= EVICTION_TURNS} if self.simulated else {}))
 
     def fact(self, result: Estimate | Simulation) -> str:
         """The load or the traffic in words."""

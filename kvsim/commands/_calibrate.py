@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from kvsim.calibrate.measured import Fitted, fit_observations, prior_of
-from kvsim.calibrate.observations import read_observations
+from kvsim.calibrate.fitted import Fitted, prior_of
+from kvsim.calibrate.measured import fit_observations
+from kvsim.calibrate.observation_files import read_observations
 from kvsim.calibrate.render import to_toml
 from kvsim.commands._console import asides, results, warn
 from kvsim.commands._outputs import require_free

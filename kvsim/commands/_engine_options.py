@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import wraps
-from inspect import Signature, signature
 from typing import Annotated, Any
 
 import typer
+
+from kvsim.commands._shared_options import Command, options_of, with_options
 
 _ENGINE = "Engine (vLLM's names and defaults)"
 
@@ -66,32 +66,15 @@ def _options(
     """All of them, in their order: as ``--help`` shows them."""
 
 
-ALL = tuple(signature(_options).parameters)
-ESTIMATED = tuple(
-    name for name in ALL if name not in ("long_prefill_token_threshold", "scheduling_policy", "no_async_scheduling")
-)
-"""Those that bear on a trajectory alone."""
+ALL = tuple(options_of(_options))
+ESTIMATED = tuple(name for name in ALL if name != "scheduling_policy")
+"""Those that bear on an estimate: there is no queue in it."""
 
 
-def with_engine_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_engine_options(*names: str) -> Callable[[Command], Command]:
     """Decorates a command with these options, after its own; it takes what was given as ``engine_arguments``."""
-    known = signature(_options, eval_str=True).parameters
-
-    def decorated(command: Callable[..., None]) -> Callable[..., None]:
-        own = [
-            each for each in signature(command, eval_str=True).parameters.values() if each.name != "engine_arguments"
-        ]
-
-        @wraps(command)
-        def run(**given: Any) -> None:
-            command(engine_arguments=_arguments({name: given.pop(name) for name in names}), **given)
-
-        options = [*own, *(known[name] for name in names)]
-        vars(run)["__signature__"] = Signature(options)
-        run.__annotations__ = {option.name: option.annotation for option in options}
-        return run
-
-    return decorated
+    known = options_of(_options)
+    return with_options([known[name] for name in names], "engine_arguments", _arguments)
 
 
 def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:

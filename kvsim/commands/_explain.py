@@ -23,12 +23,12 @@ from kvsim.commands._json import write
 from kvsim.commands._pricing_facts import priced_facts, pricing_object
 from kvsim.commands._reading_facts import input_object, read_facts
 from kvsim.commands._time_bars import BAR_WIDTH
+from kvsim.commands._tool_weights import Weight, tool_table
 from kvsim.errors import UnknownNameError
 from kvsim.insight import Transcripts, explain
 
 if TYPE_CHECKING:
     from kvsim.insight import Advice, PatternFound, Saving
-    from kvsim.insight.tool_costs import ResponseCost
     from kvsim.insight.what_if.savings import Ends
 
 SCHEMA = "kvsim.explain/1"
@@ -113,7 +113,7 @@ def show(console: Console, found: Explained, *, top: int) -> None:
             _print_indented(console, f"{label} is of {said}")
     if advice.tools:
         console.print("\nWhat tool responses cost, over the rest of the run too", style="bold")
-        console.print(Indented(_tools(advice.tools[:TOOLS], model_s.value)))
+        console.print(Indented(tool_table(list(map(Weight.priced, advice.tools[:TOOLS])), model_s.value)))
     shown = advice.top(top)
     console.print(f"\nWhat to change in the agent ({len(shown)} of {count(len(advice.agent))})", style="bold")
     console.print(_changes(shown, console.width) if shown else "  nothing found that would save time")
@@ -178,23 +178,6 @@ def _print_indented(console: Console, line: str) -> None:
         console.print(part.replace(_BOUND, " "), soft_wrap=True)
 
 
-def _tools(costs: Sequence[ResponseCost], whole: float) -> Table:
-    shown = table(gap=2)
-    shown.add_column("tool", no_wrap=True)
-    for heading in ("responses", "tokens", "cost", "share", "pauses"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for cost in costs:
-        shown.add_row(
-            Text(shorten(cost.tool or "(not named)", 26)),
-            count(cost.responses),
-            count(cost.tokens),
-            narrow(cost.model_s.value),
-            percent(cost.model_s.value / whole),
-            narrow(cost.pause_s),
-        )
-    return shown
-
-
 def _changes(savings: Sequence[Saving], width: int) -> Table:
     rows = []
     for number, saving in enumerate(savings, start=1):
@@ -243,7 +226,7 @@ def write_json(found: Explained, warnings: Sequence[str], *, top: int) -> None:
             "totals": {unit: ends._asdict() for unit, ends in advice.totals.items()},
             "sources_s": _sources(advice),
             "attribution_s": {name.removesuffix("_ns"): int(run[name][0]) / 1e9 for name in PARTS},
-            "tools": [_tool_object(cost) for cost in advice.tools],
+            "tools": [Weight.priced(cost).document(advice.batch) for cost in advice.tools],
             "top": [advice.agent.index(saving) for saving in advice.top(top)],
             "agent": [_saving_object(saving) for saving in advice.agent],
             "serving": [_saving_object(saving) for saving in advice.serving],
@@ -260,11 +243,6 @@ _TOLD = ("name", "kind", "scope", "trajectory", "turn", "tool", "share", "assump
 def _saving_object(saving: Saving) -> dict[str, Any]:
     told = {name: getattr(saving, name) for name in _TOLD}
     return told | {f"saved_{unit}": ends._asdict() for unit, ends in saving.by_unit.items()}
-
-
-def _tool_object(cost: ResponseCost) -> dict[str, Any]:
-    plain = {name: getattr(cost, name) for name in ("tool", "responses", "tokens", "pause_s")}
-    return plain | {"model_s": cost.model_s._asdict(), "usd": cost.usd._asdict()}
 
 
 def _pattern_object(pattern: PatternFound, *, spoken: bool) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -14,17 +14,23 @@ from kvsim.columns import trajectory_columns
 from kvsim.commands._console import print_facts, table
 from kvsim.commands._format import count, money, narrow, percent, shorten
 from kvsim.commands._json import write
-from kvsim.commands._pricing_facts import load_fact, priced_facts
+from kvsim.commands._pricing_facts import priced_facts
 from kvsim.commands._ranking import highest, print_ranking
 from kvsim.commands._reading_facts import input_object, read_facts
+from kvsim.commands._run_totals import interval_totals as run_interval_totals
+from kvsim.commands._run_totals import run_totals
+from kvsim.commands._tool_weights import Weight, call_table, tool_table
 from kvsim.commands._totals import interval_totals, totals
 from kvsim.estimation import Estimate
-from kvsim.insight.tool_costs import ResponseCost, by_call, by_tool
-from kvsim.insight.what_if.families import turn_of
+from kvsim.insight import attribute
+from kvsim.insight.blame import blame_of_calls, blame_of_tools
+from kvsim.insight.tool_costs import by_call, by_tool
+from kvsim.insight.what_if.deployment import Deployment
 from kvsim.insight.what_if.savings import Priced
 
 if TYPE_CHECKING:
-    from kvsim.insight.what_if.deployment import Deployment
+    from kvsim.commands._asked import Asked
+    from kvsim.simulation import Simulation
     from kvsim.trajectory import Batch
 
 SCHEMA = "kvsim.top/1"
@@ -32,32 +38,50 @@ SCHEMA = "kvsim.top/1"
 
 @dataclass(frozen=True)
 class Heaviest:
-    """The runs on each deployment, and of the first the heaviest trajectories, tools and calls."""
+    """The runs by each model, and of the first the heaviest trajectories, tools and calls."""
 
-    runs: list[Estimate]
+    asked: Asked
+    runs: list[Estimate | Simulation]
     trajectories: list[int]
-    tools: list[ResponseCost]
-    calls: list[ResponseCost]
+    tools: list[Weight]
+    calls: list[Weight]
 
 
-def heaviest(batch: Batch, deployments: Sequence[Deployment], most: int) -> Heaviest:
-    """What weighs most, by time in the model."""
-    priced = [Priced(batch, deployment) for deployment in deployments]
-    runs = [base.result for base in priced if isinstance(base.result, Estimate)]
-    first = priced[0]
-    return Heaviest(runs, highest(runs[0].model_s, most), by_tool(first, most), by_call(first, most))
+def heaviest(batch: Batch, asked: Sequence[Asked], most: int) -> Heaviest:
+    """What weighs most, by time in the model. ``asked``: one a model."""
+    first = asked[0]
+    others = [one.priced(batch) for one in asked[1:]]
+    if first.simulated:
+        run = first.traced(batch)
+        made = attribute(run)
+        tools, calls = (
+            list(map(Weight.blamed, found[:most])) for found in (blame_of_tools(made), blame_of_calls(made))
+        )
+    else:
+        base = Priced(batch, Deployment(**first.arguments))
+        run = base.result
+        tools, calls = (list(map(Weight.priced, found)) for found in (by_tool(base, most), by_call(base, most)))
+    return Heaviest(first, [run, *others], highest(run.model_s, most), tools, calls)
+
+
+def _sums(run: Estimate | Simulation) -> dict[str, float]:
+    return totals(run) if isinstance(run, Estimate) else run_totals(run)
+
+
+def _ends(run: Estimate | Simulation) -> dict[str, dict[str, float]]:
+    return interval_totals(run) if isinstance(run, Estimate) else run_interval_totals(run)
 
 
 def show(console: Console, found: Heaviest) -> None:
     """Print one table of each."""
     run = found.runs[0]
-    whole = totals(run)["model_s"]
+    whole = _sums(run)["model_s"]
     print_facts(
         console,
         [
             ("Read", read_facts(run.batch)),
             ("Priced", priced_facts(run.pricing, run.usd_per_hour)),
-            ("Load", [load_fact(run.pricing.load, run.batch)]),
+            ("Load", [found.asked.fact(run)]),
         ],
     )
     if len(found.runs) > 1:
@@ -75,6 +99,7 @@ def show(console: Console, found: Heaviest) -> None:
             ("turns", "turns", count),
             ("in the\nmodel", "model_s", narrow),
             ("share", "share", percent),
+            *([("queue", "queue_s", narrow)] if found.asked.simulated else []),
             ("prefill", "fresh_prefill_s", narrow),
             ("recompute", "recompute_s", narrow),
             ("decode", "decode_s", narrow),
@@ -82,17 +107,25 @@ def show(console: Console, found: Heaviest) -> None:
             ("USD", "usd", money),
         ],
     )
-    _show_responses(console, "Tools, by what their responses cost", found.tools, run, whole)
-    _show_responses(console, "Tool calls, by what their responses cost", found.calls, run, whole)
+    if not whole:
+        return
+    told = "what is blamed on their responses" if found.asked.simulated else "what their responses cost"
+    for heading, shown in (
+        ("Tools", tool_table(found.tools, whole) if found.tools else None),
+        ("Tool calls", call_table(found.calls, whole, run.batch) if found.calls else None),
+    ):
+        if shown is not None:
+            console.print(f"\n{heading}, by {told}", style="bold")
+            console.print(shown)
 
 
-def _show_models(console: Console, runs: Sequence[Estimate]) -> None:
+def _show_models(console: Console, runs: Sequence[Estimate | Simulation]) -> None:
     shown = table(gap=2)
     shown.add_column("model", no_wrap=True)
     for heading in ("priced", "in the model", "90 %", "USD"):
         shown.add_column(heading, justify="right", no_wrap=True)
-    for run in sorted(runs, key=lambda run: -totals(run)["model_s"]):
-        sums, ends = totals(run), interval_totals(run)["model_s"]
+    for run in sorted(runs, key=lambda run: -_sums(run)["model_s"]):
+        sums, ends = _sums(run), _ends(run)["model_s"]
         shown.add_row(
             Text(shorten(run.pricing.architecture.name, 36)),
             count(sums["trajectories"]),
@@ -101,36 +134,6 @@ def _show_models(console: Console, runs: Sequence[Estimate]) -> None:
             money(sums["usd"]),
         )
     console.print("\nModels", style="bold")
-    console.print(shown)
-
-
-def _show_responses(console: Console, heading: str, costs: Sequence[ResponseCost], run: Estimate, whole: float) -> None:
-    if not costs:
-        return
-    single = costs[0].row is not None
-    shown = table(gap=1 if single else 2)
-    shown.add_column("tool", no_wrap=True)
-    if single:
-        shown.add_column("trajectory", no_wrap=True)
-        shown.add_column("turn", justify="right", no_wrap=True)
-    for name in ("responses", "tokens", "cost", "share", "pauses"):
-        if not (single and name == "responses"):
-            shown.add_column(name, justify="right", no_wrap=True)
-    for cost in costs:
-        where: list[Any] = []
-        if cost.row is not None:
-            name = str(run.batch.ids[run.batch.trajectory[cost.row]])
-            where = [Text(shorten(name, 20)), count(turn_of(run.batch, cost.row))]
-        shown.add_row(
-            Text(shorten(cost.tool or "(not named)", 22)),
-            *where,
-            *([] if single else [count(cost.responses)]),
-            count(cost.tokens),
-            narrow(cost.model_s.value),
-            percent(cost.model_s.value / whole),
-            narrow(cost.pause_s),
-        )
-    console.print(f"\n{heading}", style="bold")
     console.print(shown)
 
 
@@ -144,24 +147,17 @@ def write_json(found: Heaviest, warnings: Sequence[str]) -> None:
             "schema": SCHEMA,
             "kvsim": __version__,
             "input": input_object(run.batch),
+            **({"traffic": found.asked.traffic.arguments} if found.asked.simulated else {}),
             "models": [
-                {"model": one.pricing.architecture.name, "totals": totals(one), "interval": interval_totals(one)}
+                {"model": one.pricing.architecture.name, "totals": _sums(one), "interval": _ends(one)}
                 for one in found.runs
             ],
             "trajectories": [
                 {name: getattr(values[at], "item", lambda value=values[at]: value)() for name, values in plain.items()}
                 for at in range(len(found.trajectories))
             ],
-            "tools": [_object(cost, run) for cost in found.tools],
-            "calls": [_object(cost, run) for cost in found.calls],
+            "tools": [weight.document(run.batch) for weight in found.tools],
+            "calls": [weight.document(run.batch) for weight in found.calls],
             "warnings": list(warnings),
         }
     )
-
-
-def _object(cost: ResponseCost, run: Estimate) -> dict[str, Any]:
-    told: dict[str, Any] = {"tool": cost.tool, "responses": cost.responses, "tokens": cost.tokens}
-    if cost.row is not None:
-        number = int(run.batch.trajectory[cost.row])
-        told |= {"trajectory": str(run.batch.ids[number]), "turn": turn_of(run.batch, cost.row), "row": cost.row}
-    return told | {"pause_s": cost.pause_s, "model_s": cost.model_s._asdict(), "usd": cost.usd._asdict()}

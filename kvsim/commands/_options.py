@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-_TRAFFIC = "Traffic"
+TRAFFIC = "Traffic"
 
 Files = Annotated[list[str], typer.Argument(metavar="FILES...", help="Log files, globs or folders, plain or gzipped.")]
 Format = Annotated[
@@ -60,52 +60,16 @@ Load = Annotated[
     str | None,
     typer.Option(metavar="K=V,...", help="As in 'kvsim estimate': each trajectory alone, beside this load."),
 ]
-Sharing = Annotated[
-    str | None,
-    typer.Option(
-        "--arrivals",
-        metavar="PATTERN",
-        help="As in 'kvsim simulate': all on shared engines, coming so. Without it each trajectory is estimated alone.",
-        rich_help_panel=_TRAFFIC,
-    ),
-]
-Arrivals = Annotated[
-    str,
-    typer.Option(
-        metavar="PATTERN",
-        help="How turns come: logged, poisson:R (trajectory starts a second), closed:N (trajectories in flight), "
-        "batch:N (so many at a time: a synchronous rollout).",
-        rich_help_panel=_TRAFFIC,
-    ),
-]
-Retention = Annotated[
-    str,
-    typer.Option(
-        metavar="POLICY",
-        help="What stays in the KV cache while nobody uses it: lru (vLLM's), drop (nothing), ...; "
-        "an unknown name lists the known ones.",
-        rich_help_panel=_TRAFFIC,
-    ),
-]
-Replicas = Annotated[int, typer.Option(min=1, metavar="N", help="Engines behind a router.", rich_help_panel=_TRAFFIC)]
-Router = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="Which replica a turn goes to: round-robin, least-loaded, sticky, prefix-aware.",
-        rich_help_panel=_TRAFFIC,
-    ),
-]
 Speedup = Annotated[
-    float, typer.Option(metavar="X", help="Logged arrivals come so many times as fast.", rich_help_panel=_TRAFFIC)
+    float, typer.Option(metavar="X", help="Logged arrivals come so many times as fast.", rich_help_panel=TRAFFIC)
 ]
 Stagger = Annotated[
     float,
     typer.Option(
-        "--stagger", metavar="SECONDS", help="Between the first starts of closed:N, batch:N.", rich_help_panel=_TRAFFIC
+        "--stagger", metavar="SECONDS", help="Between the first starts of closed:N, batch:N.", rich_help_panel=TRAFFIC
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, metavar="S", help="Of random arrivals.", rich_help_panel=_TRAFFIC)]
+Seed = Annotated[int, typer.Option(min=0, metavar="S", help="Of random arrivals.", rich_help_panel=TRAFFIC)]
 
 TryGpu = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Another GPU to ask about. Repeat it.")]
 TryModel = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Another model to ask about. Repeat it.")]

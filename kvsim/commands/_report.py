@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 BINS = 1_500
 """A timeline has at most so many bins."""
 
-EVICTION_TURNS = 20_000
-"""Up to so many turns a simulation writes down who evicted what."""
-
 ESTIMATE_LIMITS = (
     "An estimate leaves out queueing and preemption; --arrivals simulates an engine.",
     "The other sequences of the load only decode: their own prefills do not delay a turn.",
@@ -51,16 +48,18 @@ class AskedPage(Asked):
     """Others to ask about, and likewise models."""
     models: tuple[str, ...] = ()
 
+    @property
+    def simulates(self) -> bool:
+        """The cliff is found by simulating."""
+        return self.simulated or self.cliff is not False
+
     def explained(self, batch: Batch, transcripts: Transcripts | None) -> Advice:
         """The result, which changes would save most, and inefficiency patterns."""
         return explain(batch, **self.arguments, transcripts=transcripts, gpus=self.gpus, models=self.models)
 
     def shown(self, batch: Batch) -> Any:
         """The result with all that a page shows of it: a simulation's timeline, and who evicted what."""
-        if not self.simulated:
-            return self.priced(batch, strict=self.strict)
-        recorded = batch.turns <= EVICTION_TURNS
-        return self.priced(batch, strict=self.strict, timeline_bins=BINS, evictions=recorded)
+        return self.traced(batch, strict=self.strict, **({"timeline_bins": BINS} if self.simulated else {}))
 
 
 def page_of(batch: Batch, asked: AskedPage, transcripts: Transcripts | None = None) -> Page:

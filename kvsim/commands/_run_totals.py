@@ -8,36 +8,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from kvsim.columns import sums, trajectory_columns
+from kvsim.backends.run_sums import SPREAD
+from kvsim.columns import summed_columns, sums
 from kvsim.commands._totals import BOUNDED
 
 if TYPE_CHECKING:
+    from kvsim.backends.run_sums import Spread
     from kvsim.simulation import Simulation
-
-Floats = npt.NDArray[np.float64]
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
-OF_TURNS = ("ttft_s", "e2e_s", "queue_s", "decode_s")
-"""The columns of turns whose distribution is told."""
+SPREAD_S = tuple(f"{name}_s" for name in SPREAD)
+"""The times whose distribution is told: four of turns, and the latency of trajectories."""
 
 
 def engine_totals(run: Simulation) -> dict[str, float]:
     """What the engine did in all; shares are NaN where there is nothing to share."""
-    engine, served = run.engine, run.turns.status == "ok"
-    prompt = int(run.batch.prompt_tokens[served].sum())
-    cached, lost = (int(run.turns[name][served].sum()) for name in ("cached_tokens", "recomputed_tokens"))
-    turns, makespan_s = int(served.sum()), _makespan_s(run, served)
+    engine, replicas = run.engine, run.sums.replicas
+    turns, prompt, output, cached, lost = (
+        sum(column)
+        for column in (
+            replicas.turns,
+            replicas.prompt_tokens,
+            replicas.output_tokens,
+            replicas.cached_tokens,
+            replicas.recomputed_tokens,
+        )
+    )
+    makespan_s = _makespan_s(run)
     return {
         "turns": turns,
         "turns_per_s": _over(turns, makespan_s),
-        "output_tokens_per_s": _over(int(run.batch.output_tokens[served].sum()), makespan_s),
+        "output_tokens_per_s": _over(output, makespan_s),
         "makespan_s": makespan_s,
         "busy_s": engine.busy_s,
-        "busy_share": _over(engine.busy_s, makespan_s * len(run.replicas)),
+        "busy_share": _over(engine.busy_s, makespan_s * len(replicas.turns)),
         "steps": engine.steps,
         "hit_rate": _over(cached, prompt),
         "recompute_share": _over(lost, prompt),
@@ -52,13 +57,13 @@ def engine_totals(run: Simulation) -> dict[str, float]:
 
 def run_totals(run: Simulation) -> dict[str, float]:
     """Sums over the trajectories that were served whole."""
-    return sums(trajectory_columns(run), run.served_whole)
+    return sums(summed_columns(run), run.served_whole)
 
 
 def interval_totals(run: Simulation) -> dict[str, dict[str, float]]:
     """The ends of the sums and of the makespan's parts, by name."""
     among, ends = run.served_whole, run.interval
-    parts = [sums(trajectory_columns(part), among) for part in (ends.low, run, ends.high)]
+    parts = [sums(summed_columns(part), among) for part in (ends.low, run, ends.high)]
     return {name: {"low": min(v[name] for v in parts), "high": max(v[name] for v in parts)} for name in BOUNDED}
 
 
@@ -79,35 +84,32 @@ def interval_distributions(run: Simulation) -> dict[str, dict[str, dict[str, flo
 
 def distributions(run: Simulation) -> dict[str, dict[str, float]]:
     """Mean and quantiles of turns' times and of trajectories' latencies."""
-    whole = run.served_whole
-    turns = whole[run.batch.trajectory]
-    values = {name: run.turns[name][turns] for name in OF_TURNS} | {"latency_s": run.latency_s[whole]}
-    return {name: distribution(column) for name, column in values.items()}
+    spreads = run.spreads(tuple(QUANTILES.values()))
+    return dict(zip(SPREAD_S, map(distribution, spreads.values()), strict=True))
 
 
-def distribution(values: Floats) -> dict[str, float]:
-    """Mean and quantiles (linear between neighbours), NaN where there are no values."""
-    if not len(values):
+def distribution(spread: Spread) -> dict[str, float]:
+    """Mean and quantiles (linear between neighbours) in seconds, NaN where there are no values."""
+    if not spread.how_many:
         return dict.fromkeys(("mean", *QUANTILES), float("nan"))
-    ordered = np.sort(values)
-    return {"mean": float(values.mean()), **{name: _quantile(ordered, share) for name, share in QUANTILES.items()}}
+    found = {"mean": spread.total_ns / (spread.how_many * 10**9)}
+    for (name, share), neighbours_ns in zip(QUANTILES.items(), spread.neighbours_ns, strict=True):
+        found[name] = _quantile(neighbours_ns, share * (spread.how_many - 1) % 1)
+    return found
 
 
-def _quantile(ordered: Floats, share: float) -> float:
-    """The bits of ``numpy.quantile``, without the 0.2 ms that its checks take: a sweep asks for fifteen a point."""
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    low, high = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
-    part = place - below
+def _quantile(neighbours_ns: tuple[int, int], part: float) -> float:
+    """The bits of ``numpy.quantile``, that part of the way from one value to the next."""
+    low, high = neighbours_ns[0] / 1e9, neighbours_ns[1] / 1e9
     return high - (high - low) * (1 - part) if part >= 0.5 else low + (high - low) * part
 
 
 def replica_totals(run: Simulation) -> list[dict[str, float]]:
     """What each replica did."""
-    makespan_s = _makespan_s(run, run.turns.status == "ok")
+    makespan_s, turns = _makespan_s(run), run.sums.replicas.turns
     return [
         {
-            "turns": int((run.turns.replica == number).sum()),
+            "turns": turns[number],
             "busy_s": replica.busy_s,
             "busy_share": _over(replica.busy_s, makespan_s),
             "steps": replica.steps,
@@ -120,11 +122,12 @@ def replica_totals(run: Simulation) -> list[dict[str, float]]:
     ]
 
 
-def _makespan_s(run: Simulation, served: npt.NDArray[np.bool_]) -> float:
+def _makespan_s(run: Simulation) -> float:
     """From the first release to the last finish."""
-    if not served.any():
+    replicas = run.sums.replicas
+    if not any(replicas.turns):
         return float("nan")
-    return int(run.served.finish_ns[served].max() - run.served.release_ns[served].min()) / 1e9
+    return (max(replicas.last_finish_ns) - min(replicas.first_release_ns)) / 1e9
 
 
 def _over(part: float, whole: float) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvsim.columns import Mask, sums, trajectory_columns
+from kvsim.columns import Mask, summed_columns, sums
 
 if TYPE_CHECKING:
     from kvsim.estimation import Estimate
@@ -18,7 +18,7 @@ BOUNDED = ("latency_s", "model_s", "fresh_prefill_s", "recompute_s", "decode_s",
 
 def totals(estimate: Estimate, among: Mask | None = None) -> dict[str, float]:
     """Sums over the trajectories that could be priced, or those of ``among``."""
-    return sums(trajectory_columns(estimate), estimate.priced if among is None else among)
+    return sums(summed_columns(estimate), estimate.priced if among is None else among)
 
 
 def interval_totals(estimate: Estimate, among: Mask | None = None) -> dict[str, dict[str, float]]:

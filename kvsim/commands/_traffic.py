@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kvsim.trajectory import Batch
 
+ALONE = ""
+"""The arrivals of trajectories that are estimated."""
+
 _ARRIVALS = {
     "logged": "arrivals as logged",
     "poisson": "{} trajectory starts a second, at random (Poisson, seed {})",

@@ -7,22 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from kvsim.commands import _options as options
-from kvsim.commands._engine_options import ESTIMATED, with_engine_options
+from kvsim.commands._engine_options import ALL, with_engine_options
+from kvsim.commands._traffic import Traffic
+from kvsim.commands._traffic_options import with_traffic_options
 
 
-@with_engine_options(*ESTIMATED)
+@with_engine_options(*ALL)
+@with_traffic_options(alone=True)
 def explain(
     files: options.Files,
     model: options.Model,
     gpu: Annotated[str, typer.Option("--gpu", "-g", metavar="NAME", help="GPU id or TOML file.")],
     load: options.Load = None,
-    arrivals: options.Sharing = None,
-    retention: options.Retention = "lru",
-    replicas: options.Replicas = 1,
-    router: options.Router = "round-robin",
-    speedup: options.Speedup = 1.0,
-    stagger: options.Stagger = 0.0,
-    seed: options.Seed = 0,
     trajectory: Annotated[
         str | None, typer.Option("--trajectory", "-t", metavar="ID", help="Only this one of those read.")
     ] = None,
@@ -52,6 +48,7 @@ def explain(
     calibration: options.Calibration = None,
     backend: options.Backend = "auto",
     *,
+    traffic: Traffic,
     engine_arguments: dict[str, Any],
 ) -> None:
     """Say where the time went, and rank the changes that would save most, each priced again.
@@ -61,10 +58,9 @@ def explain(
     [bold]kvsim explain runs/ -m Qwen/Qwen3-8B -g h100-sxm --arrivals closed:16 --try-gpu h200-sxm[/bold]
     """
     from kvsim.commands import _explain
-    from kvsim.commands._asked import ALONE, Asked
+    from kvsim.commands._asked import Asked
     from kvsim.commands._console import results, warn
     from kvsim.commands._inputs import read_text
-    from kvsim.commands._traffic import Traffic
     from kvsim.engine import EngineConfig
     from kvsim.errors import InputError
 
@@ -75,7 +71,7 @@ def explain(
         gpu=gpu,
         engine=EngineConfig(**engine_arguments),
         load=load,
-        traffic=Traffic(arrivals or ALONE, retention, replicas, router, speedup, stagger, seed),
+        traffic=traffic,
         calibration=calibration,
         usd_per_hour=usd_per_hour,
         backend=backend,

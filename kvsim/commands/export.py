@@ -8,9 +8,12 @@ import typer
 
 from kvsim.commands import _options as options
 from kvsim.commands._engine_options import ALL, with_engine_options
+from kvsim.commands._traffic import Traffic
+from kvsim.commands._traffic_options import with_traffic_options
 
 
 @with_engine_options(*ALL)
+@with_traffic_options(alone=True)
 def export(
     files: options.Files,
     model: options.Model,
@@ -29,13 +32,6 @@ def export(
         typer.Option(metavar="TIME", help="When the first trajectory starts in --otlp, as ISO 8601; UTC unless told."),
     ] = "2000-01-01T00:00:00",
     load: options.Load = None,
-    arrivals: options.Sharing = None,
-    retention: options.Retention = "lru",
-    replicas: options.Replicas = 1,
-    router: options.Router = "round-robin",
-    speedup: options.Speedup = 1.0,
-    stagger: options.Stagger = 0.0,
-    seed: options.Seed = 0,
     bins: Annotated[int, typer.Option(min=1, metavar="N", help="Of the simulation's counters over time.")] = 1_000,
     format: options.Format = "auto",
     tokenizer: options.Tokenizer = None,
@@ -46,6 +42,7 @@ def export(
     calibration: options.Calibration = None,
     backend: options.Backend = "auto",
     *,
+    traffic: Traffic,
     engine_arguments: dict[str, Any],
 ) -> None:
     """Write a trace of what trajectories do on a GPU: turns, prefill, recompute, decode, tool pauses.
@@ -58,12 +55,11 @@ def export(
     """
     from pathlib import Path
 
-    from kvsim.commands._asked import ALONE, Asked
+    from kvsim.commands._asked import Asked
     from kvsim.commands._console import print_facts, results, warn
     from kvsim.commands._inputs import read_logs
     from kvsim.commands._outputs import require_free
     from kvsim.commands._reading_facts import read_facts
-    from kvsim.commands._traffic import Traffic
     from kvsim.engine import EngineConfig
     from kvsim.errors import InputError
     from kvsim.report.otlp import instant_ns, write_otlp
@@ -73,7 +69,6 @@ def export(
         raise InputError("one file has one form", field="perfetto", remedy="Give --perfetto or --otlp")
     require_free([output], force=force)
     begins_ns = instant_ns(begins)
-    traffic = Traffic(arrivals or ALONE, retention, replicas, router, speedup, stagger, seed)
     engine = EngineConfig(**engine_arguments)
     asked = Asked(model, gpu, engine, load, traffic, calibration, usd_per_hour, backend, strict)
     asked.require_names()

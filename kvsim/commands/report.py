@@ -8,22 +8,18 @@ import typer
 
 from kvsim.commands import _options as options
 from kvsim.commands._engine_options import ALL, with_engine_options
+from kvsim.commands._traffic import Traffic
+from kvsim.commands._traffic_options import with_traffic_options
 
 
 @with_engine_options(*ALL)
+@with_traffic_options(alone=True)
 def report(
     files: options.Files,
     model: options.Model,
     gpu: Annotated[str, typer.Option("--gpu", "-g", metavar="NAME", help="GPU id or TOML file.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="HTML", help="The page.")],
     load: options.Load = None,
-    arrivals: options.Sharing = None,
-    retention: options.Retention = "lru",
-    replicas: options.Replicas = 1,
-    router: options.Router = "round-robin",
-    speedup: options.Speedup = 1.0,
-    stagger: options.Stagger = 0.0,
-    seed: options.Seed = 0,
     cliff: Annotated[
         bool | None,
         typer.Option(
@@ -44,6 +40,7 @@ def report(
     calibration: options.Calibration = None,
     backend: options.Backend = "auto",
     *,
+    traffic: Traffic,
     engine_arguments: dict[str, Any],
 ) -> None:
     """Write one HTML page that shows what trajectories cost and why: complete in itself, opened from the disk.
@@ -53,17 +50,14 @@ def report(
     [bold]kvsim report runs/ -m Qwen/Qwen3-8B -g h100-sxm --arrivals closed:16 -o report.html[/bold]: all on one engine
     """
     from kvsim.commands import _report
-    from kvsim.commands._asked import ALONE
     from kvsim.commands._console import print_facts, results, warn
     from kvsim.commands._inputs import read_text
     from kvsim.commands._outputs import require_free, write_text
-    from kvsim.commands._traffic import Traffic
     from kvsim.engine import EngineConfig
     from kvsim.report.page import render, require_packages
 
     require_free([output], force=force)
     require_packages()  # before a long read, not after it
-    traffic = Traffic(arrivals or ALONE, retention, replicas, router, speedup, stagger, seed)
     asked = _report.AskedPage(
         model=model,
         gpu=gpu,

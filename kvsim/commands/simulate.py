@@ -8,20 +8,16 @@ import typer
 
 from kvsim.commands import _options as options
 from kvsim.commands._engine_options import ALL, with_engine_options
+from kvsim.commands._traffic import Traffic
+from kvsim.commands._traffic_options import with_traffic_options
 
 
 @with_engine_options(*ALL)
+@with_traffic_options(alone=False)
 def simulate(
     files: options.Files,
     model: options.Model,
     gpu: Annotated[str, typer.Option("--gpu", "-g", metavar="NAME", help="GPU id or TOML file.")],
-    arrivals: options.Arrivals = "logged",
-    retention: options.Retention = "lru",
-    replicas: options.Replicas = 1,
-    router: options.Router = "round-robin",
-    speedup: options.Speedup = 1.0,
-    stagger: options.Stagger = 0.0,
-    seed: options.Seed = 0,
     format: options.Format = "auto",
     tokenizer: options.Tokenizer = None,
     lenient: options.Lenient = False,
@@ -41,6 +37,7 @@ def simulate(
     calibration: options.Calibration = None,
     backend: options.Backend = "auto",
     *,
+    traffic: Traffic,
     engine_arguments: dict[str, Any],
 ) -> None:
     """Serve trajectories together, with vLLM's own decisions: who waits, what is evicted, and what that costs.
@@ -56,14 +53,13 @@ def simulate(
     from kvsim.commands._inputs import read_logs
     from kvsim.commands._outputs import require_free, write_columns
     from kvsim.commands._run_warnings import run_warnings
-    from kvsim.commands._traffic import Traffic, one_turn
+    from kvsim.commands._traffic import one_turn
     from kvsim.engine import EngineConfig
     from kvsim.errors import InputError
 
     if timeline_csv is not None and timeline is None:
         raise InputError("a timeline of what resolution?", field="timeline_csv", remedy="Give --timeline SECONDS")
     require_free([turns, timeline_csv], force=force)
-    traffic = Traffic(arrivals, retention, replicas, router, speedup, stagger, seed)
     how = {
         "model": model,
         "gpu": gpu,

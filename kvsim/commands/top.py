@@ -7,17 +7,20 @@ from typing import Annotated, Any
 import typer
 
 from kvsim.commands import _options as options
-from kvsim.commands._engine_options import ESTIMATED, with_engine_options
+from kvsim.commands._engine_options import ALL, with_engine_options
+from kvsim.commands._traffic import Traffic
+from kvsim.commands._traffic_options import with_traffic_options
 
 
-@with_engine_options(*ESTIMATED)
+@with_engine_options(*ALL)
+@with_traffic_options(alone=True)
 def top(
     files: options.Files,
     model: Annotated[
         list[str], typer.Option("--model", "-m", metavar="NAME|FILE", help="Repeat it to compare models.")
     ],
     gpu: Annotated[str, typer.Option("--gpu", "-g", metavar="NAME", help="GPU id or TOML file.")],
-    load: Annotated[str, typer.Option(metavar="K=V,...", help="As in 'kvsim estimate'.")] = "concurrent=1",
+    load: options.Load = None,
     count: Annotated[int, typer.Option("--top", min=1, metavar="N", help="How many of each to list.")] = 10,
     format: options.Format = "auto",
     tokenizer: options.Tokenizer = None,
@@ -27,31 +30,31 @@ def top(
     calibration: options.Calibration = None,
     backend: options.Backend = "auto",
     *,
+    traffic: Traffic,
     engine_arguments: dict[str, Any],
 ) -> None:
     """List the heaviest trajectories, tools, tool calls and models.
 
-    [bold]kvsim top runs/ -m Qwen/Qwen3-8B -g h100-sxm[/bold]
+    [bold]kvsim top runs/ -m Qwen/Qwen3-8B -g h100-sxm[/bold]: each trajectory alone
+
+    [bold]kvsim top runs/ -m Qwen/Qwen3-8B -g h100-sxm --arrivals closed:16[/bold]: all on one engine
     """
     from kvsim.commands import _heaviest
+    from kvsim.commands._asked import Asked
     from kvsim.commands._console import results, warn
     from kvsim.commands._inputs import read_logs
-    from kvsim.commands._pricing_facts import price_warnings
-    from kvsim.commands._reading_facts import read_warnings
     from kvsim.engine import EngineConfig
-    from kvsim.insight.what_if.deployment import Deployment
-    from kvsim.load import Load
 
-    declared = Load.parse(load)
     engine = EngineConfig(**engine_arguments)
-    deployments = [
-        Deployment(name, gpu, engine, declared, calibration, usd_per_hour, backend) for name in dict.fromkeys(model)
+    asked = [
+        Asked(name, gpu, engine, load, traffic, calibration, usd_per_hour, backend, strict=False)
+        for name in dict.fromkeys(model)
     ]
-    for deployment in deployments:  # names and fit fail before a long read, not after it
-        _ = deployment.pricing
+    for one in asked:  # names and fit fail before a long read, not after it
+        one.require_names()
     batch = read_logs(files, format=format, lenient=lenient, tokenizer=tokenizer)
-    heaviest = _heaviest.heaviest(batch, deployments, count)
-    said = [*read_warnings(batch), *(line for run in heaviest.runs for line in price_warnings(run))]
+    heaviest = _heaviest.heaviest(batch, asked, count)
+    said = list(dict.fromkeys(line for run in heaviest.runs for line in Asked.warnings(run)))
     if json:
         _heaviest.write_json(heaviest, said)
     else:

@@ -5,8 +5,9 @@ Names are loaded on first use. Nothing that prices, simulates or reads logs know
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kvsim._lazy import lazy
 
 if TYPE_CHECKING:
     from kvsim.insight.advice import Advice, explain
@@ -44,14 +45,4 @@ __all__ = [
     "find_patterns",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'kvsim.insight' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"kvsim.insight.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _HOME)

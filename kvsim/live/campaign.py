@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from kvsim.calibrate.observations import Header, Observation, Writer, read_observations
+from kvsim.calibrate.observation_files import Writer, read_observations
+from kvsim.calibrate.observations import Header, Observation
 from kvsim.live.costs import Costs
 from kvsim.live.engine import Answer, Counters, EngineError, ImpossibleError, LiveEngine, Look
 from kvsim.live.plan import SHARE, Limits, cost_s, first_look, reference, round_of, sessions_of, sessions_s

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvsim.backends.engine_kernels import END, FOREVER, NO_HOST, SWAP, Plan
+from kvsim.backends.engine_kernels import END, FOREVER, NO_HOST, NO_PLAN, SWAP, Plan
 from kvsim.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def checked(plan: Plan, batch: Batch, pricing: Pricing) -> Plan:
     Raises :class:`InputError` for columns of another length than the batch's, values out of range, mechanisms that
     lack another one, a plan for an engine without prefix caching, and one that sliding windows do not have.
     """
+    if plan is NO_PLAN:
+        return plan
     if not isinstance(plan, Plan):
         raise _refused(f"the policy made {plan!r}", "Return a kvsim.retention.Plan")
     plan = Plan._make(

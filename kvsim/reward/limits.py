@@ -44,4 +44,4 @@ def within(batch: Batch, tokens: int) -> tuple[Batch, int]:
     context = prompt + output
     kept[child] = np.minimum(kept[child], context[batch.parent[child]])
     columns = {"prompt_tokens": prompt, "output_tokens": output, "kept_tokens": kept}
-    return sealed(replace(batch, **columns, _handles={})), int(np.count_nonzero(length > tokens))
+    return sealed(replace(batch, **columns)), int(np.count_nonzero(length > tokens))

@@ -124,5 +124,4 @@ def _behind(batch: Batch, left: Batch) -> Batch:
         cached_tokens=cached,
         order=order,
         ids=Numbered(len(batch) + len(left)),
-        _handles={},
     )

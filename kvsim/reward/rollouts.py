@@ -37,7 +37,7 @@ class Rollouts:
         if batch.prefix is None:
             return cls(batch, paths)
         kept = np.where(batch.parent < 0, 0, batch.kept_tokens)
-        alone = sealed(replace(batch, prefix=None, kept_tokens=kept, _handles={}))
+        alone = sealed(replace(batch, prefix=None, kept_tokens=kept))
         prefix = batch.prefix
         return cls(alone, paths, prefixes=lambda: (prefix, batch.kept_tokens))
 

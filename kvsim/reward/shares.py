@@ -74,7 +74,7 @@ def _with_shared_prompts(rollouts: Rollouts, estimate: Estimate, unit: Unit, alo
     root = prefix >= 0
     kept = np.where(root, np.minimum(kept, batch.prompt_tokens), batch.kept_tokens)
     names = Numbered(int(prefix.max(initial=-1)) + 1)
-    together = sealed(replace(batch, prefix=prefix, kept_tokens=kept, prefix_names=names, _handles={}))
+    together = sealed(replace(batch, prefix=prefix, kept_tokens=kept, prefix_names=names))
     priced = Estimate(together, estimate.pricing, get(estimate.backend), estimate.usd_per_hour)
     paid = _parts(unit.amount(priced), unit)
     roots = np.flatnonzero(root)

@@ -211,7 +211,7 @@ class CostTerm:
         if float(pause_ns.sum(dtype=float)) > MAX_TOTAL_NS:
             problem = "all pauses together exceed 2^61 ns, so that timestamps would overflow"
             raise InputError(problem, field="durations", remedy="Give durations in seconds, or fewer rollouts at once")
-        return replace(rollouts, batch=sealed(replace(rollouts.batch, pause_ns=pause_ns, _handles={})))
+        return replace(rollouts, batch=sealed(replace(rollouts.batch, pause_ns=pause_ns)))
 
 
 def _are_messages(given: Any) -> bool:

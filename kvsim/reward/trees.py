@@ -45,7 +45,6 @@ def merged(rollouts: Rollouts, names: Sequence[Hashable]) -> Rollouts:
         trajectory=trajectory,
         segments=None if batch.segments is None else _chosen(batch.segments, rows),
         ids=Numbered(len(owners)),
-        _handles={},
     )
     missing = None if rollouts.missing is None else rollouts.missing[rows]
     return replace(rollouts, batch=sealed(made), paths=Ragged(rollouts.entries.offsets, number), missing=missing)

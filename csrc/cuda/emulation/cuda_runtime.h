@@ -15,6 +15,7 @@
 #define __global__
 #define __device__
 #define __host__
+#define __shared__ static thread_local
 #define __launch_bounds__(...)
 
 enum cudaError_t {

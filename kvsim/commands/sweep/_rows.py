@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from kvsim.commands._run_totals import OF_TURNS, QUANTILES, distributions, engine_totals, run_totals
+from kvsim.commands._run_totals import QUANTILES, SPREAD_S, distributions, engine_totals, run_totals
 from kvsim.commands.sweep._points import Point
 
 if TYPE_CHECKING:
@@ -66,9 +66,7 @@ _SUMS: dict[str, type] = {
     "usd": float,
     "joules": float,
 }
-_SPREAD: dict[str, type] = {
-    f"{name}_{figure}": float for name in (*OF_TURNS, "latency_s") for figure in ("mean", *QUANTILES)
-}
+_SPREAD: dict[str, type] = {f"{name}_{figure}": float for name in SPREAD_S for figure in ("mean", *QUANTILES)}
 _REACH: dict[str, type] = {"prefilled_tokens": int, "sequences": int, "context_tokens": int}
 
 COLUMNS: dict[str, type] = {**_POINT, **_OUTCOME, **_COUNTS, **_ENGINE, **_SUMS, **_SPREAD, **_REACH}
@@ -80,7 +78,13 @@ OK = "ok"
 def row_of(point: Point, run: Simulation, mean_pause_s: float) -> Row:
     """The row of a simulation."""
     engine, sums = engine_totals(run), run_totals(run)
-    found: Row = {**asdict(point), **sums, **engine, **run.extremes, "mean_pause_s": mean_pause_s}
+    found: Row = {
+        **{axis: getattr(point, axis) for axis in _POINT},
+        **sums,
+        **engine,
+        **run.extremes,
+        "mean_pause_s": mean_pause_s,
+    }
     found |= {name: run.status_counts.get(name, 0) for name in ("over_max", "over_capacity")}
     found |= {
         f"{name}_{figure}": value for name, spread in distributions(run).items() for figure, value in spread.items()

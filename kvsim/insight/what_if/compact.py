@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from kvsim.insight.what_if.change import AgentChange
 from kvsim.insight.what_if.edits import Cuts, Edits, Summaries
 from kvsim.insight.what_if.families import levels
-
-if TYPE_CHECKING:
-    from kvsim.trajectory import Batch, Ints
+from kvsim.trajectory import Batch, Ints
 
 #: What asking for a summary takes, in tokens.
 ASKED_TOKENS = 100
@@ -35,36 +34,36 @@ class Compact(AgentChange):
     def edits(self, batch: Batch) -> Edits:
         rows = np.array(sorted(self.rows), np.int64)
         none = np.zeros(len(rows), np.int64)
-        head, owner = _heads_of(batch, rows)
+        head, owner = _heads(batch)
         return Edits(
             1,
-            cuts=Cuts(none, rows, head, batch.kept_tokens[rows], none + self.summary_tokens, none, owner),
+            cuts=Cuts(none, rows, head[rows], batch.kept_tokens[rows], none + self.summary_tokens, none, owner[rows]),
             summaries=Summaries(none, rows, none + ASKED_TOKENS, none + self.summary_tokens),
         )
 
 
 def heads(batch: Batch) -> Ints:
     """How much of the prompt that its context began with each row still holds, shape (rows,)."""
-    head = np.where(batch.parent < 0, batch.prompt_tokens, batch.kept_tokens)
-    above = batch.parent.copy()
-    while (climbing := np.flatnonzero(above >= 0)).size:
-        over = above[climbing]
-        least, further = head[over], above[over]
-        head[climbing] = np.minimum(head[climbing], least)
-        above[climbing] = further
-    return head
+    return _heads(batch)[0]
 
 
-def _heads_of(batch: Batch, rows: Ints) -> tuple[Ints, Ints]:
-    """The same for some rows, and the first turn of each one's context."""
-    head, row = batch.prompt_tokens[rows], rows.copy()
-    climbing = np.flatnonzero(batch.parent[row] >= 0)
-    while climbing.size:
-        at = row[climbing]
-        head[climbing] = np.minimum(head[climbing], batch.kept_tokens[at])
-        row[climbing] = batch.parent[at]
-        climbing = climbing[batch.parent[row[climbing]] >= 0]
-    return np.minimum(head, batch.prompt_tokens[row]), row
+def _heads(batch: Batch) -> tuple[Ints, Ints]:
+    """The same, and the first turn of each row's context; found once."""
+    if batch not in _HEADS:
+        head = np.where(batch.parent < 0, batch.prompt_tokens, batch.kept_tokens)
+        first = np.arange(batch.turns)
+        above = batch.parent.copy()
+        while (climbing := np.flatnonzero(above >= 0)).size:
+            over = above[climbing]
+            least, begun, further = head[over], first[over], above[over]
+            head[climbing] = np.minimum(head[climbing], least)
+            first[climbing] = begun
+            above[climbing] = further
+        _HEADS[batch] = head, first
+    return _HEADS[batch]
+
+
+_HEADS: WeakKeyDictionary[Batch, tuple[Ints, Ints]] = WeakKeyDictionary()
 
 
 def compactable(batch: Batch, summary_tokens: int = SUMMARY_TOKENS) -> Ints:

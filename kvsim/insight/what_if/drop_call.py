@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from kvsim.errors import InputError
 from kvsim.insight.what_if.change import AgentChange
-from kvsim.insight.what_if.edits import Cuts, Edits, Removals
-
-if TYPE_CHECKING:
-    from kvsim.trajectory import Batch
+from kvsim.insight.what_if.edits import Cuts, Edits, Removals, places
+from kvsim.trajectory import Batch, Ints
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,27 @@ class DropCalls(AgentChange):
     rows: tuple[int, ...] = ()
 
     def edits(self, batch: Batch) -> Edits:
-        gone = np.unique(batch.parent[list(self.rows)])
-        removed = np.zeros(batch.turns, bool)
-        removed[gone] = True
-        above = batch.parent
-        begin = batch.prompt_tokens[above]
-        readers = np.flatnonzero((above >= 0) & removed[above] & (batch.kept_tokens >= begin))
+        rows = np.array(self.rows, np.int64)
+        gone = np.unique(batch.parent[rows])
+        if (gone < 0).any():
+            row = int(rows[np.argmax(batch.parent[rows] < 0)])
+            raise InputError(f"row {row} extends no turn that made a call", field="rows", remedy="Leave it out")
+        every, above = _readers(batch)
+        readers = np.sort(every[places(above, gone)])
         none = np.zeros(len(readers), np.int64)
-        cuts = Cuts(none, readers, begin[readers], batch.prompt_tokens[readers], none, none, none - 1)
+        begin = batch.prompt_tokens[batch.parent[readers]]
+        cuts = Cuts(none, readers, begin, batch.prompt_tokens[readers], none, none, none - 1)
         return Edits(1, cuts=cuts, removals=Removals(np.zeros(len(gone), np.int64), gone))
+
+
+def _readers(batch: Batch) -> tuple[Ints, Ints]:
+    """The rows that keep all of the prompt that they extend, by the row they extend, and that row; found once."""
+    if batch not in _READERS:
+        parent = batch.parent
+        rows = np.flatnonzero((parent >= 0) & (batch.kept_tokens >= batch.prompt_tokens[parent]))
+        order = np.argsort(parent[rows], kind="stable")
+        _READERS[batch] = rows[order], parent[rows][order]
+    return _READERS[batch]
+
+
+_READERS: WeakKeyDictionary[Batch, tuple[Ints, Ints]] = WeakKeyDictionary()

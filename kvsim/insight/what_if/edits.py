@@ -111,3 +111,11 @@ _TABLES = {"cuts": Cuts, "removals": Removals, "outputs": Outputs, "pauses": Pau
 def ints(values: Iterable[int]) -> Ints:
     """Values as a column."""
     return np.array(list(values), np.int64)
+
+
+def places(column: Ints, wanted: Ints) -> Ints:
+    """Where in an ascending column the wanted values stand, these ascending too, each once."""
+    begin = np.searchsorted(column, wanted)
+    counts = np.searchsorted(column, wanted, "right") - begin
+    found: Ints = np.arange(int(counts.sum())) + np.repeat(begin - (np.cumsum(counts) - counts), counts)
+    return found

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvsim._door import SEGMENT_KINDS
+from kvsim.insight.what_if.edits import places
 from kvsim.trajectory import Batch, Ints
 
 _TOOL = SEGMENT_KINDS.index("tool")
@@ -60,11 +61,7 @@ class Responses:
 
     def read_by(self, rows: tuple[int, ...]) -> Ints:
         """The places of the responses that these rows read, in order."""
-        wanted = np.unique(np.array(rows, np.int64))
-        begin = np.searchsorted(self.row, wanted)
-        counts = np.searchsorted(self.row, wanted, "right") - begin
-        places: Ints = np.arange(int(counts.sum())) + np.repeat(begin - (np.cumsum(counts) - counts), counts)
-        return places
+        return places(self.row, np.unique(np.array(rows, np.int64)))
 
     def beyond(self, tokens: int, chosen: npt.NDArray[np.bool_] | Ints | None = None) -> tuple[Ints, Ints]:
         """The rows with responses longer than ``tokens``, and by how much altogether; ``chosen``: of these, a mask or

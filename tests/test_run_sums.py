@@ -1,0 +1,98 @@
+"""What runs come to: both texts give the same numbers, and those are what the turns add up to."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from random import Random
+
+import numpy as np
+import pytest
+from cases import linear
+from engine_cases import draw_batch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import kvsim
+from kvsim.backends.engine_kernels import END, Served
+from kvsim.backends.run_sums import SPREAD, run_sums, spreads_of, sums_of
+
+SHARES = (0.0, 0.5, 0.9, 0.99, 1.0)
+
+
+def draw_served(random: Random, rows: int, replicas: int) -> Served:
+    """Any turns that an engine could have served, some of them refused; the longest times need more than 32 bits."""
+    whole = np.array([random.random() < random.choice([0.5, 0.95, 1.0]) for _ in range(rows)], bool)
+    scale = random.choice([3, 10**6, 10**12])
+    times = np.sort([[random.randrange(scale) for _ in range(4)] for _ in range(rows)], axis=1).reshape(rows, 4)
+    counts = np.array([[random.randrange(500) for _ in range(5)] for _ in range(rows)], np.int64).reshape(rows, 5)
+
+    def column(values):
+        return np.where(whole, values, END)
+
+    release_ns, scheduled_ns, first_token_ns, finish_ns = times.T
+    return Served(
+        release_ns=release_ns.copy(),
+        scheduled_ns=column(scheduled_ns),
+        first_token_ns=column(first_token_ns),
+        finish_ns=np.where(whole, finish_ns, release_ns),
+        recompute_ns=column((first_token_ns - scheduled_ns) // 2),
+        gpu_ns=np.where(whole, counts[:, 0], 0),
+        held_block_ns=np.where(whole, counts[:, 1] * scale, 0),
+        cached_tokens=column(counts[:, 2]),
+        loaded_tokens=column(counts[:, 2] // 3),
+        hittable_tokens=column(counts[:, 3]),
+        preemptions=column(counts[:, 4]),
+        replica=column([random.randrange(replicas) for _ in range(rows)]),
+    )
+
+
+@given(random=st.randoms(use_true_random=False))
+def test_both_texts_give_the_same(random):
+    size, replicas = random.choice([4, 16]), random.choice([1, 1, 4])
+    batch, windows = draw_batch(random, size), random.choice([(0,), (24, 0), (7, 7, 0)])
+    served = draw_served(random, batch.turns, replicas)
+    text, core = (sums_of(batch, served, replicas, size, windows, where) for where in ("reference", "native"))
+    assert text.replicas == core.replicas
+    for name, first, second in zip(text.trajectories._fields, text.trajectories, core.trajectories, strict=True):
+        np.testing.assert_array_equal(first, second, name)
+    first, second = (spreads_of(batch, served, text.trajectories, SHARES, where) for where in ("reference", "native"))
+    assert first == second
+    whole = text.trajectories.refused == 0
+    e2e_ns = (served.finish_ns - served.release_ns)[whole[batch.trajectory]].tolist()
+    assert first["e2e"][:2] == (len(e2e_ns), sum(e2e_ns))
+    if e2e_ns:
+        assert first["e2e"].neighbours_ns[0][0] == min(e2e_ns)
+        assert first["e2e"].neighbours_ns[-1][0] == max(e2e_ns)
+
+
+@pytest.mark.parametrize("where", ["reference", "native"])
+def test_sums_that_do_not_fit_64_bits_are_exact(where):
+    rows = 64
+    alone = {"parent": [-1] * rows, "kept_tokens": [0] * rows, "pause_ns": [0] * rows, "arrival_ns": [0] * rows}
+    batch = kvsim.Batch.from_columns(
+        **alone, prompt_tokens=[9] * rows, output_tokens=[1] * rows, trajectory=np.arange(rows)
+    )
+    late, none = np.full(rows, (1 << 61) + 1), np.zeros(rows, np.int64)
+    served = Served(*[none] * 12)._replace(scheduled_ns=late, first_token_ns=late, finish_ns=late)
+    sums = sums_of(batch, served, 1, 16, (0,), where)
+    spreads = spreads_of(batch, served, sums.trajectories, (0.5,), where)
+    assert [spreads[name].total_ns for name in SPREAD] == [rows * ((1 << 61) + 1)] * 3 + [0, rows * ((1 << 61) + 1)]
+
+
+def test_nothing_comes_to_nothing():
+    batch = kvsim.Batch.from_trajectories([])
+    served = Served(*[np.zeros(0, np.int64)] * 12)
+    for where in ("reference", "native"):
+        sums = sums_of(batch, served, 2, 16, (0,), where)
+        assert sums.replicas == run_sums(batch, served, 2, 16, (0,)).replicas
+        assert sums.replicas.turns == sums.replicas.peak_sequences == [0, 0]
+        spreads = spreads_of(batch, served, sums.trajectories, SHARES, where)
+        assert all(spread == (0, 0, [(0, 0)] * len(SHARES)) for spread in spreads.values())
+
+
+def test_means_are_exact_sums_rounded_once():
+    from kvsim.commands._run_totals import distributions
+
+    run = kvsim.simulate(linear(8, 5), model="Qwen/Qwen3-8B", gpu="h100-sxm", arrivals="closed:7")
+    exact = Fraction(int((run.served.finish_ns - run.served.release_ns).sum()), 40 * 10**9)
+    assert distributions(run)["e2e_s"]["mean"] == float(exact)
