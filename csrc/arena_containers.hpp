@@ -522,27 +522,6 @@ KVSIM_FN void make_heap(Iterator first, Iterator last, Below below) {
 
 }  // namespace algorithms
 
-// A queue whose top is the least by `>`.
-template <class Value>
-class LeastFirst {
- public:
-  KVSIM_FN bool empty() const { return heap_.empty(); }
-  KVSIM_FN const Value& top() const { return heap_.front(); }
-  KVSIM_FN void push(const Value& value) {
-    heap_.push_back(value);
-    algorithms::push_heap(heap_.begin(), heap_.end(), &after);
-  }
-  KVSIM_FN void pop() {
-    algorithms::pop_heap(heap_.begin(), heap_.end(), &after);
-    heap_.pop_back();
-  }
-
- private:
-  KVSIM_FN static bool after(const Value& one, const Value& other) { return one > other; }
-
-  Vector<Value> heap_;
-};
-
 template <class Value>
 class Owner {
  public:
@@ -556,6 +535,7 @@ class Owner {
 
   KVSIM_FN Value* get() const { return value_; }
   KVSIM_FN Value* operator->() const { return value_; }
+  KVSIM_FN Value& operator*() const { return *value_; }
   KVSIM_FN bool operator!=(std::nullptr_t) const { return value_ != nullptr; }
   KVSIM_FN bool operator==(std::nullptr_t) const { return value_ == nullptr; }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "containers.hpp"
+#include "least_first.hpp"
 #include "rates.hpp"
 
 namespace kvsim {
@@ -22,15 +23,16 @@ struct Workload {
   const i64* refused = nullptr;
 };
 
+// A turn that comes.
+struct Due {
+  i64 ns;
+  i64 row;
+  KVSIM_FN bool before(const Due& other) const { return (ns < other.ns) | ((ns == other.ns) & (row < other.row)); }
+};
+
 // When turns are released: at a start, or when the last of those they need finishes and the pause is over.
 class Arrivals {
  public:
-  struct Due {
-    i64 ns;
-    i64 row;
-    KVSIM_FN bool operator>(const Due& other) const { return ns != other.ns ? ns > other.ns : row > other.row; }
-  };
-
   KVSIM_FN Arrivals(const Workload& workload, i64 rows)
       : workload_(workload),
         needs_(workload.needs, workload.needs + rows),
@@ -42,8 +44,8 @@ class Arrivals {
     }
   }
 
-  KVSIM_FN bool empty() const { return due_.empty(); }
-  KVSIM_FN i64 next_ns() const { return due_.top().ns; }
+  // When the next turn comes; never, if none is due.
+  KVSIM_FN i64 next_ns() const { return due_.empty() ? INT64_MAX : due_.top().ns; }
   KVSIM_FN Due pop() {
     const Due due = due_.top();
     due_.pop();

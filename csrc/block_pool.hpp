@@ -184,6 +184,9 @@ class BlockPool {
     from.held = from.keyed = from.used = 0;
   }
 
+  // Nothing points to it.
+  KVSIM_FN void moved(Holding&) {}
+
   // Gives everything back.
   KVSIM_FN void release(Holding& holding, i64 /*next_use*/ = 0) {
     if (holding.table >= 0) {

@@ -13,12 +13,10 @@
 #include <algorithm>
 #include <array>
 #include <deque>
-#include <functional>
 #include <iterator>
 #include <list>
 #include <map>
 #include <memory>
-#include <queue>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -38,9 +36,6 @@ template <class Key, class Value>
 using Map = std::map<Key, Value>;
 template <class Key, class Value>
 using HashMap = std::unordered_map<Key, Value>;
-// A queue whose top is the least by `>`.
-template <class Value>
-using LeastFirst = std::priority_queue<Value, std::vector<Value>, std::greater<Value> >;
 template <class Value>
 using Owner = std::unique_ptr<Value>;
 

@@ -10,18 +10,20 @@
 
 #include "chains.hpp"
 #include "containers.hpp"
+#include "least_first.hpp"
+#include "settings.hpp"
 
 namespace kvsim {
 
 class Decoders {
  public:
-  KVSIM_FN Decoders(i64 block_size, i64 seats) : classes_(block_size), members_(seats) {}
+  KVSIM_FN Decoders(const BlockSize& block, i64 seats) : block_(block), classes_(block.tokens()), members_(seats) {}
+  KVSIM_FN void resize(i64 seats) { members_.resize(seats); }
 
   KVSIM_FN bool has(i32 seat) const { return members_[seat].until > 0; }
-  KVSIM_FN bool empty() const { return order_.empty(); }
-  KVSIM_FN i64 size() const { return static_cast<i64>(order_.size()); }
+  KVSIM_FN bool empty() const { return lines_ == 0 && left_.empty(); }
   // Those who get a token in the next round; who has had the last one scheduled stays a member until it comes.
-  KVSIM_FN i64 lines() const { return size() - leaving_; }
+  KVSIM_FN i64 lines() const { return lines_; }
   // The tokens that these have computed, all together.
   KVSIM_FN i64 computed() const { return computed_; }
   // Changes with who is among the lines.
@@ -34,14 +36,14 @@ class Decoders {
   // same round, the one with the lower number does so first.
   KVSIM_FN void join(i32 seat, i64 number, i64 computed, i64 rounds) {
     Member& member = members_[seat];
-    const i64 size = static_cast<i64>(classes_.size());
-    const i64 phase = (phase_ + (size - computed % size)) % size;
-    Class& alike = classes_[phase];
-    alike.members += 1;
+    i64 phase = phase_ - block_.left_over(computed);
+    if (phase < 0) phase += block_.tokens();
+    enter(phase);
+    const Class& alike = classes_[phase];
     member = {scheduled_, scheduled_ + rounds, computed - scheduled_, scheduled_,    scheduled_,
               phase,      alike.blocks,        alike.taken_ns,        share_of_each_};
-    const Place place{member.until, number, seat};
-    order_.insert(algorithms::upper_bound(order_.begin(), order_.end(), place), place);
+    order_.push({member.until, number, seat});
+    ++lines_;
     computed_ += computed;
     ++version_;
   }
@@ -51,10 +53,9 @@ class Decoders {
   // Blocks that the next round takes, or the next `rounds`.
   KVSIM_FN i64 takes() const { return classes_[phase_].members; }
   KVSIM_FN i64 takes(i64 rounds) const {
-    const i64 size = static_cast<i64>(classes_.size());
-    i64 blocks = rounds / size * lines();
+    i64 blocks = block_.filled_by(rounds) * lines_;
     i64 phase = phase_;
-    for (i64 left = rounds % size; left > 0; --left, phase = after(phase)) blocks += classes_[phase].members;
+    for (i64 left = block_.left_over(rounds); left > 0; --left, phase = after(phase)) blocks += classes_[phase].members;
     return blocks;
   }
 
@@ -65,28 +66,33 @@ class Decoders {
   KVSIM_FN void schedule(i64 now_ns) {
     take(now_ns);
     ++scheduled_;
-    computed_ += lines();
+    computed_ += lines_;
   }
 
   // The oldest one under way ends.
   KVSIM_FN void end() { ++ended_; }
 
   // So many rounds end, and as many are scheduled, the n-th at `end_of(n)`; `on_blocks(ns, count)` says what they take.
+  // Returns what they take in all.
   template <class EndOf, class OnBlocks>
-  KVSIM_FN void advance(i64 rounds, EndOf&& end_of, OnBlocks&& on_blocks) {
-    for (i64 round = 1; round <= rounds; ++round) {
-      const i64 blocks = takes();
-      if (blocks == 0) {
-        phase_ = after(phase_);
-        continue;
-      }
+  KVSIM_FN i64 advance(i64 rounds, EndOf&& end_of, OnBlocks&& on_blocks) {
+    i64 blocks = 0;
+    i64 round = 1, phase = phase_;
+    for (; round <= rounds && classes_[phase].members == 0; ++round) phase = after(phase);
+    while (round <= rounds) {
+      Class& alike = classes_[phase];
       const i64 at_ns = end_of(round);
-      take(at_ns);
-      on_blocks(at_ns, blocks);
+      alike.take(at_ns);
+      blocks += alike.members;
+      on_blocks(at_ns, alike.members);
+      round += alike.gap;
+      phase = after(phase, alike.gap);
     }
+    phase_ = after(phase_, block_.left_over(rounds));
     scheduled_ += rounds;
     ended_ += rounds;
-    computed_ += rounds * lines();
+    computed_ += rounds * lines_;
+    return blocks;
   }
 
   // Everybody has a share more of the time of the rounds.
@@ -131,14 +137,17 @@ class Decoders {
   // ---- Leaving ----
 
   // Who has the fewest rounds left, of those who have any to schedule; whether that is none.
-  KVSIM_FN i32 next_to_leave() const { return order_[leaving_].seat; }
-  KVSIM_FN bool any_leaves() const { return leaving_ < size() && order_[leaving_].until == scheduled_; }
+  KVSIM_FN i32 next_to_leave() const { return order_.top().seat; }
+  KVSIM_FN bool any_leaves() const { return lines_ > 0 && order_.top().until == scheduled_; }
   // It has been told, and takes no part in rounds any more.
   KVSIM_FN void leave() {
-    const Place& place = order_[leaving_++];
+    const Place place = order_.top();
+    order_.pop();
+    left_.push_back(place);
+    --lines_;
     Member& member = members_[place.seat];
     computed_ -= member.base + member.until;
-    classes_[member.phase].members -= 1;
+    leave(member.phase);
     member.phase = kNoClass;
     ++version_;
   }
@@ -146,25 +155,24 @@ class Decoders {
   KVSIM_FN bool has_left(i32 seat) const { return members_[seat].phase == kNoClass; }
 
   // Who ends first; whether that is now, or how many rounds before.
-  KVSIM_FN i32 next_to_end() const { return order_.front().seat; }
-  KVSIM_FN i64 rounds_to_end() const { return order_.front().until - ended_; }
-  KVSIM_FN bool any_ends() const { return !order_.empty() && rounds_to_end() == 0; }
-  KVSIM_FN bool first_has_left() const { return leaving_ > 0; }
+  KVSIM_FN i32 next_to_end() const { return next().seat; }
+  KVSIM_FN i64 rounds_to_end() const { return next().until - ended_; }
+  KVSIM_FN bool any_ends() const { return !empty() && rounds_to_end() == 0; }
+  KVSIM_FN bool first_has_left() const { return !left_.empty(); }
   KVSIM_FN void remove() {
-    members_[order_.front().seat].until = 0;
-    order_.erase(order_.begin());
-    --leaving_;
+    members_[left_.front().seat].until = 0;
+    left_.pop_front();
   }
 
   // Nobody is a member any more. Rounds under way are none.
   KVSIM_FN void disperse() {
-    for (const Place& place : order_) {
-      Member& member = members_[place.seat];
-      if (member.phase != kNoClass) classes_[member.phase].members -= 1;
-      member.until = 0;
+    for (const Place& place : order_.values()) {
+      classes_[members_[place.seat].phase].members = 0;
+      members_[place.seat].until = 0;
     }
     order_.clear();
-    leaving_ = computed_ = 0;
+    for (; !left_.empty(); left_.pop_front()) members_[left_.front().seat].until = 0;
+    lines_ = computed_ = 0;
     ended_ = scheduled_;
     ++version_;
   }
@@ -172,8 +180,13 @@ class Decoders {
  private:
   struct Class {
     i64 members = 0;
+    i64 gap = 0;                 // rounds from theirs to that of the next class that has members
     i64 blocks = 0;              // that each member would have taken
     std::uint64_t taken_ns = 0;  // the sum of the instants
+    KVSIM_FN void take(i64 now_ns) {
+      blocks += 1;
+      taken_ns += static_cast<std::uint64_t>(now_ns);
+    }
   };
   static constexpr i64 kNoClass = -1;
   struct Member {
@@ -189,23 +202,53 @@ class Decoders {
     i64 until;
     i64 number;
     i32 seat;
-    KVSIM_FN bool operator<(const Place& other) const {
-      return until != other.until ? until < other.until : number < other.number;
+    KVSIM_FN bool before(const Place& other) const {
+      return (until < other.until) | ((until == other.until) & (number < other.number));
     }
   };
 
-  KVSIM_FN i64 after(i64 phase) const { return phase + 1 == static_cast<i64>(classes_.size()) ? 0 : phase + 1; }
+  KVSIM_FN const Place& next() const { return left_.empty() ? order_.top() : left_.front(); }
+
+  KVSIM_FN i64 after(i64 phase, i64 rounds = 1) const {
+    phase += rounds;
+    return phase >= block_.tokens() ? phase - block_.tokens() : phase;
+  }
 
   KVSIM_FN void take(i64 now_ns) {
-    classes_[phase_].blocks += 1;
-    classes_[phase_].taken_ns += static_cast<std::uint64_t>(now_ns);
+    classes_[phase_].take(now_ns);
     phase_ = after(phase_);
   }
 
-  Vector<Class> classes_;   // by the round in which they take a block, modulo their number
-  Vector<Member> members_;  // by seat
-  Vector<Place> order_;     // by the end; the first `leaving_` have had all rounds scheduled
-  i64 leaving_ = 0;
+  // A class has a member more, or less.
+  KVSIM_FN void enter(i64 phase) {
+    Class& alike = classes_[phase];
+    if (alike.members++ > 0) return;
+    const i64 gap = gap_before(phase);
+    const bool alone = gap == block_.tokens();
+    Class& before = classes_[after(phase, block_.tokens() - gap)];
+    alike.gap = alone ? gap : before.gap - gap;
+    before.gap = gap;
+  }
+  KVSIM_FN void leave(i64 phase) {
+    if (--classes_[phase].members > 0 || lines_ == 0) return;
+    classes_[after(phase, block_.tokens() - gap_before(phase))].gap += classes_[phase].gap;
+  }
+  // How many rounds before theirs the class before them that has members takes a block.
+  KVSIM_FN i64 gap_before(i64 phase) const {
+    i64 gap = 0;
+    do {
+      phase = phase == 0 ? block_.tokens() - 1 : phase - 1;
+      ++gap;
+    } while (classes_[phase].members == 0);
+    return gap;
+  }
+
+  BlockSize block_;
+  Vector<Class> classes_;    // by the round in which they take a block, modulo their number
+  Vector<Member> members_;   // by seat
+  LeastFirst<Place> order_;  // by the end, those who have rounds to schedule
+  Deque<Place> left_;        // by the end, those who have none
+  i64 lines_ = 0;
   i64 phase_ = 0;  // of the next round
   i64 scheduled_ = 1, ended_ = 1;
   i64 computed_ = 0;

@@ -12,6 +12,8 @@
 
 // Away from the code that runs where no log is kept.
 #define KVSIM_RARE __attribute__((noinline, cold))
+// Away from a short way through a function, which then needs to save no registers.
+#define KVSIM_LONG_WAY __attribute__((noinline))
 
 namespace kvsim {
 

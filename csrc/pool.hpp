@@ -51,7 +51,7 @@ class Pool {
         free_(settings.num_gpu_blocks - 1),
         states_(chains.shapes.size()) {
     for (std::size_t c = 0; c < states_.size(); ++c) states_[c].end = shapes_[c].start;
-    runs_.push_back(Run{});  // run 0: the ends of the free queue
+    new_run();  // run 0: the ends of the free queue
     runs_[0].earlier = runs_[0].later = 0;
   }
 
@@ -147,16 +147,8 @@ class Pool {
   // Takes blocks from the front of the free queue for holdings that are told of them later.
   KVSIM_FN void take(i64 count) {
     free_ -= count;
-    const i64 plain = min_of(count, plain_free_);
-    plain_free_ -= plain;
-    for (count -= plain; count > 0;) {
-      const i32 r = runs_[0].later;
-      const i32 taken = static_cast<i32>(min_of(count, runs_[r].hi - runs_[r].lo));
-      count -= taken;
-      evicted_ += taken;
-      if (told_) tell(runs_[r].chain, runs_[r].hi - taken, runs_[r].hi);
-      forget(r, taken);
-    }
+    plain_free_ -= count;
+    if (plain_free_ < 0) evict();
   }
 
   // The first `full` blocks of the request are full: those without a key get theirs.
@@ -180,9 +172,14 @@ class Pool {
   // Moves what one request holds to another that holds nothing.
   KVSIM_FN void hand_over(Holding& from, Holding& to) {
     to = from;
-    for (i32 s = to.shadows; s != kNone; s = runs_[s].next_owned) runs_[s].owner = &to;
+    moved(to);
     from.keyed = from.plain = 0;
     from.shadows = kNone;
+  }
+
+  // The holding stands elsewhere now.
+  KVSIM_FN void moved(Holding& holding) {
+    for (i32 s = holding.shadows; s != kNone; s = rare_[s].next_owned) rare_[s].owner = &holding;
   }
 
   // Gives everything back, the last block first, expecting it to be used again at `next_use`.
@@ -196,7 +193,7 @@ class Pool {
       while (end > start) {
         i32 lo = start;  // down to here no own shadow
         i32 own = kNone;
-        for (i32 s = holding.shadows; s != kNone; s = runs_[s].next_owned) {
+        for (i32 s = holding.shadows; s != kNone; s = rare_[s].next_owned) {
           if (runs_[s].chain != chain || runs_[s].lo >= end) continue;
           if (runs_[s].hi == end) own = s;
           lo = static_cast<i32>(max_of(lo, runs_[s].hi));
@@ -222,7 +219,10 @@ class Pool {
     i32 holders = 0;
     i32 below = kNone, above = kNone;    // primary: neighbours in the chain; shadow: earlier and later shadows of it
     i32 earlier = kNone, later = kNone;  // in the free queue
-    Holding* owner = nullptr;            // who computed a shadow and still holds it
+  };
+  // What few runs have, kept apart so that two runs fit a line of the processor's cache.
+  struct Rare {
+    Holding* owner = nullptr;  // who computed a shadow and still holds it
     i32 next_owned = kNone;
     bool shadow = false;
     i64 next_use = 0;  // of an idle run in an ordered pool
@@ -233,27 +233,31 @@ class Pool {
     i32 first_shadow = kNone, last_shadow = kNone;  // in the order in which they got their keys
   };
 
+  KVSIM_FN bool is_shadow(i32 r) const { return shadow_runs_ > 0 && rare_[r].shadow; }
+
   // ---- The free queue ----
 
   KVSIM_FN void link_before(i32 r, i32 place) {
+    const i32 before = runs_[place].earlier;
+    runs_[r].earlier = before;
     runs_[r].later = place;
-    runs_[r].earlier = runs_[place].earlier;
-    runs_[runs_[r].earlier].later = r;
+    runs_[before].later = r;
     runs_[place].earlier = r;
   }
 
   KVSIM_FN void unlink(i32 r) {
-    runs_[runs_[r].earlier].later = runs_[r].later;
-    runs_[runs_[r].later].earlier = runs_[r].earlier;
+    const i32 earlier = runs_[r].earlier, later = runs_[r].later;
+    runs_[earlier].later = later;
+    runs_[later].earlier = earlier;
     if (ordered_) leave_rank(r);
   }
 
   // Runs with the same next use are neighbours in an ordered queue; last_of_ has the last of them.
   KVSIM_FN void leave_rank(i32 r) {
-    const auto rank = last_of_.find(runs_[r].next_use);
+    const auto rank = last_of_.find(rare_[r].next_use);
     if (rank->second != r) return;
     const i32 before = runs_[r].earlier;
-    if (before != 0 && runs_[before].next_use == rank->first) {
+    if (before != 0 && rare_[before].next_use == rank->first) {
       rank->second = before;
     } else {
       last_of_.erase(rank);
@@ -262,16 +266,41 @@ class Pool {
 
   // Behind those that are used again later or at the same instant.
   KVSIM_FN void link_ordered(i32 r) {
-    Run& run = runs_[r];
-    run.next_use = next_use_;
+    const Run& run = runs_[r];
+    i64& next_use = rare_[r].next_use = next_use_;
     if (run.lo < shapes_[run.chain].shared_until) {
-      run.next_use = kShared;
+      next_use = kShared;
     } else if (run.above != kNone && runs_[run.above].holders == 0) {
-      run.next_use = min_of(next_use_, runs_[run.above].next_use);
+      next_use = min_of(next_use_, rare_[run.above].next_use);
     }
-    const auto rank = last_of_.lower_bound(run.next_use);
+    const auto rank = last_of_.lower_bound(next_use);
     link_before(r, rank == last_of_.end() ? runs_[0].later : runs_[rank->second].later);
-    last_of_[run.next_use] = r;
+    last_of_[next_use] = r;
+  }
+
+  // As many blocks lose their keys as are taken beyond the plain ones.
+  KVSIM_FN void evict() {
+    const i32 count = static_cast<i32>(-plain_free_);
+    plain_free_ = 0;
+    evicted_ += count;
+    Run& run = runs_[runs_[0].later];
+    ChainState& state = states_[run.chain];
+    if (run.hi - run.lo <= count || state.first_shadow != kNone || told_) {
+      evict_runs(count);
+    } else {  // mostly a few blocks from the end of one run
+      state.end = run.hi -= count;
+    }
+  }
+
+  KVSIM_FN KVSIM_LONG_WAY void evict_runs(i32 count) {
+    while (count > 0) {
+      const i32 r = runs_[0].later;
+      const Run& run = runs_[r];
+      const i32 taken = static_cast<i32>(min_of(count, run.hi - run.lo));
+      count -= taken;
+      if (told_) tell(run.chain, run.hi - taken, run.hi);
+      forget(r, taken);
+    }
   }
 
   // A run that nobody holds any more joins the free queue at its back.
@@ -290,8 +319,8 @@ class Pool {
   // An idle run and the one above it are one if they are evicted one after the other.
   KVSIM_FN void join_idle(i32 r) {
     const i32 before = runs_[r].earlier;
-    if (runs_[r].shadow || before != runs_[r].above || before == kNone || before == 0) return;
-    if (runs_[before].next_use == runs_[r].next_use) merge_idle(r, before);
+    if (before != runs_[r].above || before == kNone || before == 0 || is_shadow(r)) return;
+    if (!ordered_ || rare_[before].next_use == rare_[r].next_use) merge_idle(r, before);
   }
 
   // A shadow that nobody holds is free at once; the primary blocks take its place in the order.
@@ -322,17 +351,20 @@ class Pool {
 
   // The last `count` blocks of an idle run lose their keys.
   KVSIM_FN void forget(i32 r, i32 count) {
-    const i32 chain = runs_[r].chain, hi = runs_[r].hi, lo = hi - count;
-    const bool shadow = runs_[r].shadow;
-    runs_[r].hi = lo;
-    if (lo == runs_[r].lo) {
+    Run& run = runs_[r];
+    const i32 chain = run.chain, hi = run.hi, lo = hi - count;
+    const bool shadow = is_shadow(r);
+    run.hi = lo;
+    if (lo == run.lo) {
       unlink(r);
       shadow ? drop_shadow(r) : drop_primary(r);
     }
     if (shadow) return;
-    if (states_[chain].first_shadow != kNone) promote(chain, lo, hi);
-    const i32 last = states_[chain].last;
-    states_[chain].end = last == kNone ? shapes_[chain].start : runs_[last].hi;
+    ChainState& state = states_[chain];
+    state.end = lo;
+    if (state.first_shadow == kNone) return;
+    promote(chain, lo, hi);
+    state.end = state.last == kNone ? shapes_[chain].start : runs_[state.last].hi;
   }
 
   // ---- Primary runs ----
@@ -340,6 +372,7 @@ class Pool {
   KVSIM_FN i32 new_run() {
     if (unused_ == kNone) {
       runs_.emplace_back();
+      rare_.emplace_back();
       return static_cast<i32>(runs_.size() - 1);
     }
     const i32 r = unused_;
@@ -386,8 +419,8 @@ class Pool {
     link_primary(lower, runs_[r].below, r);
     if (runs_[r].holders == 0) {
       link_before(lower, runs_[r].later);
-      runs_[lower].next_use = runs_[r].next_use;
-      if (ordered_ && last_of_[runs_[r].next_use] == r) last_of_[runs_[r].next_use] = lower;
+      rare_[lower].next_use = rare_[r].next_use;
+      if (ordered_ && last_of_[rare_[r].next_use] == r) last_of_[rare_[r].next_use] = lower;
     }
     return lower;
   }
@@ -450,7 +483,7 @@ class Pool {
 
   KVSIM_FN void link_shadow(i32 r, i32 before) {  // before: the shadow of the chain that got its key next, or none
     ChainState& state = states_[runs_[r].chain];
-    runs_[r].shadow = true;
+    rare_[r].shadow = true;
     runs_[r].above = before;
     runs_[r].below = before == kNone ? state.last_shadow : runs_[before].below;
     (runs_[r].below == kNone ? state.first_shadow : runs_[runs_[r].below].above) = r;
@@ -462,7 +495,7 @@ class Pool {
     ChainState& state = states_[runs_[r].chain];
     (runs_[r].below == kNone ? state.first_shadow : runs_[runs_[r].below].above) = runs_[r].above;
     (runs_[r].above == kNone ? state.last_shadow : runs_[runs_[r].above].below) = runs_[r].below;
-    runs_[r].shadow = false;
+    rare_[r].shadow = false;
     --shadow_runs_;
   }
 
@@ -472,16 +505,16 @@ class Pool {
   }
 
   KVSIM_FN void own(Holding& holding, i32 r) {
-    runs_[r].owner = &holding;
-    runs_[r].next_owned = holding.shadows;
+    rare_[r].owner = &holding;
+    rare_[r].next_owned = holding.shadows;
     holding.shadows = r;
   }
 
   KVSIM_FN void disown(Holding& holding, i32 r) {
     i32* place = &holding.shadows;
-    while (*place != r) place = &runs_[*place].next_owned;
-    *place = runs_[r].next_owned;
-    runs_[r].owner = nullptr;
+    while (*place != r) place = &rare_[*place].next_owned;
+    *place = rare_[r].next_owned;
+    rare_[r].owner = nullptr;
   }
 
   KVSIM_FN void add_shadow(Holding& holding, i32 chain, i32 lo, i32 hi) {
@@ -503,8 +536,8 @@ class Pool {
     runs_[lower].holders = runs_[r].holders;
     runs_[r].lo = at;
     link_shadow(lower, r);
-    if (runs_[r].owner != nullptr) {
-      own(*runs_[r].owner, lower);
+    if (rare_[r].owner != nullptr) {
+      own(*rare_[r].owner, lower);
     } else {
       link_before(lower, runs_[r].later);
     }
@@ -528,7 +561,7 @@ class Pool {
       const i32 next = runs_[r].above;
       if (runs_[r].lo < lo) split_shadow(r, lo);
       const i32 from = runs_[r].lo, to = runs_[r].hi;
-      if (runs_[r].owner != nullptr) disown(*runs_[r].owner, r);
+      if (rare_[r].owner != nullptr) disown(*rare_[r].owner, r);
       unlink_shadow(r);
       i32 above = kNone, below = states_[chain].last;
       while (below != kNone && runs_[below].lo >= to) above = below, below = runs_[below].below;
@@ -562,6 +595,7 @@ class Pool {
   i64 shadow_runs_ = 0;
   i32 unused_ = kNone;
   Vector<Run> runs_;
+  Vector<Rare> rare_;
   Vector<ChainState> states_;
   Vector<Gap> gaps_;  // empty but while promote() runs
 };

@@ -6,13 +6,16 @@
 
 #include <cstdint>
 
-// KVSIM_HD is for what hosts and devices both run and hosts always inline, KVSIM_FN for the rest of what both run.
+// KVSIM_HD is for what hosts and devices both run and hosts always inline, KVSIM_FN for the rest of what both run;
+// KVSIM_ONCE, of that, for long functions that are called in one place: a host spares itself the call.
 #if defined(__CUDACC__)
 #define KVSIM_HD __host__ __device__ __forceinline__
 #define KVSIM_FN __host__ __device__
+#define KVSIM_ONCE KVSIM_FN
 #else
 #define KVSIM_HD inline __attribute__((always_inline))
 #define KVSIM_FN
+#define KVSIM_ONCE KVSIM_FN __attribute__((always_inline))
 #endif
 #define KVSIM_UNREACHABLE() __builtin_unreachable()
 

@@ -126,9 +126,9 @@ class BasicReplica {
     if (scheduler_.steps_in_flight() > 0) {
       clock_.wait(now_ns);
       price();
-      if (!decoding()) note_prefill();
+      if (!decoding_) note_prefill();
       if (async_) schedule(now_ns);
-      plan(decoding() ? stretch_.within_horizon(min_of(scheduler_.steady_steps(), room_in_window_)) : 1);
+      plan(decoding_ ? stretch_.within_horizon(min_of(scheduler_.steady_steps(), room_in_window_)) : 1);
     }
     const i64 event_ns = scheduler_.next_event_ns();
     if (event_ns >= 0 && steps_ == 0) wakes_ns_ = event_ns;
@@ -141,7 +141,7 @@ class BasicReplica {
   KVSIM_FN void end(OnFinish&& on_finish) {
     const i64 started_ns = clock_.ns();
     pass(steps_ - 1);
-    clock_.run(stretch_.units(1));
+    clock_.run(stretch_.first);
     note_time(1, started_ns);
     ends_ns_ = kNever;
     steps_ = 0;
@@ -189,34 +189,37 @@ class BasicReplica {
   }
 
   // What the oldest step in flight takes, and what each step more would.
-  KVSIM_FN void price() {
+  KVSIM_ONCE void price() {
     const Step& step = scheduler_.oldest();
     if (!step.joined.empty()) {
       if (shared_lines_ >= 0) settle();
       scheduler_.begin_sharing(step);
     }
-    chunks_.clear();
     room_in_window_ = INT64_MAX;
     i64 attention = 0;
     i64 lines = step.lines, seen = step.computed + step.lines;  // sequences that decode; the context that they read
-    tokens_ = step.lines;
+    i64 tokens = step.lines;
     for (const Work& part : step.parts) {
-      tokens_ += part.tokens;
+      tokens += part.tokens;
       const i64 context = part.before + 1;
       if (part.tokens == 1 && scheduler_.seat(part.seat).prompt < context) {
         ++lines;
         seen += context;
       } else {
         attention += law_.chunk(part.before, part.tokens);
-        chunks_.push_back(part);
       }
     }
-    const i64 full = decoding() ? law_.full.decode[lines] : law_.full.mixed[lines];
-    const i64 windowed = decoding() ? law_.windowed.decode[lines] : law_.windowed.mixed[lines];
-    if (!decoding()) attention += (full + windowed) * (law_.tile_keys * lines);
+    const i64 sequences = step.size();
+    tokens_ = tokens;
+    decoding_ = lines == sequences;
+    const i64 tiles = decoding_ ? 0 : law_.tile_keys * lines;
+    const i64 full = decoding_ ? law_.full.decode[lines] : law_.full.mixed[lines];
     stretch_.growth = full * lines;
-    stretch_.first = law_.step[tokens_] + law_.sequences[step.size()] + attention + full * seen;
-    if (law_.window > 0) price_windows(step, windowed);
+    stretch_.first = law_.step[tokens] + law_.sequences[sequences] + attention + full * (seen + tiles);
+    if (law_.window == 0) return;
+    const i64 windowed = decoding_ ? law_.windowed.decode[lines] : law_.windowed.mixed[lines];
+    stretch_.first += windowed * tiles;
+    price_windows(step, windowed);
   }
 
   // What layers with windows add for the sequences that decode.
@@ -230,8 +233,6 @@ class BasicReplica {
       room_in_window_ = min_of(room_in_window_, law_.window - context + 1);
     });
   }
-
-  KVSIM_FN bool decoding() const { return chunks_.empty(); }
 
   KVSIM_FN void plan(i64 steps) {
     steps_ = steps;
@@ -258,7 +259,7 @@ class BasicReplica {
     totals_.steps += steps;
     totals_.busy_ns += clock_.ns() - started_ns;
     totals_.peak_blocks = max_of(totals_.peak_blocks, usable_blocks_ - scheduler_.least_free());
-    if (decoding()) share_decode(clock_.ns() - started_ns);
+    if (decoding_) share_decode(clock_.ns() - started_ns);
   }
 
   // Shares the time of decode steps among their requests. Consecutive ones that decode the same are shared as one.
@@ -277,21 +278,6 @@ class BasicReplica {
     shared_ns_ += duration_ns;
   }
 
-  // Shares the time of a step by tokens.
-  KVSIM_FN void share_prefill(i64 duration_ns) {
-    settle();
-    const Step& step = scheduler_.oldest();
-    const i64 token_ns = duration_ns / tokens_;
-    i64 rest_ns = duration_ns - token_ns * step.lines;
-    if (step.lines > 0) scheduler_.share(token_ns);
-    for (const Work& part : step.parts) {
-      const i64 share_ns = part.tokens == 1 ? token_ns : duration_ns * part.tokens / tokens_;
-      scheduler_.seat(part.seat).gpu_ns += share_ns;
-      rest_ns -= share_ns;
-    }
-    scheduler_.seat(scheduler_.first_of(step)).gpu_ns += rest_ns;
-  }
-
   KVSIM_FN bool same_sharers(const Step& step) const {
     if (shared_lines_ >= 0) return step.parts.empty() && step.version == shared_lines_;
     if (sharers_.empty() || step.size() != static_cast<i64>(sharers_.size())) return false;
@@ -302,8 +288,11 @@ class BasicReplica {
   }
 
   KVSIM_FN void settle() {
+    if (shared_lines_ >= 0 || !sharers_.empty()) settle_shares();
+  }
+
+  KVSIM_FN void settle_shares() {
     const i64 count = shared_lines_ >= 0 ? shared_count_ : static_cast<i64>(sharers_.size());
-    if (count == 0) return;
     const i64 each_ns = shared_ns_ / count;
     if (shared_lines_ >= 0) {
       scheduler_.share(each_ns);
@@ -317,16 +306,25 @@ class BasicReplica {
     shared_ns_ = 0;
   }
 
-  // Of the step that starts now, as long as its requests have their seats.
-  KVSIM_FN void note_prefill() {
-    share_prefill(clock_.after(stretch_.units(1)) - clock_.ns());
-    const i64 in_step = scheduler_.oldest().size();
-    for (const Work& part : chunks_) {
+  // Of the step that starts now, as long as its requests have their seats; its time is shared by tokens.
+  KVSIM_ONCE void note_prefill() {
+    settle();
+    const Step& step = scheduler_.oldest();
+    const i64 now_ns = clock_.ns(), tokens = tokens_, sequences = step.size();
+    const i64 duration_ns = clock_.after(stretch_.first) - now_ns;
+    const i64 token_ns = duration_ns / tokens;
+    i64 rest_ns = duration_ns - token_ns * step.lines;
+    if (step.lines > 0) scheduler_.share(token_ns);
+    for (const Work& part : step.parts) {
       auto& request = scheduler_.seat(part.seat);
+      const i64 share_ns = part.tokens == 1 ? token_ns : duration_ns * part.tokens / tokens;
+      request.gpu_ns += share_ns;
+      rest_ns -= share_ns;
       if (request.generated > 0) continue;
-      if (request.scheduled_ns < 0) request.scheduled_ns = clock_.ns();
-      request.recompute_units += law_.recompute(part.before, part.tokens, request.hittable, tokens_, in_step);
+      if (request.scheduled_ns < 0) request.scheduled_ns = now_ns;
+      request.recompute_units += law_.recompute(part.before, part.tokens, request.hittable, tokens, sequences);
     }
+    scheduler_.seat(scheduler_.first_of(step)).gpu_ns += rest_ns;
   }
 
   KVSIM_FN void write(const typename S::Request& request) {
@@ -359,7 +357,7 @@ class BasicReplica {
   DecodeStretch stretch_;
   i64 tokens_ = 0;
   i64 room_in_window_ = 0;
-  Vector<Work> chunks_;  // of the step: those parts that prefill
+  bool decoding_ = false;  // all that the step does
 
   // Decode steps whose time is still to be shared: among lines of that version, or else those rows.
   static constexpr i64 kNoLines = -1;

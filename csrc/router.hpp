@@ -15,14 +15,14 @@ class Router {
 
   // The replica for the turn; the first of equals.
   template <class Replica>
-  KVSIM_FN i64 route(Deque<Replica>& replicas, i64 trajectory, i64 row, i64 now_ns) {
+  KVSIM_FN i64 route(const Vector<Owner<Replica> >& replicas, i64 trajectory, i64 row, i64 now_ns) {
     const i64 count = static_cast<i64>(replicas.size());
     if (count == 1) return 0;
     if (routing_ == kRoundRobin) return next_++ % count;
     if (routing_ == kSticky && homes_[trajectory] != kNone) return homes_[trajectory];
-    i64 best = 0, least = load(replicas[0], row, now_ns);
+    i64 best = 0, least = load(*replicas[0], row, now_ns);
     for (i64 replica = 1; replica < count; ++replica) {
-      const i64 other = load(replicas[replica], row, now_ns);
+      const i64 other = load(*replicas[replica], row, now_ns);
       if (other < least) best = replica, least = other;
     }
     if (routing_ == kSticky) homes_[trajectory] = static_cast<i32>(best);

@@ -9,6 +9,7 @@
 #include "decoders.hpp"
 #include "plan.hpp"
 #include "pool.hpp"
+#include "seat_list.hpp"
 
 namespace kvsim {
 
@@ -48,10 +49,10 @@ struct BasicRequest {
 // What a step computes of one request.
 struct Work {
   i32 seat;
+  i32 tokens;
   i64 before;  // computed tokens before the step
-  i64 tokens;
   // Built in place: a copy from the stack costs as much as the scheduling itself.
-  KVSIM_FN Work(i32 seat, i64 before, i64 tokens) : seat(seat), before(before), tokens(tokens) {}
+  KVSIM_FN Work(i32 seat, i64 before, i64 tokens) : seat(seat), tokens(static_cast<i32>(tokens)), before(before) {}
 };
 
 // What a step computes: a token for each of the lines, which come first, and the parts of other requests.
@@ -80,16 +81,18 @@ class BasicScheduler {
 
   KVSIM_FN BasicScheduler(const Settings& settings, const Contexts& contexts, const Chains& chains, const Plan& plan)
       : settings_(settings),
+        block_(settings.block_size),
         contexts_(contexts),
         plan_(plan),
         chains_(chains),
         host_(plan.host == kNoHost ? nullptr : make_owner<HostTier>(chains, plan.host_blocks)),
         pool_(chains, settings, plan.next_use_ns != nullptr, plan.host == kOnEviction ? host_.get() : nullptr),
         seats_(settings.max_num_seqs),
-        decoders_(settings.block_size, settings.max_num_seqs),
+        running_(settings.max_num_seqs),
+        decoders_(block_, settings.max_num_seqs),
         running_on_(chains.shapes.size()),
         line_on_(chains.shapes.size(), kNone) {
-    for (i64 seat = settings.max_num_seqs - 1; seat >= 0; --seat) empty_seats_.push_back(static_cast<i32>(seat));
+    offer_seats(0);
   }
   BasicScheduler(const BasicScheduler&) = delete;  // the pool points to seats
   BasicScheduler& operator=(const BasicScheduler&) = delete;
@@ -102,7 +105,10 @@ class BasicScheduler {
 
   // A request joins the waiting queue. What the turn above still holds then stays held until it is admitted.
   KVSIM_FN void arrive(i64 row, i64 now_ns) {
-    Request request;
+    if (empty_seats_.empty()) add_seats();
+    const i32 seat = empty_seats_.back();
+    empty_seats_.pop_back();
+    Request& request = seats_[seat] = Request();
     request.row = row;
     request.prompt = contexts_.prompt[row];
     request.output = contexts_.output[row];
@@ -112,7 +118,7 @@ class BasicScheduler {
     request.release_ns = now_ns;
     request.holding = pool_.holding_for(chains_.of_row[row], request.prompt);
     prompt_blocks_ += blocks_for(request.prompt);
-    enqueue(request, false);
+    enqueue(seat, false);
     if (!pauses_.empty()) hold_on(contexts_.above[row], now_ns);
   }
 
@@ -127,14 +133,12 @@ class BasicScheduler {
     loading_ = 0;
     while (!pauses_.empty() && pauses_.begin()->first.until_ns <= now_ns) let_go_first();
     i64 budget = settings_.max_num_batched_tokens;
-    const bool alone = running_.size() + waiting_.size() <= 1;
-    const i64 longest = settings_.long_prefill_token_threshold > 0 && !alone  // vLLM lets a lone request have it all
-                            ? settings_.long_prefill_token_threshold
-                            : budget;
+    const i64 threshold = settings_.long_prefill_token_threshold;
+    const i64 longest = threshold > 0 && unfinished() > 1 ? threshold : budget;  // vLLM lets a lone request have it all
     schedule_lines(budget, longest);
     token_since_ = 0;
-    schedule_running(budget, longest);
-    if (preempted_.empty()) admit(budget, longest);
+    if (others_ != kNone) schedule_running(budget, longest);
+    if (!waiting_.empty() && preempted_.empty()) admit(budget, longest);
     if (!work_->empty()) ++in_flight_;
     least_free_ = pool_.free_blocks();
   }
@@ -152,24 +156,22 @@ class BasicScheduler {
     token_since_ = 1;
     if (ended.lines > 0) decoders_.end();
     while (decoders_.any_ends()) end_line(on_finish);
-    bool any = false;
     for (const Work& work : ended.parts) {
       Request& request = seats_[work.seat];
       const i64 computed = work.before + work.tokens;
       request.settled = computed;
       if (computed < request.tokens()) continue;
       if (async && request.computed == 0) {
-        give_token_in_queue(request.row, on_token, on_finish);
+        give_token_in_queue(work.seat, on_token, on_finish);
         continue;
       }
       request.generated += 1;
       on_token(request);
       if (async && computed > request.quiet) give_keys(request, computed);
       if (request.generated < request.output) continue;
-      finish(request, on_finish);
-      any = true;
+      leave(work.seat);
+      finish(work.seat, on_finish);
     }
-    if (any) leave();
   }
 
   // How many steps from the oldest in flight on, itself included, are sure to run the same requests, one token each,
@@ -178,7 +180,7 @@ class BasicScheduler {
   KVSIM_FN i64 steady_steps() const {
     const Step& oldest = steps_[oldest_];
     if (!preempted_.empty() || admitted_ > 0) return 1;
-    if (work_->size() + loading_ != static_cast<i64>(running_.size())) return 1;
+    if (work_->size() + loading_ != running_.size()) return 1;
     if (head_may_run_soon() || head_may_load_less()) return 1;
     if (in_flight_ == 2 && !same_requests(oldest, *work_)) return 1;
     i64 steps = oldest.lines > 0 ? decoders_.rounds_to_end() : INT64_MAX;
@@ -188,7 +190,7 @@ class BasicScheduler {
       steps = min_of(steps, request.output - request.generated);
     }
     steps -= in_flight_ - 1;  // who ends with the step after is not scheduled beside it
-    if ((steps / settings_.block_size + 1) * oldest.size() * pool_.groups() <= pool_.free_blocks()) return steps;
+    if ((block_.filled_by(steps) + 1) * oldest.size() * pool_.groups() <= pool_.free_blocks()) return steps;
     while (steps > 1 && blocks_for_more(steps - 1) > pool_.free_blocks()) steps = 1 + (steps - 1) / 2;
     return steps;
   }
@@ -208,8 +210,8 @@ class BasicScheduler {
   KVSIM_FN i64 next_event_ns() const {
     i64 next_ns = pauses_.empty() ? kForever : min_of(pauses_.begin()->first.until_ns, kForever);
     if (host_ != nullptr) {
-      for (std::size_t place = decoders_.size(); place < running_.size(); ++place) {
-        const i64 ready_ns = seats_[running_[place]].ready_ns;
+      for (i32 seat = others_; seat != kNone; seat = running_.after(seat)) {
+        const i64 ready_ns = seats_[seat].ready_ns;
         if (ready_ns >= 0) next_ns = min_of(next_ns, ready_ns);
       }
     }
@@ -219,7 +221,7 @@ class BasicScheduler {
   // Whether an arrival could run in the next step.
   KVSIM_FN bool admits_arrivals() const {
     if (settings_.priority) return true;
-    return waiting_.empty() && static_cast<i64>(running_.size()) < settings_.max_num_seqs;
+    return waiting_.empty() && running_.size() < settings_.max_num_seqs;
   }
 
   KVSIM_FN const Step& work() const { return *work_; }             // of the step scheduled last
@@ -234,9 +236,9 @@ class BasicScheduler {
   // Who comes first in it.
   KVSIM_FN i32 first_of(const Step& step) const {
     if (step.lines == 0) return step.parts.front().seat;
-    std::size_t place = 0;
-    while (!decoders_.takes_part(running_[place], step.round)) ++place;
-    return running_[place];
+    i32 seat = running_.first();
+    while (!decoders_.takes_part(seat, step.round)) seat = running_.after(seat);
+    return seat;
   }
 
   // Who keeps time shares that of the lines by what each of them has, from the step on in which it joined.
@@ -252,7 +254,7 @@ class BasicScheduler {
   KVSIM_FN const Vector<i64>& preempted() const { return preempted_; }
   KVSIM_FN Request& seat(i32 seat) { return seats_[seat]; }
   KVSIM_FN const Request& seat(i32 seat) const { return seats_[seat]; }
-  KVSIM_FN const Vector<i32>& running() const { return running_; }
+  KVSIM_FN const SeatList& running() const { return running_; }
   KVSIM_FN i64 waiting() const { return static_cast<i64>(waiting_.size()); }
   KVSIM_FN bool idle() const { return running_.empty() && waiting_.empty(); }
   KVSIM_FN const P& pool() const { return pool_; }
@@ -260,34 +262,34 @@ class BasicScheduler {
   KVSIM_FN i64 least_free() const { return least_free_; }
 
   // For routers: how many requests are unfinished, the blocks of their prompts, and what a turn would have to compute.
-  KVSIM_FN i64 unfinished() const { return waiting() + static_cast<i64>(running_.size()); }
+  KVSIM_FN i64 unfinished() const { return waiting() + running_.size(); }
   KVSIM_FN i64 prompt_blocks() const { return prompt_blocks_; }
   KVSIM_FN i64 missing_blocks(i64 row) {
     const i64 prompt = contexts_.prompt[row];
     auto holding = pool_.holding_for(chains_.of_row[row], prompt);
-    return blocks_for(prompt) - hits(holding, (prompt - 1) / settings_.block_size);
+    return blocks_for(prompt) - hits(holding, block_.filled_by(prompt - 1));
   }
 
  private:
-  KVSIM_FN i64 blocks_for(i64 tokens) const { return (tokens + settings_.block_size - 1) / settings_.block_size; }
+  KVSIM_FN i64 blocks_for(i64 tokens) const { return block_.for_tokens(tokens); }
 
   // Blocks for so many tokens of the request, and keys for those that known tokens fill.
   KVSIM_FN void grow(Request& request, i64 slots) {
     typename P::Holding& holding = request.holding;
-    if (slots > holding.blocks() * settings_.block_size) pool_.allocate(holding, blocks_for(slots));
+    if (slots > block_.tokens_in(holding.blocks())) pool_.allocate(holding, blocks_for(slots));
     give_keys(request, min_of(slots, request.tokens()));
   }
 
   KVSIM_FN void give_keys(Request& request, i64 tokens) {
-    if (!decoders_.empty()) tell_keys_before(request.holding, tokens / settings_.block_size);
+    if (!decoders_.empty()) tell_keys_before(request.holding, block_.filled_by(tokens));
     give_own_keys(request, tokens);
   }
 
   KVSIM_FN void give_own_keys(Request& request, i64 tokens) {
     typename P::Holding& holding = request.holding;
-    if (tokens >= (holding.keyed + 1) * settings_.block_size) pool_.give_keys(holding, tokens / settings_.block_size);
+    if (tokens >= block_.tokens_in(holding.keyed + 1)) pool_.give_keys(holding, block_.filled_by(tokens));
     if constexpr (P::kStepwise) return;  // windows may pass a block at any step
-    request.quiet = min_of(holding.blocks() * settings_.block_size, (holding.keyed + 1) * settings_.block_size - 1);
+    request.quiet = min_of(block_.tokens_in(holding.blocks()), block_.tokens_in(holding.keyed + 1) - 1);
   }
 
   // Counts so many blocks as the request's from now on.
@@ -341,8 +343,8 @@ class BasicScheduler {
       if (work_->lines > 0) advance_lines<kTell>(more, end_of, on_blocks);
       for (Work& work : work_->parts) {
         Request& request = seats_[work.seat];
-        const i64 held = request.holding.blocks() * settings_.block_size;
-        for (i64 step = held - request.computed + 1; step <= more; step += settings_.block_size) {
+        const i64 held = block_.tokens_in(request.holding.blocks());
+        for (i64 step = held - request.computed + 1; step <= more; step += block_.tokens()) {
           const i64 at_ns = end_of(step);
           request.held_block_ns -= at_ns - request.release_ns;
           on_blocks(at_ns, 1);
@@ -390,8 +392,8 @@ class BasicScheduler {
   }
 
   KVSIM_FN void join_lines() {
-    for (std::size_t place = decoders_.size(); place < running_.size(); ++place) {
-      const i32 seat = running_[place];
+    for (; others_ != kNone; others_ = running_.after(others_)) {
+      const i32 seat = others_;
       const i64 rounds = rounds_of(seats_[seat]);
       const i32 chain = seats_[seat].holding.chain;
       if (rounds == 0 || line_on_[chain] != kNone) return;
@@ -411,8 +413,8 @@ class BasicScheduler {
   // Whether running requests could find too few blocks free, so that lines are not just taken along.
   KVSIM_FN bool may_lack_blocks(i64 longest) const {
     i64 blocks = decoders_.takes();
-    for (std::size_t place = decoders_.size(); settings_.priority && place < running_.size(); ++place) {
-      const Request& request = seats_[running_[place]];
+    for (i32 seat = settings_.priority ? others_ : kNone; seat != kNone; seat = running_.after(seat)) {
+      const Request& request = seats_[seat];
       const i64 count = min_of(max_of(request.tokens() - request.computed, 1), longest);
       blocks += pool_.takes(request.holding, blocks_for(request.computed + count));
     }
@@ -422,8 +424,7 @@ class BasicScheduler {
   // `on_line(seat, computed tokens before)` for those who take part in a round.
   template <class OnLine>
   KVSIM_FN void each_line(i64 round, OnLine&& on_line) const {
-    for (std::size_t place = 0; place < static_cast<std::size_t>(decoders_.size()); ++place) {
-      const i32 seat = running_[place];
+    for (i32 seat = running_.first(); seat != others_; seat = running_.after(seat)) {
       if (decoders_.takes_part(seat, round)) on_line(seat, decoders_.computed_before(seat, round));
     }
   }
@@ -458,9 +459,8 @@ class BasicScheduler {
     line_on_[request.holding.chain] = kNone;
     request.gpu_ns += decoders_.shares(seat);
     decoders_.remove();
-    finish(request, on_finish);
-    running_.erase(algorithms::find(running_.begin(), running_.end(), seat));
-    empty_seats_.push_back(seat);
+    running_.remove(seat);
+    finish(seat, on_finish);
   }
 
   // The lines become requests like others; steps in flight, too.
@@ -474,21 +474,22 @@ class BasicScheduler {
       step.parts = std::move(parts);
       step.lines = 0;
     }
-    for (std::size_t place = 0; place < static_cast<std::size_t>(decoders_.size()); ++place) {
-      const i32 seat = running_[place];
+    for (i32 seat = running_.first(); seat != others_; seat = running_.after(seat)) {
       if (decoders_.takes_part(seat, last_ended)) dispersed_.push_back(seats_[seat].row);
       tell_keys(seat);
       line_on_[seats_[seat].holding.chain] = kNone;
       seats_[seat].gpu_ns += decoders_.shares(seat);
     }
     decoders_.disperse();
+    others_ = running_.first();
     work_->joined.clear();
   }
 
   template <bool kTell, class EndOf, class OnBlocks>
   KVSIM_FN void advance_lines(i64 more, EndOf& end_of, OnBlocks& on_blocks) {
-    kTell ? take_and_tell(end_of(1)) : pool_.take(decoders_.takes(more));
-    decoders_.advance(more, end_of, on_blocks);
+    if constexpr (kTell) take_and_tell(end_of(1));
+    const i64 blocks = decoders_.advance(more, end_of, on_blocks);
+    if constexpr (!kTell) pool_.take(blocks);
     for (i64 number = 0; number < in_flight_; ++number) {
       Step& step = steps_[oldest_ ^ number];
       step.round += more;
@@ -498,9 +499,9 @@ class BasicScheduler {
 
   // The blocks that the next round of the lines takes, one by one.
   KVSIM_FN KVSIM_RARE void take_and_tell(i64 at_ns) {
-    for (std::size_t place = 0; place < static_cast<std::size_t>(decoders_.size()); ++place) {
-      if (!decoders_.takes_block(running_[place])) continue;
-      log_->taken_by(seats_[running_[place]].row, at_ns);
+    for (i32 seat = running_.first(); seat != others_; seat = running_.after(seat)) {
+      if (!decoders_.takes_block(seat)) continue;
+      log_->taken_by(seats_[seat].row, at_ns);
       pool_.take(1);
     }
   }
@@ -523,8 +524,7 @@ class BasicScheduler {
   // ---- The others ----
 
   KVSIM_FN void schedule_running(i64& budget, i64 longest) {
-    for (std::size_t place = decoders_.size(); place < running_.size() && budget > 0; ++place) {
-      const i32 seat = running_[place];
+    for (i32 seat = others_; seat != kNone && budget > 0; seat = running_.after(seat)) {
       Request& request = seats_[seat];
       if (host_ != nullptr && still_loads(request)) continue;
       const i64 known = request.tokens();
@@ -537,19 +537,17 @@ class BasicScheduler {
       const i64 slots = request.computed + count;
       const bool quiet = slots <= request.quiet;
       if (!quiet) pass(request);
-      if (!quiet && slots > request.holding.blocks() * settings_.block_size) {
+      if (!quiet && slots > block_.tokens_in(request.holding.blocks())) {
         const i64 blocks = blocks_for(slots);
         while (pool_.takes(request.holding, blocks) > pool_.free_blocks()) {
           if (!pauses_.empty()) {
             let_go_first();
             continue;
           }
-          const std::size_t victim = preemption_victim();
-          const bool self = victim == place;
-          budget += unschedule(running_[victim]);
+          const i32 victim = preemption_victim();
+          budget += unschedule(victim);
           preempt(victim);
-          if (self) return;
-          if (victim < place) --place;
+          if (victim == seat) return;
         }
         note_blocks(request, pool_.takes(request.holding, blocks));
         if (log_ != nullptr) log_->taken_by(request.row, now_ns_);
@@ -563,13 +561,14 @@ class BasicScheduler {
   }
 
   KVSIM_FN void admit(i64 budget, i64 longest) {
-    while (!waiting_.empty() && budget > 0 && static_cast<i64>(running_.size()) < settings_.max_num_seqs) {
-      Request& head = waiting_.front();
-      const i64 total = head.tokens();
-      const i64 most = (total - 1) / settings_.block_size;
-      const i64 found = hits(head.holding, most);
-      const i64 stored = stored_hits(head, found);
-      const i64 cached = (found + stored) * settings_.block_size;
+    while (!waiting_.empty() && budget > 0 && running_.size() < settings_.max_num_seqs) {
+      const i32 seat = waiting_.front();
+      Request& request = seats_[seat];
+      const i64 total = request.tokens();
+      const i64 most = block_.filled_by(total - 1);
+      const i64 found = hits(request.holding, most);
+      const i64 stored = stored_hits(request, found);
+      const i64 cached = block_.tokens_in(found + stored);
       i64 count = stored == 0 ? min_of(total - cached, longest) : 0;  // loading comes first
       if (count > budget && !settings_.enable_chunked_prefill) return;
       count = min_of(count, budget);
@@ -579,17 +578,15 @@ class BasicScheduler {
       i64 needed = pool_.demand(found, now, settings_.scheduler_reserve_full_isl ? blocks_for(total) : now);
       if (!running_.empty()) needed += settings_.watermark_blocks;
       // The first comparison spares the count of idle hits.
-      if (needed > pool_.free_blocks() || needed + pool_.idle_hits(head.holding, found) > pool_.free_blocks()) {
+      if (needed > pool_.free_blocks() || needed + pool_.idle_hits(request.holding, found) > pool_.free_blocks()) {
         if (!running_.empty() || pauses_.empty()) return;
         let_go_first();
         continue;
       }
 
-      const i32 seat = empty_seats_.back();
-      empty_seats_.pop_back();
-      Request& request = seats_[seat] = head;
       dequeue();
       running_.push_back(seat);
+      if (others_ == kNone) others_ = seat;
       ++running_on_[request.holding.chain];
       request.admission = admissions_++;
       ++admitted_;
@@ -597,7 +594,7 @@ class BasicScheduler {
       if (!pauses_.empty()) let_go(contexts_.above[request.row]);
       if (request.cached < 0) {
         request.cached = cached;
-        request.loaded = stored * settings_.block_size;
+        request.loaded = block_.tokens_in(stored);
         request.hittable = pool_.hittable(request.holding, most, request.hittable);
       }
       request.computed = slots;
@@ -636,22 +633,21 @@ class BasicScheduler {
   // How many blocks behind the first `found` the host tier can load.
   KVSIM_FN i64 stored_hits(const Request& request, i64 found) const {
     if (host_ == nullptr) return 0;
-    return host_->hits(request.holding.chain, found, (request.tokens() - 1) / settings_.block_size);
+    return host_->hits(request.holding.chain, found, block_.filled_by(request.tokens() - 1));
   }
 
-  KVSIM_FN std::size_t preemption_victim() const {
-    if (!settings_.priority) return running_.size() - 1;
-    std::size_t victim = 0;
-    for (std::size_t other = 1; other < running_.size(); ++other) {
-      if (seats_[running_[other]].served_after(seats_[running_[victim]])) victim = other;
+  KVSIM_FN i32 preemption_victim() const {
+    if (!settings_.priority) return running_.last();
+    i32 victim = running_.first();
+    for (i32 other = victim; other != kNone; other = running_.after(other)) {
+      if (seats_[other].served_after(seats_[victim])) victim = other;
     }
     return victim;
   }
 
-  KVSIM_FN void preempt(std::size_t victim) {
-    const i32 seat = running_[victim];
+  KVSIM_FN void preempt(i32 seat) {
     Request& request = seats_[seat];
-    running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(victim));
+    leave(seat);
     --running_on_[request.holding.chain];
     if (plan_.host == kWriteThrough) host_->store_context(request.holding.chain, 0, request.holding.keyed);
     note_held(request);
@@ -660,8 +656,7 @@ class BasicScheduler {
     request.computed = request.quiet = 0;
     request.preemptions += 1;
     preempted_.push_back(request.row);
-    enqueue(request, true);
-    empty_seats_.push_back(seat);
+    enqueue(seat, true);
   }
 
   // ---- Pauses ----
@@ -687,7 +682,7 @@ class BasicScheduler {
   KVSIM_FN Least wastes_least(const Request& request) const {
     const i64 own = request.holding.blocks();
     i64 running = own;
-    for (const i32 seat : running_) {
+    for (i32 seat = running_.first(); seat != kNone; seat = running_.after(seat)) {
       if (decoders_.has(seat)) {
         running += blocks_for(decoders_.computed(seat));
       } else if (seats_[seat].generated < seats_[seat].output) {
@@ -759,22 +754,43 @@ class BasicScheduler {
     return tokens;
   }
 
-  KVSIM_FN static bool heap_order(const Request& a, const Request& b) { return a.served_after(b); }
+  // ---- Seats ----
 
-  KVSIM_FN void enqueue(const Request& request, bool first) {
+  // Those from the first one on are free.
+  KVSIM_FN void offer_seats(i64 first) {
+    for (i64 seat = static_cast<i64>(seats_.size()) - 1; seat >= first; --seat) {
+      empty_seats_.push_back(static_cast<i32>(seat));
+    }
+  }
+
+  // Twice as many; holdings move.
+  KVSIM_FN void add_seats() {
+    const i64 before = static_cast<i64>(seats_.size());
+    seats_.resize(2 * before);
+    for (Request& request : seats_) pool_.moved(request.holding);
+    running_.resize(2 * before);
+    decoders_.resize(2 * before);
+    offer_seats(before);
+  }
+
+  KVSIM_FN auto heap_order() const {
+    return [this](i32 a, i32 b) { return seats_[a].served_after(seats_[b]); };
+  }
+
+  KVSIM_FN void enqueue(i32 seat, bool first) {
     if (settings_.priority) {
-      waiting_.push_back(request);
-      algorithms::push_heap(waiting_.begin(), waiting_.end(), heap_order);
+      waiting_.push_back(seat);
+      algorithms::push_heap(waiting_.begin(), waiting_.end(), heap_order());
     } else if (first) {
-      waiting_.push_front(request);
+      waiting_.push_front(seat);
     } else {
-      waiting_.push_back(request);
+      waiting_.push_back(seat);
     }
   }
 
   KVSIM_FN void dequeue() {
     if (settings_.priority) {
-      algorithms::pop_heap(waiting_.begin(), waiting_.end(), heap_order);
+      algorithms::pop_heap(waiting_.begin(), waiting_.end(), heap_order());
       waiting_.pop_back();
     } else {
       waiting_.pop_front();
@@ -783,38 +799,32 @@ class BasicScheduler {
 
   // A token for who has been preempted while the step that computed it was in flight.
   template <class OnToken, class OnFinish>
-  KVSIM_FN void give_token_in_queue(i64 row, OnToken& on_token, OnFinish& on_finish) {
-    const auto request =
-        algorithms::find_if(waiting_.begin(), waiting_.end(), [&](const Request& other) { return other.row == row; });
-    request->generated += 1;
-    on_token(*request);
-    if (request->generated < request->output) return;
-    prompt_blocks_ -= blocks_for(request->prompt);
-    on_finish(*request);
-    waiting_.erase(request);
-    if (settings_.priority) algorithms::make_heap(waiting_.begin(), waiting_.end(), heap_order);
+  KVSIM_FN void give_token_in_queue(i32 seat, OnToken& on_token, OnFinish& on_finish) {
+    Request& request = seats_[seat];
+    request.generated += 1;
+    on_token(request);
+    if (request.generated < request.output) return;
+    waiting_.erase(algorithms::find(waiting_.begin(), waiting_.end(), seat));
+    if (settings_.priority) algorithms::make_heap(waiting_.begin(), waiting_.end(), heap_order());
+    prompt_blocks_ -= blocks_for(request.prompt);
+    on_finish(request);
+    empty_seats_.push_back(seat);
+  }
+
+  // Runs no more, and is no line.
+  KVSIM_FN void leave(i32 seat) {
+    if (others_ == seat) others_ = running_.after(seat);
+    running_.remove(seat);
   }
 
   template <class OnFinish>
-  KVSIM_FN void finish(Request& request, OnFinish& on_finish) {
+  KVSIM_FN void finish(i32 seat, OnFinish& on_finish) {
+    Request& request = seats_[seat];
     prompt_blocks_ -= blocks_for(request.prompt);
     --running_on_[request.holding.chain];
     pause(request);
     on_finish(request);
-  }
-
-  // The finished leave running.
-  KVSIM_FN void leave() {
-    std::size_t kept = decoders_.size();
-    for (std::size_t place = kept; place < running_.size(); ++place) {
-      const i32 seat = running_[place];
-      if (seats_[seat].generated < seats_[seat].output) {
-        running_[kept++] = seat;
-      } else {
-        empty_seats_.push_back(seat);
-      }
-    }
-    running_.resize(kept);
+    empty_seats_.push_back(seat);
   }
 
   // New blocks that `more` steps beyond the scheduled one take.
@@ -830,9 +840,9 @@ class BasicScheduler {
   // Whether the head of the waiting queue, refused now, could be admitted while others only decode: if they give back
   // what their windows pass, or if one of them is still writing what the head's prompt begins with.
   KVSIM_FN bool head_may_run_soon() const {
-    if (waiting_.empty() || static_cast<i64>(running_.size()) >= settings_.max_num_seqs) return false;
+    if (waiting_.empty() || running_.size() >= settings_.max_num_seqs) return false;
     if constexpr (!P::kStepwise) {
-      for (i32 chain = waiting_.front().holding.chain; chain != kNone; chain = chains_.shapes[chain].above) {
+      for (i32 chain = seats_[waiting_.front()].holding.chain; chain != kNone; chain = chains_.shapes[chain].above) {
         if (running_on_[chain] > 0) return true;
       }
     }
@@ -846,19 +856,21 @@ class BasicScheduler {
   }
 
   Settings settings_;
+  BlockSize block_;
   Contexts contexts_;
   Plan plan_;
   const Chains& chains_;
   Owner<HostTier> host_;
   EvictionLog* log_ = nullptr;
   P pool_;
-  Vector<Request> seats_;  // of the running; never resized, since the pool points into them
+  Vector<Request> seats_;  // of the unfinished; the pool points into them
   Vector<i32> empty_seats_;
-  Vector<i32> running_;     // seats in order of admission
+  SeatList running_;        // in order of admission
   Decoders decoders_;       // the first of them
+  i32 others_ = kNone;      // the first that is none of these
   Vector<i32> running_on_;  // by chain: running requests whose context ends in it
   Vector<i32> line_on_;     // of these, the seat of one that is a line
-  Deque<Request> waiting_;  // in order of service, or a heap of it under the priority policy
+  Deque<i32> waiting_;      // seats in order of service, or a heap of it under the priority policy
   Array<Step, 2> steps_;    // those in flight: the oldest, then the one after it
   i64 oldest_ = 0;
   i64 in_flight_ = 0;

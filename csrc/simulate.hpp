@@ -32,7 +32,7 @@ class BasicSimulation {
         router_(fleet.router, workload.trajectories) {
     Timeline own = timeline;
     for (i64 number = 0; number < fleet.replicas; ++number) {
-      replicas_.emplace_back(number, settings, law, contexts, chains_, plan, served, own);
+      replicas_.emplace_back(make_owner<Replica>(number, settings, law, contexts, chains_, plan, served, own));
       own.level += own.bins;
       own.partial += own.bins;
     }
@@ -41,7 +41,7 @@ class BasicSimulation {
   // What each replica evicts is written down, here.
   KVSIM_FN void keep(Vector<EvictionLog>& logs) {
     logs.resize(replicas_.size());
-    for (std::size_t number = 0; number < logs.size(); ++number) replicas_[number].keep(&logs[number]);
+    for (std::size_t number = 0; number < logs.size(); ++number) replicas_[number]->keep(&logs[number]);
   }
   KVSIM_FN const Chains& chains() const { return chains_; }
 
@@ -53,37 +53,36 @@ class BasicSimulation {
         break;
       }
       now_ns = next_ns;
-      for (Replica& replica : replicas_) {
-        if (replica.ends_ns() == now_ns) replica.end([&](i64 row) { arrivals_.finish(row, now_ns); });
+      for (const Owner<Replica>& replica : replicas_) {
+        if (replica->ends_ns() == now_ns) replica->end([&](i64 row) { arrivals_.finish(row, now_ns); });
       }
-      receive(now_ns);
-      for (Replica& replica : replicas_) {
-        if (replica.free() && !replica.scheduler().idle()) replica.begin(now_ns);
+      while (arrivals_.next_ns() <= now_ns) receive(arrivals_.pop());
+      for (const Owner<Replica>& replica : replicas_) {
+        if (replica->free() && !replica->scheduler().idle()) replica->begin(now_ns);
       }
     }
     Vector<ReplicaTotals> totals;
-    for (const Replica& replica : replicas_) totals.push_back(replica.totals());
+    for (const Owner<Replica>& replica : replicas_) totals.push_back(replica->totals());
     return totals;
   }
 
  private:
   KVSIM_FN i64 next_instant() const {
-    i64 next_ns = arrivals_.empty() ? Replica::kNever : arrivals_.next_ns();
-    for (const Replica& replica : replicas_) next_ns = min_of(next_ns, min_of(replica.ends_ns(), replica.wakes_ns()));
+    i64 next_ns = arrivals_.next_ns();
+    for (const Owner<Replica>& replica : replicas_) {
+      next_ns = min_of(next_ns, min_of(replica->ends_ns(), replica->wakes_ns()));
+    }
     return next_ns;
   }
 
-  KVSIM_FN void receive(i64 now_ns) {
-    while (!arrivals_.empty() && arrivals_.next_ns() <= now_ns) {
-      const Arrivals::Due due = arrivals_.pop();
-      served_.release_ns[due.row] = due.ns;
-      if (workload_.refused[due.row]) {
-        served_.finish_ns[due.row] = due.ns;
-        arrivals_.finish(due.row, due.ns);
-      } else {
-        const i64 replica = router_.route(replicas_, workload_.trajectory[due.row], due.row, due.ns);
-        replicas_[static_cast<std::size_t>(replica)].arrive(due.row, due.ns);
-      }
+  KVSIM_FN void receive(const Due& due) {
+    served_.release_ns[due.row] = due.ns;
+    if (workload_.refused[due.row]) {
+      served_.finish_ns[due.row] = due.ns;
+      arrivals_.finish(due.row, due.ns);
+    } else {
+      const i64 replica = router_.route(replicas_, workload_.trajectory[due.row], due.row, due.ns);
+      replicas_[static_cast<std::size_t>(replica)]->arrive(due.row, due.ns);
     }
   }
 
@@ -91,7 +90,7 @@ class BasicSimulation {
   Served served_;
   Chains chains_;
   Arrivals arrivals_;
-  Deque<Replica> replicas_;
+  Vector<Owner<Replica> > replicas_;
   Router router_;
 };
 

@@ -58,7 +58,9 @@ struct DecodeStretch {
 
   // At most `most` steps, and so few that their time cannot overflow.
   KVSIM_FN i64 within_horizon(i64 most) const {
-    return min_of(most, max_of((i64{1} << 61) / max_of(first + most * growth, 1), 1));
+    const i64 longest = first + most * growth;
+    if (static_cast<double>(most) * static_cast<double>(longest) < static_cast<double>(i64{1} << 60)) return most;
+    return min_of(most, max_of((i64{1} << 61) / max_of(longest, 1), 1));
   }
 
   // The fewest steps, at most `most`, that take at least `units_wanted`.

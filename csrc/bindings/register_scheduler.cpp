@@ -42,13 +42,14 @@ class Stepped final : public SteppedScheduler {
     scheduler_.each_part(scheduler_.work(), [&](const Work& part) {
       work.append(py::make_tuple(scheduler_.seat(part.seat).row, part.before, part.tokens));
     });
-    for (const i32 seat : scheduler_.running()) {
+    const SeatList& running = scheduler_.running();
+    for (i32 seat = running.first(); seat != kNone; seat = running.after(seat)) {
       const auto& request = scheduler_.seat(seat);
       hits_[request.row] = {request.cached, request.loaded};
     }
     for (const i64 row : scheduler_.preempted()) preempted.append(row);
     return py::make_tuple(work, preempted, scheduler_.pool().evicted() - evicted, scheduler_.pool().free_blocks(),
-                          scheduler_.running().size(), scheduler_.waiting());
+                          running.size(), scheduler_.waiting());
   }
 
   py::list update(i64 now_ns) override {
