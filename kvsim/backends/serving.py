@@ -86,19 +86,37 @@ def _native() -> Serve:
 
 
 def _cuda() -> Serve:
-    from kvsim.backends import cuda
-
-    simulations = cuda.chosen().simulations
+    together = serve_together()
 
     def run(*inputs: Any, log: EvictionLog | None = None) -> tuple[Served, Ints]:
-        if log is not None:
-            raise BackendUnavailableError(
-                "cuda: evictions are not written down on CUDA devices; backend='native' simulates the same on the CPU"
-            )
-        columns, totals = simulations(inputs)
-        return Served(*columns), np.array(totals, np.int64)
+        require_no_log(log)
+        return together([inputs])[0]
 
     return run
+
+
+def serve_together() -> Callable[[list[tuple[Any, ...]]], list[tuple[Served, Ints]]]:
+    """What serves many workloads side by side, on the CUDA device; each takes the inputs of :class:`Serve`.
+
+    Raises :class:`BackendUnavailableError` with the reason where there is none.
+    """
+    from kvsim.backends import cuda
+
+    device = cuda.chosen()
+
+    def run(all_inputs: list[tuple[Any, ...]]) -> list[tuple[Served, Ints]]:
+        made = device.simulate(all_inputs)
+        return [(Served(*columns), np.array(totals, np.int64)) for columns, totals in made]
+
+    return run
+
+
+def require_no_log(log: EvictionLog | None) -> None:
+    """Refuse evictions, which nobody writes down on a device."""
+    if log is not None:
+        raise BackendUnavailableError(
+            "cuda: evictions are not written down on CUDA devices; backend='native' simulates the same on the CPU"
+        )
 
 
 def _from_text(text: ModuleType) -> Serve:
