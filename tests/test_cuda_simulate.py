@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
+from threading import Event
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 import kvsim
 from kvsim.backends import cuda
 from kvsim.backends.engine_kernels import REPLICA_TOTALS, Served
+from kvsim.backends.gathering import Gathered
 from kvsim.backends.serving import serve, timeline_of
 from kvsim.errors import BackendUnavailableError, InputError
 from kvsim.together import MOST, group_size
@@ -205,3 +208,30 @@ def test_groups_fit_into_memory():
     assert group_size(0) == MOST
     assert 1 < group_size(10**6) < 10
     assert group_size(10**9) == 1
+
+
+def test_calls_that_come_meanwhile_are_made_as_one():
+    started, go, calls = Event(), Event(), []
+
+    def squares(numbers):
+        calls.append(len(numbers))
+        if 0 in numbers:
+            started.set()
+            go.wait()
+        if 13 in numbers:
+            raise ValueError("thirteen")
+        return [number**2 for number in numbers]
+
+    gathered = Gathered(squares)
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(gathered, 0)
+        started.wait()
+        rest = [pool.submit(gathered, number) for number in range(1, 9)]
+        while len(gathered._waiting) < 8:
+            started.wait(0.001)
+        go.set()
+        assert [job.result() for job in (first, *rest)] == [number**2 for number in range(9)]
+    assert calls == [1, 8]
+    with pytest.raises(ValueError, match="thirteen"):
+        gathered(13)
+    assert gathered(3) == 9

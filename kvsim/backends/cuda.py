@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from kvsim.backends.gathering import Gathered
 from kvsim.backends.interface import Floats, Ints, Priced
 from kvsim.backends.native import made_rates, made_turns
 from kvsim.errors import BackendUnavailableError, InputError
@@ -40,6 +41,8 @@ class CudaBackend:
 
     def __init__(self, module: Any) -> None:
         self._module = module
+        self.simulate_one = Gathered(self.simulate)
+        """One simulation's columns and totals; those that several threads ask for at once go to the device together."""
 
     def prepare(self, rates: Rates, step: Ints) -> Any:
         """The rates as a C++ object, and the table."""

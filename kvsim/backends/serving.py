@@ -86,11 +86,13 @@ def _native() -> Serve:
 
 
 def _cuda() -> Serve:
-    together = serve_together()
+    from kvsim.backends import cuda
+
+    device = cuda.chosen()
 
     def run(*inputs: Any, log: EvictionLog | None = None) -> tuple[Served, Ints]:
         require_no_log(log)
-        return together([inputs])[0]
+        return _from_device(device.simulate_one(inputs))
 
     return run
 
@@ -103,12 +105,12 @@ def serve_together() -> Callable[[list[tuple[Any, ...]]], list[tuple[Served, Int
     from kvsim.backends import cuda
 
     device = cuda.chosen()
+    return lambda all_inputs: [_from_device(made) for made in device.simulate(all_inputs)]
 
-    def run(all_inputs: list[tuple[Any, ...]]) -> list[tuple[Served, Ints]]:
-        made = device.simulate(all_inputs)
-        return [(Served(*columns), np.array(totals, np.int64)) for columns, totals in made]
 
-    return run
+def _from_device(made: Any) -> tuple[Served, Ints]:
+    columns, totals = made
+    return Served(*columns), np.array(totals, np.int64)
 
 
 def require_no_log(log: EvictionLog | None) -> None:
