@@ -48,7 +48,7 @@ def sweep(
 
     points: for each, arguments of :func:`kvsim.simulate` by name; ``common`` are those of all points.
     threads: how many points are simulated at once, or ``"auto"``: one a core. The core runs without the GIL; what a
-        point takes in Python, about a fifth of a millisecond whatever the batch, goes one at a time. With
+        point takes in Python, about an eighth of a millisecond whatever the batch, goes one at a time. With
         ``backend="cuda"`` for all points, up to 2,048 of them are on the device at once while this thread prepares as
         many more, whatever ``threads`` is.
     keep: what is kept of a simulation, made on the thread that ran it. Without, whole simulations are, a few a thread
