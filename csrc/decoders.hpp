@@ -86,7 +86,7 @@ class Decoders {
       blocks += alike.members;
       on_blocks(at_ns, alike.members);
       round += alike.gap;
-      phase = after(phase, alike.gap);
+      phase = alike.next;
     }
     phase_ = after(phase_, block_.left_over(rounds));
     scheduled_ += rounds;
@@ -161,7 +161,7 @@ class Decoders {
   KVSIM_FN bool first_has_left() const { return !left_.empty(); }
   KVSIM_FN void remove() {
     members_[left_.front().seat].until = 0;
-    left_.pop_front();
+    left_.erase(left_.begin());
   }
 
   // Nobody is a member any more. Rounds under way are none.
@@ -171,7 +171,8 @@ class Decoders {
       members_[place.seat].until = 0;
     }
     order_.clear();
-    for (; !left_.empty(); left_.pop_front()) members_[left_.front().seat].until = 0;
+    for (const Place& place : left_) members_[place.seat].until = 0;
+    left_.clear();
     lines_ = computed_ = 0;
     ended_ = scheduled_;
     ++version_;
@@ -179,8 +180,9 @@ class Decoders {
 
  private:
   struct Class {
-    i64 members = 0;
-    i64 gap = 0;                 // rounds from theirs to that of the next class that has members
+    i32 members = 0;
+    i32 next = 0;                // the class with members that takes blocks next after them
+    i64 gap = 0;                 // so many rounds later
     i64 blocks = 0;              // that each member would have taken
     std::uint64_t taken_ns = 0;  // the sum of the instants
     KVSIM_FN void take(i64 now_ns) {
@@ -227,11 +229,15 @@ class Decoders {
     const bool alone = gap == block_.tokens();
     Class& before = classes_[after(phase, block_.tokens() - gap)];
     alike.gap = alone ? gap : before.gap - gap;
+    alike.next = alone ? static_cast<i32>(phase) : before.next;
     before.gap = gap;
+    before.next = static_cast<i32>(phase);
   }
   KVSIM_FN void leave(i64 phase) {
     if (--classes_[phase].members > 0 || lines_ == 0) return;
-    classes_[after(phase, block_.tokens() - gap_before(phase))].gap += classes_[phase].gap;
+    Class& before = classes_[after(phase, block_.tokens() - gap_before(phase))];
+    before.gap += classes_[phase].gap;
+    before.next = classes_[phase].next;
   }
   // How many rounds before theirs the class before them that has members takes a block.
   KVSIM_FN i64 gap_before(i64 phase) const {
@@ -247,7 +253,7 @@ class Decoders {
   Vector<Class> classes_;    // by the round in which they take a block, modulo their number
   Vector<Member> members_;   // by seat
   LeastFirst<Place> order_;  // by the end, those who have rounds to schedule
-  Deque<Place> left_;        // by the end, those who have none
+  Vector<Place> left_;       // by the end, those who have none
   i64 lines_ = 0;
   i64 phase_ = 0;  // of the next round
   i64 scheduled_ = 1, ended_ = 1;

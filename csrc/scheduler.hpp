@@ -281,13 +281,15 @@ class BasicScheduler {
   }
 
   KVSIM_FN void give_keys(Request& request, i64 tokens) {
-    if (!decoders_.empty()) tell_keys_before(request.holding, block_.filled_by(tokens));
-    give_own_keys(request, tokens);
+    const i64 full = block_.filled_by(tokens);
+    if (full > request.holding.keyed && !decoders_.empty()) tell_keys_before(request.holding, full);
+    give_own_keys(request, full);
   }
 
-  KVSIM_FN void give_own_keys(Request& request, i64 tokens) {
+  // Of its first full blocks.
+  KVSIM_FN void give_own_keys(Request& request, i64 full) {
     typename P::Holding& holding = request.holding;
-    if (tokens >= block_.tokens_in(holding.keyed + 1)) pool_.give_keys(holding, block_.filled_by(tokens));
+    if (full > holding.keyed) pool_.give_keys(holding, full);
     if constexpr (P::kStepwise) return;  // windows may pass a block at any step
     request.quiet = min_of(block_.tokens_in(holding.blocks()), block_.tokens_in(holding.keyed + 1) - 1);
   }
@@ -446,7 +448,7 @@ class BasicScheduler {
     tell(seat);
     const Request& request = seats_[seat];
     const i64 since = decoders_.has_left(seat) ? 1 : token_since_;
-    give_own_keys(seats_[seat], min_of(request.computed, request.tokens() - since));
+    give_own_keys(seats_[seat], block_.filled_by(min_of(request.computed, request.tokens() - since)));
   }
 
   template <class OnFinish>
@@ -455,7 +457,7 @@ class BasicScheduler {
     tell(seat);
     if (!decoders_.first_has_left()) decoders_.leave();
     Request& request = seats_[seat];
-    give_own_keys(request, request.computed);
+    give_own_keys(request, block_.filled_by(request.computed));
     line_on_[request.holding.chain] = kNone;
     request.gpu_ns += decoders_.shares(seat);
     decoders_.remove();
@@ -514,10 +516,12 @@ class BasicScheduler {
 
   // Lines that write what a context has among its first `most` blocks get their keys before others get or use them.
   KVSIM_FN void tell_keys_before(const typename P::Holding& holding, i64 most) {
-    for (i32 chain = holding.chain; chain != kNone && holding.keyed < most; chain = chains_.shapes[chain].above) {
+    for (i32 chain = holding.chain; chain != kNone && holding.keyed < most;) {
       const i32 line = line_on_[chain];
       if (line != kNone && seats_[line].holding.keyed < most) tell_keys(line);
-      most = min_of(most, chains_.shapes[chain].start);
+      const ChainShape& shape = chains_.shapes[chain];
+      most = min_of(most, shape.start);
+      chain = shape.above;
     }
   }
 
