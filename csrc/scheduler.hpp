@@ -515,7 +515,7 @@ class BasicScheduler {
   }
 
   // Lines that write what a context has among its first `most` blocks get their keys before others get or use them.
-  KVSIM_FN void tell_keys_before(const typename P::Holding& holding, i64 most) {
+  KVSIM_ONCE void tell_keys_before(const typename P::Holding& holding, i64 most) {
     for (i32 chain = holding.chain; chain != kNone && holding.keyed < most;) {
       const i32 line = line_on_[chain];
       if (line != kNone && seats_[line].holding.keyed < most) tell_keys(line);
@@ -527,7 +527,7 @@ class BasicScheduler {
 
   // ---- The others ----
 
-  KVSIM_FN void schedule_running(i64& budget, i64 longest) {
+  KVSIM_ONCE void schedule_running(i64& budget, i64 longest) {
     for (i32 seat = others_; seat != kNone && budget > 0; seat = running_.after(seat)) {
       Request& request = seats_[seat];
       if (host_ != nullptr && still_loads(request)) continue;
@@ -564,7 +564,7 @@ class BasicScheduler {
     }
   }
 
-  KVSIM_FN void admit(i64 budget, i64 longest) {
+  KVSIM_ONCE void admit(i64 budget, i64 longest) {
     while (!waiting_.empty() && budget > 0 && running_.size() < settings_.max_num_seqs) {
       const i32 seat = waiting_.front();
       Request& request = seats_[seat];
@@ -702,7 +702,7 @@ class BasicScheduler {
   }
 
   // A finished turn's blocks are held on or given back, and stored in the host tier, as the plan says.
-  KVSIM_FN void pause(Request& request) {
+  KVSIM_ONCE void pause(Request& request) {
     const i64 row = request.row;
     note_held(request);
     i64 next_use = 0;

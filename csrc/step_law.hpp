@@ -25,7 +25,7 @@ struct StepLaw {
   GroupLaw windowed;
 
   // Attention of `count` prompt tokens after `before` ones: pairs and context read, each capped at the window.
-  KVSIM_FN i64 chunk(i64 before, i64 count) const {
+  KVSIM_HD i64 chunk(i64 before, i64 count) const {
     i64 units = full.pair * (count * before + count * (count + 1) / 2) + full.context * (before + count);
     if (window > 0) {
       units += windowed.pair * sum_capped(before, 1, count, window);
@@ -35,7 +35,7 @@ struct StepLaw {
   }
 
   // How much shorter a step would be without the part of a chunk that was in the cache once.
-  KVSIM_FN i64 recompute(i64 before, i64 count, i64 hittable, i64 tokens, i64 in_step) const {
+  KVSIM_HD i64 recompute(i64 before, i64 count, i64 hittable, i64 tokens, i64 in_step) const {
     const i64 again = min_of(before + count, hittable) - before;
     if (again <= 0) return 0;
     i64 units = step[tokens] - step[tokens - again] + chunk(before, count);
