@@ -34,9 +34,7 @@ struct Due {
 class Arrivals {
  public:
   KVSIM_FN Arrivals(const Workload& workload, i64 rows)
-      : workload_(workload),
-        waits_(rows),
-        left_(workload.trajectories, 0) {
+      : workload_(workload), waits_(rows), left_(workload.trajectories, 0) {
     for (i64 row = 0; row < rows; ++row) {
       waits_[row] = {workload.needs[row], 0, workload.pause_ns[row]};
       ++left_[workload.trajectory[row]];
@@ -98,9 +96,9 @@ class Arrivals {
 
   Workload workload_;
   Vector<Wait> waits_;  // by row
-  Vector<i64> left_;   // unfinished rows by trajectory
-  i64 following_ = 0;  // the next trajectory that may start when others end
-  i64 ended_ = 0;      // trajectories
+  Vector<i64> left_;    // unfinished rows by trajectory
+  i64 following_ = 0;   // the next trajectory that may start when others end
+  i64 ended_ = 0;       // trajectories
   LeastFirst<Due> due_;
 };
 

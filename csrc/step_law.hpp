@@ -68,7 +68,8 @@ struct DecodeStretch {
   // The fewest steps, at most `most`, that take at least `units_wanted`.
   KVSIM_FN i64 steps_until(i64 units_wanted, i64 most) const {
     // The root of the quadratic, within a step or so of the answer whatever the rounding.
-    const double wanted = static_cast<double>(max_of(units_wanted, 0)), linear = static_cast<double>(2 * first - growth);
+    const double wanted = static_cast<double>(max_of(units_wanted, 0)),
+                 linear = static_cast<double>(2 * first - growth);
     const double root = 4 * wanted / (linear + sqrt(linear * linear + 8 * wanted * static_cast<double>(growth)));
     i64 steps = root < static_cast<double>(most) ? max_of(static_cast<i64>(root), 1) : most;  // most if it is none
     while (steps < most && units(steps) < units_wanted) ++steps;
