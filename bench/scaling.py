@@ -1,10 +1,11 @@
 """Turns a second and bytes a turn of `estimate` and `simulate` from a thousand to ten million turns, one core.
 
-    cd bench && python scaling.py [--largest 1e7] [--rounds 5] [--plot scaling.html]
+    cd bench && python scaling.py [--smallest 1e3] [--largest 1e7] [--only simulate] [--rounds 5] [--plot scaling.html]
 
 A process for each size and job. Rates are of CPU time, the best of the rounds; bytes are what the job added to the
-peak of the process that already held the batch. Linear means that the rates do not fall; "of its own best" says how
-far they do. The plot needs plotly.
+peak of the process that already held the batch, and GB the peak itself. Linear means that the rates do not fall; "of
+its own best" says how far they do. Simulations are of the sessions that other simulators get too. The plot
+needs plotly.
 """
 
 from __future__ import annotations
@@ -29,10 +30,24 @@ from kvsim.backends.interface import empty_columns
 from kvsim.pricing import resolve_pricing
 
 
-def _estimate(turns: int, columns: bool) -> tuple[int, Callable[[], object]]:
+def _estimate(turns: int, columns: Callable[[int], Callable[[], Any]]) -> tuple[int, Callable[[], object]]:
     batch, backend = agent_runs(turns), backends.get("native")
-    handle, packed = resolve_pricing(**MODEL).handle(backend), batch.packed(backend)
-    return batch.turns, lambda: backend.estimate(handle, packed, empty_columns(batch.turns) if columns else None)
+    handle, packed, room = resolve_pricing(**MODEL).handle(backend), batch.packed(backend), columns(batch.turns)
+    return batch.turns, lambda: backend.estimate(handle, packed, room())
+
+
+def _no_room(turns: int) -> Callable[[], Any]:
+    return lambda: None
+
+
+def _fresh_room(turns: int) -> Callable[[], Any]:
+    return lambda: empty_columns(turns)
+
+
+def _same_room(turns: int) -> Callable[[], Any]:
+    """As with ``reuse=``."""
+    columns = empty_columns(turns)
+    return lambda: columns
 
 
 def _plain(turns: int) -> tuple[int, Callable[[], object]]:
@@ -46,17 +61,19 @@ def _price(turns: int) -> tuple[int, Callable[[], object]]:
     return batch.turns, lambda: kvsim.estimate(batch, **MODEL).usd
 
 
-def _simulate(turns: int) -> tuple[int, Callable[[], object]]:
+def _simulate(turns: int, in_flight: int) -> tuple[int, Callable[[], object]]:
     batch = Sessions.draw(max(turns // SESSION, 1)).batch()
-    return batch.turns, lambda: simulate(batch, 64)
+    return batch.turns, lambda: simulate(batch, in_flight)
 
 
 JOBS: dict[str, Callable[[int], tuple[int, Callable[[], object]]]] = {
     "plain pass": _plain,
-    "estimate, totals": lambda turns: _estimate(turns, False),
-    "estimate, all columns": lambda turns: _estimate(turns, True),
+    "estimate, totals": lambda turns: _estimate(turns, _no_room),
+    "estimate, all columns": lambda turns: _estimate(turns, _fresh_room),
+    "estimate, all columns reused": lambda turns: _estimate(turns, _same_room),
     "kvsim.estimate().usd": _price,
-    "simulate, 64 in flight": _simulate,
+    "simulate, 16 in flight": lambda turns: _simulate(turns, 16),
+    "simulate, 64 in flight": lambda turns: _simulate(turns, 64),
 }
 
 
@@ -75,7 +92,13 @@ def measure(name: str, turns: int, rounds: int) -> dict[str, float]:
             repeats += 1
             spent_s = time.process_time() - start_s
         times.append(spent_s / repeats)
-    return {"turns": rows, "turns_per_s": rows / min(times), "bytes_a_turn": (_status_bytes("VmHWM") - before) / rows}
+    peak = _status_bytes("VmHWM")
+    return {
+        "turns": rows,
+        "turns_per_s": rows / min(times),
+        "bytes_a_turn": (peak - before) / rows,
+        "peak_gb": peak / 1e9,
+    }
 
 
 def _status_bytes(what: str) -> int:
@@ -99,7 +122,9 @@ def plot(found: dict[str, list[dict[str, float]]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smallest", type=float, default=1e3)
     parser.add_argument("--largest", type=float, default=1e7)
+    parser.add_argument("--only", default="", metavar="WORD", help="jobs whose name has it")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--plot", type=Path, metavar="HTML")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
@@ -107,10 +132,11 @@ def main() -> None:
     if asked.child:
         print(json.dumps(measure(asked.child[0], int(asked.child[1]), asked.rounds)))
         return
-    sizes = [10**power for power in range(3, 12) if 10**power <= asked.largest]
+    sizes = [10**power for power in range(3, 12) if asked.smallest <= 10**power <= asked.largest]
     found: dict[str, list[dict[str, Any]]] = {}
-    print(f"{machine()}\n\n| job | turns | turns/s | of its own best | bytes a turn |\n|---|--:|--:|--:|--:|")
-    for name in JOBS:
+    print(f"{machine()}\n")
+    print("| job | turns | turns/s | of its own best | bytes a turn | GB at peak |\n|---|--:|--:|--:|--:|--:|")
+    for name in (name for name in JOBS if asked.only in name):
         for size in sizes:
             command = [sys.executable, __file__, "--child", name, str(size), "--rounds", str(asked.rounds)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -118,7 +144,10 @@ def main() -> None:
         best = max(row["turns_per_s"] for row in found[name])
         for row in found[name]:
             rate = f"{row['turns_per_s'] / 1e6:.2f} M | {row['turns_per_s'] / best:.2f}"
-            print(f"| {name} | {row['turns']:,} | {rate} | {row['bytes_a_turn']:,.0f} |", flush=True)
+            print(
+                f"| {name} | {row['turns']:,} | {rate} | {row['bytes_a_turn']:,.0f} | {row['peak_gb']:.2f} |",
+                flush=True,
+            )
     if asked.plot:
         plot(found, asked.plot)
 

@@ -51,6 +51,17 @@ struct PriceColumns {
   i64* recomputed_tokens = nullptr;
   double* held_block_ns = nullptr;
   std::int8_t* status = nullptr;
+
+  KVSIM_HD void tell(i64 row, i64 release, const Price& price) const {
+    release_ns[row] = release;
+    fresh_ns[row] = price.fresh_ns;
+    recompute_ns[row] = price.recompute_ns;
+    decode_ns[row] = price.decode_ns;
+    cached_tokens[row] = price.cached_tokens;
+    recomputed_tokens[row] = price.recomputed_tokens;
+    held_block_ns[row] = price.held_block_ns;
+    status[row] = price.status;
+  }
 };
 
 // Whether the common, simplest case is at hand.
@@ -184,12 +195,17 @@ class RunningTotals {
   double total_held_ = 0.0;
 };
 
+// Adds nothing up.
+struct NoTotals {
+  KVSIM_HD void add(i64, i64, i64, const Price&) const {}
+};
+
 // Prices the rows at places [first, last) of the order, all that they depend on being among them or before them.
 // `kPlain` promises rows in order, no joins, shared prefixes or windows, and blocks of a power of two. `Columns`:
-// Turns, or what is read like it.
-template <i64 kSurvival, bool kWithTurns, bool kPlain, class Columns>
+// Turns, or what is read like it. `out` is told the price of each row if `kWithTurns`.
+template <i64 kSurvival, bool kWithTurns, bool kPlain, class Columns, class Running, class Out>
 KVSIM_HD void price_rows(const Rates& rates, const i64* step, const Columns& turns, i64 first, i64 last, i64* finish_ns,
-                         RunningTotals& running, const PriceColumns& out) {
+                         Running& running, const Out& out) {
   if constexpr (kPlain) {
     if (!is_plain(rates, turns)) KVSIM_UNREACHABLE();
   }
@@ -226,16 +242,7 @@ KVSIM_HD void price_rows(const Rates& rates, const i64* step, const Columns& tur
     const i64 finish = release + price.fresh_ns + price.recompute_ns + price.decode_ns;
     finish_ns[row] = finish;
     running.add(turns.trajectory[row], release, finish, price);
-    if (kWithTurns) {
-      out.release_ns[row] = release;
-      out.fresh_ns[row] = price.fresh_ns;
-      out.recompute_ns[row] = price.recompute_ns;
-      out.decode_ns[row] = price.decode_ns;
-      out.cached_tokens[row] = price.cached_tokens;
-      out.recomputed_tokens[row] = price.recomputed_tokens;
-      out.held_block_ns[row] = price.held_block_ns;
-      out.status[row] = price.status;
-    }
+    if (kWithTurns) out.tell(row, release, price);
   }
 }
 

@@ -36,22 +36,57 @@ KVSIM_HD double context_read(double prompt, double decoded, double window) {
   return growing * prompt + growing * (growing - 1.0) / 2.0 + (decoded - growing) * window;
 }
 
-// `columns` are prices of turns; the paper's reading needs none.
-KVSIM_HD double pte_of(const PteRates& rates, i64 prompt_tokens, i64 output_tokens, const PriceColumns& columns,
-                       i64 row) {
+// The paper's reading needs no price.
+KVSIM_HD double pte_of(const PteRates& rates, i64 prompt_tokens, i64 output_tokens, const Price& price) {
   const double prompt = static_cast<double>(prompt_tokens);
   const double decoded = static_cast<double>(max_of(output_tokens, 1));
   if (rates.reading == kPaperPte) return prompt * (1.0 + rates.read[0].gamma * decoded);
-  if (columns.status[row] != kOk) return rates.unknown;
+  if (price.status != kOk) return rates.unknown;
   if (rates.reading == kCalibratedPte) {
-    const i64 model_ns = columns.fresh_ns[row] + columns.recompute_ns[row] + columns.decode_ns[row];
+    const i64 model_ns = price.fresh_ns + price.recompute_ns + price.decode_ns;
     return static_cast<double>(model_ns) / 1e9 * rates.gpus / rates.token_gpu_s;
   }
-  double cost = prompt - static_cast<double>(columns.cached_tokens[row]);
+  double cost = prompt - static_cast<double>(price.cached_tokens);
   for (i64 n = 0; n < rates.reads; ++n) {
     cost = cost + rates.read[n].gamma * context_read(prompt, decoded, rates.read[n].window);
   }
   return cost;
+}
+
+// Of a turn whose price stands in `columns`.
+KVSIM_HD double pte_of(const PteRates& rates, i64 prompt_tokens, i64 output_tokens, const PriceColumns& columns,
+                       i64 row) {
+  Price price;
+  if (rates.reading != kPaperPte) {
+    price.fresh_ns = columns.fresh_ns[row];
+    price.recompute_ns = columns.recompute_ns[row];
+    price.decode_ns = columns.decode_ns[row];
+    price.cached_tokens = columns.cached_tokens[row];
+    price.status = columns.status[row];
+  }
+  return pte_of(rates, prompt_tokens, output_tokens, price);
+}
+
+// One value a turn.
+struct PteColumn {
+  PteRates rates;
+  const i64* prompt = nullptr;
+  const i64* output = nullptr;
+  double* pte = nullptr;
+
+  KVSIM_HD void tell(i64 row, i64, const Price& price) const {
+    pte[row] = pte_of(rates, prompt[row], output[row], price);
+  }
+};
+
+// PTE of all rows, without their prices ever standing in memory. `finish_ns` [rows] is scratch.
+template <i64 kSurvival, bool kPlain>
+void weigh(const Rates& given, const i64* step, const Turns& columns, i64* finish_ns, const PteColumn& to) {
+  const Rates rates = given;  // as in estimate()
+  const Turns turns = columns;
+  const PteColumn out = to;
+  NoTotals none;
+  price_rows<kSurvival, true, kPlain>(rates, step, turns, 0, turns.rows, finish_ns, none, out);
 }
 
 }  // namespace kvsim

@@ -6,7 +6,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from kvsim.errors import InputError
 
@@ -45,19 +46,42 @@ def threads_of(threads: int | str) -> int:
 def in_order(work: Callable[[Item], Made], items: Iterable[Item], threads: int) -> Iterator[Made]:
     """What ``work`` makes of each item, in their order, made on so many threads.
 
+    Whoever asks for the next one is one of them: a thread that only waited would be one more than there are cores.
     Work that fails raises when its turn comes; what has not begun by then is not begun any more.
     """
     if threads == 1:
         yield from map(work, items)
         return
-    begun: deque[Future[Made]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    begun: deque[_Job[Item, Made]] = deque()
+    with ThreadPoolExecutor(threads - 1) as pool:
         try:
             for item in items:
-                begun.append(pool.submit(work, item))
+                begun.append(_Job(item, pool.submit(work, item)))
                 if len(begun) >= _AHEAD * threads:
-                    yield begun.popleft().result()
+                    yield _first(begun, work)
             while begun:
-                yield begun.popleft().result()
+                yield _first(begun, work)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(slots=True)
+class _Job(Generic[Item, Made]):
+    """An item, and who makes something of it: a thread of the pool, or whoever could cancel that."""
+
+    item: Item
+    made: Future[Made]
+
+
+def _first(begun: deque[_Job[Item, Made]], work: Callable[[Item], Made]) -> Made:
+    """What the first job makes. While another thread is at it, this one does those that none has begun."""
+    for job in begun:
+        if begun[0].made.done() and not begun[0].made.cancelled():
+            break
+        if job.made.cancel():
+            job.made = Future()
+            try:
+                job.made.set_result(work(job.item))
+            except Exception as error:
+                job.made.set_exception(error)
+    return begun.popleft().made.result()

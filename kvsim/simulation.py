@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvsim.arrivals import starts_of
-from kvsim.backends.contexts import contexts_of, settings_of, step_law
+from kvsim.backends.contexts import contexts_of, sealed, settings_of, step_law
 from kvsim.backends.engine_kernels import DROP, END, LEAST_LOADED, LRU, PREFIX_AWARE, ROUND_ROBIN, STICKY, Fleet
 from kvsim.backends.eviction_log import EvictionLog
 from kvsim.backends.kernels import OK, OVER_CAPACITY, OVER_MAX
@@ -152,17 +152,17 @@ def run(
 ) -> Simulation:
     """The simulation of a batch for a pricing that the engine can be simulated with."""
     serve_on, fleet, settled = serve(how.backend), how.fleet, pricing.engine
-    status = status_of(batch, settled)
+    status, refused = _admission(batch, settled)
     contexts = contexts_of(batch, settled.block_size)
     starts = starts_of(batch, how.arrivals, how.seed, how.stagger_s)
-    workload = workload_of(batch, starts, (status != OK).astype(np.int64), how.speedup)
+    workload = workload_of(batch, starts, refused, how.speedup)
     plan = checked(how.retention.plan(batch, pricing), batch, pricing)
     inputs = (settings_of(settled, DROP if plan.drop else LRU), step_law(pricing.law), contexts, workload, plan, fleet)
     timeline = timeline_of(fleet.replicas)
     log = EvictionLog() if evictions else None
     served, totals = serve_on(*inputs, timeline, log=log)
-    unserved = int(np.count_nonzero(served.finish_ns == END))
-    if unserved:
+    if served.finish_ns.min(initial=0) == END:
+        unserved = int(np.count_nonzero(served.finish_ns == END))
         raise KvsimError(
             f"{unserved} turns were never released: they wait for turns of trajectories that start after them. Order "
             "the file by dependency, or use logged arrivals."
@@ -220,14 +220,23 @@ def require_kv_groups(architecture: Architecture, engine: Engine) -> None:
 
 def status_of(batch: Batch, engine: Engine) -> npt.NDArray[np.int8]:
     """Which turns the engine can serve, by code of :data:`STATUSES`; the cache by the bound that vLLM admits by."""
-    in_flight = engine.max_num_batched_tokens * (2 if engine.async_scheduling else 1)
-    usable_blocks = engine.num_gpu_blocks - 1
-
-    longest = batch.longest_context
-    most = most_blocks(engine.windows, longest - 1, engine.block_size, in_flight)
-    if longest <= engine.max_model_len and most <= usable_blocks:
-        return np.full(batch.turns, OK, np.int8)
     tokens = batch.prompt_tokens + np.maximum(batch.output_tokens, 1)
-    blocks = most_blocks(engine.windows, tokens - 1, engine.block_size, in_flight)
-    over_capacity = np.where(blocks > usable_blocks, OVER_CAPACITY, OK)
+    blocks = most_blocks(engine.windows, tokens - 1, engine.block_size, _in_flight(engine))
+    over_capacity = np.where(blocks > engine.num_gpu_blocks - 1, OVER_CAPACITY, OK)
     return np.where(tokens > engine.max_model_len, OVER_MAX, over_capacity).astype(np.int8)
+
+
+def _in_flight(engine: Engine) -> int:
+    """Tokens of the steps under way."""
+    return engine.max_num_batched_tokens * (2 if engine.async_scheduling else 1)
+
+
+def _admission(batch: Batch, engine: Engine) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int64]]:
+    """Status of each turn, and 1 for those that are not served; the same arrays whenever all are."""
+    longest = batch.longest_context
+    most = most_blocks(engine.windows, longest - 1, engine.block_size, _in_flight(engine))
+    if longest > engine.max_model_len or most > engine.num_gpu_blocks - 1:
+        status = status_of(batch, engine)
+        return status, (status != OK).astype(np.int64)
+    rows = batch.turns
+    return batch.once("all served", None, lambda: sealed((np.full(rows, OK, np.int8), np.zeros(rows, np.int64))))

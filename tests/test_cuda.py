@@ -185,11 +185,12 @@ def test_pte_has_the_bits_of_numpy(chosen_cuda, reading, model):
     if model.startswith("deepseek"):
         asked["engine"] = kvsim.EngineConfig(tensor_parallel_size=8, kv_cache_dtype="fp8")
     for given_batch in (batch, linear(8, 40), dict(CASES)["fork, join and compaction in any row order"]):
-        native = kvsim.pte(given_batch, **asked, backend="native")
-        found = kvsim.pte(given_batch, **asked, backend="cuda")
-        assert found.turns.tobytes() == native.turns.tobytes()
-        assert found.trajectories.tobytes() == native.trajectories.tobytes()
-        assert found.gamma == native.gamma
+        text, native, found = (
+            kvsim.pte(given_batch, **asked, backend=name) for name in ("reference", "native", "cuda")
+        )
+        assert found.turns.tobytes() == native.turns.tobytes() == text.turns.tobytes()
+        assert found.trajectories.tobytes() == native.trajectories.tobytes() == text.trajectories.tobytes()
+        assert found.gamma == native.gamma == text.gamma
 
 
 @pytest.mark.parametrize("unit", ["gpu_s", "latency_s", "kv_byte_s", "pte"])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from cases import batches
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from kvsim.architecture import Architecture
 from kvsim.errors import DoesNotFitError, InputError, UnknownNameError
 from kvsim.hardware import gpu
 from kvsim.metrics import _paper
-from kvsim.metrics.pte import Read, context_read, exact_reads, exact_turns, paper_gamma, paper_turns
+from kvsim.metrics.pte import READINGS, Read, context_read, exact_reads, exact_turns, paper_gamma, paper_turns
 
 REFERENCE = "h100-pcie"
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
@@ -458,3 +459,25 @@ def test_what_estimate_refuses_is_refused() -> None:
         kvsim.pte(agent(), model="Qwen/Qwen2.5-72B-Instruct", gpu="h100-sxm", reading="exact")
     with pytest.raises(InputError, match="divisor"):
         exact_reads(Architecture.load(LLAMA), gpu(REFERENCE), ranks=3)
+
+
+# --- backends
+
+LOADS = [
+    kvsim.Load(),
+    kvsim.Load(concurrent=3, kv="always"),
+    kvsim.Load(concurrent=8, mean_context=900, kv="lru", churn_blocks_per_s=900.0),
+    kvsim.Load(kv="ttl:0.5"),
+    kvsim.Load(kv="logged"),
+]
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@given(given=batches(), load=st.sampled_from(LOADS), model=st.sampled_from(["Qwen/Qwen3-8B", "openai/gpt-oss-20b"]))
+def test_the_core_has_the_bits_of_the_text(reading: str, given: kvsim.Batch, load: kvsim.Load, model: str) -> None:
+    """With all that keeps turns apart: any order of rows, joins, prefixes, windows, turns that cannot be priced."""
+    engine = kvsim.EngineConfig(max_model_len=4000, num_gpu_blocks_override=2000)
+    asked: dict[str, Any] = {"model": model, "gpu": "h100-sxm", "reading": reading, "load": load, "engine": engine}
+    text, core = (kvsim.pte(given, **asked, backend=name) for name in ("reference", "native"))
+    assert text.turns.tobytes() == core.turns.tobytes()
+    assert text.trajectories.tobytes() == core.trajectories.tobytes()

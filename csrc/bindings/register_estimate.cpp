@@ -6,6 +6,7 @@
 #endif
 
 #include "prices.hpp"
+#include "pte_rates.hpp"
 
 namespace kvsim::bindings {
 
@@ -38,29 +39,41 @@ class Scratch {
 
 using Kernel = void (*)(const Rates&, const i64*, const Turns&, const Piece&, i64*, Totals*, double*,
                         const PriceColumns&);
+using Weigh = void (*)(const Rates&, const i64*, const Turns&, i64*, const PteColumn&);
 
-template <i64 kSurvival>
-Kernel kernel_of(bool with_turns, bool plain) {
-  if (with_turns) return plain ? &estimate<kSurvival, true, true> : &estimate<kSurvival, true, false>;
-  return plain ? &estimate<kSurvival, false, true> : &estimate<kSurvival, false, false>;
+// `choose` is asked with the survival as a type: std::integral_constant.
+template <class Choose>
+auto for_survival(i64 survival, Choose&& choose) {
+  switch (survival) {
+    case kNever:
+      return choose(std::integral_constant<i64, kNever>{});
+    case kAlways:
+      return choose(std::integral_constant<i64, kAlways>{});
+    case kTtl:
+      return choose(std::integral_constant<i64, kTtl>{});
+    case kLru:
+      return choose(std::integral_constant<i64, kLru>{});
+    case kLogged:
+      return choose(std::integral_constant<i64, kLogged>{});
+    case kNoCache:
+      return choose(std::integral_constant<i64, kNoCache>{});
+  }
+  throw std::invalid_argument("unknown survival " + std::to_string(survival));
 }
 
 Kernel kernel_for(i64 survival, bool with_turns, bool plain) {
-  switch (survival) {
-    case kNever:
-      return kernel_of<kNever>(with_turns, plain);
-    case kAlways:
-      return kernel_of<kAlways>(with_turns, plain);
-    case kTtl:
-      return kernel_of<kTtl>(with_turns, plain);
-    case kLru:
-      return kernel_of<kLru>(with_turns, plain);
-    case kLogged:
-      return kernel_of<kLogged>(with_turns, plain);
-    case kNoCache:
-      return kernel_of<kNoCache>(with_turns, plain);
-  }
-  throw std::invalid_argument("unknown survival " + std::to_string(survival));
+  return for_survival(survival, [&](auto known) -> Kernel {
+    constexpr i64 kSurvival = decltype(known)::value;
+    if (with_turns) return plain ? &estimate<kSurvival, true, true> : &estimate<kSurvival, true, false>;
+    return plain ? &estimate<kSurvival, false, true> : &estimate<kSurvival, false, false>;
+  });
+}
+
+Weigh weigh_for(i64 survival, bool plain) {
+  return for_survival(survival, [&](auto known) -> Weigh {
+    constexpr i64 kSurvival = decltype(known)::value;
+    return plain ? &weigh<kSurvival, true> : &weigh<kSurvival, false>;
+  });
 }
 
 // The pieces that a batch is cut into, so that threads end at about the same time.
@@ -100,6 +113,25 @@ py::tuple run_estimate(const Rates& rates, const IntArray& step, const HeldTurns
   return py::make_tuple(totals, held_block_ns);
 }
 
+py::array_t<double> run_pte(const std::optional<Rates>& rates, const std::optional<IntArray>& step,
+                            const HeldTurns& held, const py::handle& weights) {
+  const Turns& turns = held.turns;
+  py::array_t<double> pte(turns.rows);
+  const PteColumn out{pte_rates(weights), turns.prompt, turns.output, pte.mutable_data()};
+  if (!rates || !step) {
+    if (out.rates.reading != kPaperPte) throw std::invalid_argument("only the paper's reading needs no rates");
+    const py::gil_scoped_release release;
+    for (i64 row = 0; row < turns.rows; ++row) out.tell(row, 0, Price{});
+    return pte;
+  }
+  require_length(*step, rates->chunk + 1, "step");
+  const i64* steps = step->data();
+  const py::gil_scoped_release release;
+  thread_local Scratch scratch;
+  weigh_for(rates->survival, is_plain(*rates, turns))(*rates, steps, turns, scratch.room_for(turns.rows), out);
+  return pte;
+}
+
 }  // namespace
 
 void register_estimate(py::module_& module) {
@@ -107,6 +139,9 @@ void register_estimate(py::module_& module) {
              py::arg("threads"), py::arg("rows_per_thread"),
              "Totals (trajectories, 8) and held block nanoseconds (trajectories,); prices of turns into `columns`. At "
              "most `threads` threads work, and so many that each has `rows_per_thread` rows.");
+  module.def("pte", &run_pte, py::arg("rates"), py::arg("step"), py::arg("turns"), py::arg("weights"),
+             "PTE of every turn, float64 (rows,); weights as kvsim.metrics.pte.Weights. The paper's reading needs "
+             "neither rates nor step.");
 }
 
 }  // namespace kvsim::bindings

@@ -78,19 +78,6 @@ Array run_scaled(const std::vector<Array>& plus, const std::optional<Array>& min
 
 }  // namespace
 
-PteRates pte_rates(const py::handle& weights) {
-  PteRates rates;
-  rates.reading = weights.attr("reading").cast<i64>();
-  rates.gpus = weights.attr("gpus").cast<double>();
-  rates.token_gpu_s = weights.attr("token_gpu_s").cast<double>();
-  rates.unknown = std::numeric_limits<double>::quiet_NaN();
-  for (const py::handle read : weights.attr("reads")) {
-    if (rates.reads == PteRates::kMostReads) throw std::invalid_argument("too many groups of layers");
-    rates.read[rates.reads++] = {read.attr("gamma").cast<double>(), read.attr("window").cast<double>()};
-  }
-  return rates;
-}
-
 void register_resident(py::module_& module) {
   py::class_<ResidentTurns>(module, "ResidentTurns", py::module_local(),
                             "Columns of a batch on the device, checked; see kvsim.DeviceBatch.")

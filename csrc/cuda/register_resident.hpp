@@ -2,16 +2,17 @@
 #pragma once
 
 #include "../bindings/arrays.hpp"
+#include "../bindings/pte_rates.hpp"
 #include "pricing.hpp"
 
 namespace kvsim::cuda {
+
+using bindings::pte_rates;
 
 inline Law law_of(const Rates& rates, const bindings::IntArray& step) {
   bindings::require_length(step, rates.chunk + 1, "step");
   return {rates, step.data(), rates.chunk + 1};
 }
-
-PteRates pte_rates(const pybind11::handle& weights);
 
 void register_resident(pybind11::module_& module);
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kvsim.backends.interface import Ints, Priced
+from kvsim.backends.interface import Floats, Ints, Priced
 from kvsim.backends.kernels import GroupRates, PriceColumns, Rates
 from kvsim.backends.packing import kernel_columns
 from kvsim.backends.run_sums import ByReplica, ByTrajectory, RunSums
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from kvsim.backends.engine_kernels import Served
     from kvsim.backends.without_kernels import Left
+    from kvsim.metrics.pte import Weights
     from kvsim.trajectory import Batch, Ragged
 
 
@@ -43,6 +44,11 @@ class NativeBackend:
         """See :class:`kvsim.backends.interface.Backend`."""
         rates, step = prepared
         return Priced(*self._core.estimate(rates, step, packed, columns, threads, self._rows_per_thread))
+
+    def pte(self, prepared: Any, packed: Any, weights: Weights) -> Floats:
+        """See :class:`kvsim.backends.interface.WeighsPte`."""
+        turns: Floats = self._core.pte(*(prepared or (None, None)), packed, weights)
+        return turns
 
     def without(self, packed: Any, paths: Ragged, rollouts: Ints, positions: Ints, base: int, left: Left) -> int:
         """See :class:`kvsim.backends.interface.Backend`."""

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from kvsim.architecture import Architecture, kv_element_bytes
 from kvsim.backends import get
 from kvsim.backends.interface import WeighsPte
-from kvsim.backends.kernels import prefill_time
+from kvsim.backends.kernels import OK, prefill_time
 from kvsim.backends.rates import rates
 from kvsim.device import DeviceBatch, require_device
 from kvsim.errors import UnknownNameError
@@ -167,11 +167,11 @@ def turns_of_estimate(estimate: Estimate, reading: str, token_gpu_s: float = 1.0
     """
     if reading == "exact":
         batch = estimate.batch
-        cached = estimate.turns["cached_tokens"]
+        cached = estimate.columns.cached_tokens
         turns = exact_turns(batch.prompt_tokens, batch.output_tokens, cached, _reads(estimate.pricing))
     else:
         turns = estimate.turns["gpu_s"] / token_gpu_s
-    return np.where(estimate.turns["status"] == "ok", turns, np.nan)
+    return np.where(estimate.columns.status == OK, turns, np.nan)
 
 
 def _reads(pricing: Pricing) -> tuple[Read, ...]:

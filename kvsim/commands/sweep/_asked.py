@@ -49,7 +49,7 @@ def calibration_of(path: str | None, gpus: Mapping[str, Gpu]) -> Calibration | N
 
 
 _BYTES_A_TURN = 400
-"""What a simulation and its sums take at their peak, and some more; measured: bench/scale_simulate.py."""
+"""What a simulation and its sums take at their peak, and some more; measured: bench/scaling.py."""
 
 
 def threads_of(text: str, turns: int) -> int:
