@@ -43,6 +43,7 @@ class Decoders {
     member = {scheduled_, scheduled_ + rounds, computed - scheduled_, scheduled_,    scheduled_,
               phase,      alike.blocks,        alike.taken_ns,        share_of_each_};
     order_.push({member.until, number, seat});
+    leaves_at_ = order_.top().until;
     ++lines_;
     computed_ += computed;
     ++version_;
@@ -138,13 +139,13 @@ class Decoders {
 
   // Who has the fewest rounds left, of those who have any to schedule; whether that is none.
   KVSIM_FN i32 next_to_leave() const { return order_.top().seat; }
-  KVSIM_FN bool any_leaves() const { return lines_ > 0 && order_.top().until == scheduled_; }
+  KVSIM_FN bool any_leaves() const { return leaves_at_ == scheduled_; }
   // It has been told, and takes no part in rounds any more.
   KVSIM_FN void leave() {
     const Place place = order_.top();
     order_.pop();
     left_.push_back(place);
-    --lines_;
+    leaves_at_ = --lines_ == 0 ? kNever : order_.top().until;
     Member& member = members_[place.seat];
     computed_ -= member.base + member.until;
     leave(member.phase);
@@ -155,9 +156,9 @@ class Decoders {
   KVSIM_FN bool has_left(i32 seat) const { return members_[seat].phase == kNoClass; }
 
   // Who ends first; whether that is now, or how many rounds before.
-  KVSIM_FN i32 next_to_end() const { return next().seat; }
-  KVSIM_FN i64 rounds_to_end() const { return next().until - ended_; }
-  KVSIM_FN bool any_ends() const { return !empty() && rounds_to_end() == 0; }
+  KVSIM_FN i32 next_to_end() const { return left_.empty() ? order_.top().seat : left_.front().seat; }
+  KVSIM_FN i64 rounds_to_end() const { return (left_.empty() ? leaves_at_ : left_.front().until) - ended_; }
+  KVSIM_FN bool any_ends() const { return rounds_to_end() == 0; }
   KVSIM_FN bool first_has_left() const { return !left_.empty(); }
   KVSIM_FN void remove() {
     members_[left_.front().seat].until = 0;
@@ -174,6 +175,7 @@ class Decoders {
     for (const Place& place : left_) members_[place.seat].until = 0;
     left_.clear();
     lines_ = computed_ = 0;
+    leaves_at_ = kNever;
     ended_ = scheduled_;
     ++version_;
   }
@@ -208,8 +210,7 @@ class Decoders {
       return (until < other.until) | ((until == other.until) & (number < other.number));
     }
   };
-
-  KVSIM_FN const Place& next() const { return left_.empty() ? order_.top() : left_.front(); }
+  static constexpr i64 kNever = INT64_MAX;
 
   KVSIM_FN i64 after(i64 phase, i64 rounds = 1) const {
     phase += rounds;
@@ -255,6 +256,7 @@ class Decoders {
   LeastFirst<Place> order_;  // by the end, those who have rounds to schedule
   Vector<Place> left_;       // by the end, those who have none
   i64 lines_ = 0;
+  i64 leaves_at_ = kNever;  // the round before which the first of those who have rounds to schedule has none
   i64 phase_ = 0;  // of the next round
   i64 scheduled_ = 1, ended_ = 1;
   i64 computed_ = 0;
