@@ -10,6 +10,7 @@
 #include "plan.hpp"
 #include "pool.hpp"
 #include "seat_list.hpp"
+#include "tray.hpp"
 
 namespace kvsim {
 
@@ -51,7 +52,6 @@ struct Work {
   i32 seat;
   i32 tokens;
   i64 before;  // computed tokens before the step
-  // Built in place: a copy from the stack costs as much as the scheduling itself.
   KVSIM_FN Work(i32 seat, i64 before, i64 tokens) : seat(seat), tokens(static_cast<i32>(tokens)), before(before) {}
 };
 
@@ -61,8 +61,8 @@ struct Step {
   i64 computed = 0;  // tokens that these had before the step
   i64 round = 0;
   i64 version = 0;     // of the lines
-  Vector<i32> joined;  // seats of those of them that are new
-  Vector<Work> parts;
+  Tray<i32> joined;  // seats of those of them that are new
+  Tray<Work> parts;
 
   KVSIM_FN i64 size() const { return lines + static_cast<i64>(parts.size()); }
   KVSIM_FN bool empty() const { return size() == 0; }
@@ -249,9 +249,9 @@ class BasicScheduler {
   // Whether the end of the oldest step is the end of a line.
   KVSIM_FN bool ends_lines() const { return steps_[oldest_].lines > 0 && decoders_.rounds_to_end() == 1; }
   // Who was a line in the step that ended last and is none any more since the last schedule(): rows.
-  KVSIM_FN const Vector<i64>& dispersed() const { return dispersed_; }
+  KVSIM_FN const Tray<i64>& dispersed() const { return dispersed_; }
 
-  KVSIM_FN const Vector<i64>& preempted() const { return preempted_; }
+  KVSIM_FN const Tray<i64>& preempted() const { return preempted_; }
   KVSIM_FN Request& seat(i32 seat) { return seats_[seat]; }
   KVSIM_FN const Request& seat(i32 seat) const { return seats_[seat]; }
   KVSIM_FN const SeatList& running() const { return running_; }
@@ -471,7 +471,7 @@ class BasicScheduler {
     for (i64 number = 0; number < in_flight_; ++number) {
       Step& step = steps_[oldest_ ^ number];
       if (step.lines == 0) continue;
-      Vector<Work> parts;
+      Tray<Work> parts;
       each_part(step, [&](const Work& part) { parts.push_back(part); });
       step.parts = std::move(parts);
       step.lines = 0;
@@ -557,7 +557,7 @@ class BasicScheduler {
         if (log_ != nullptr) log_->taken_by(request.row, now_ns_);
         pool_.allocate(request.holding, blocks);
       }
-      work_->parts.emplace_back(seat, request.computed, count);
+      work_->parts.push_back(Work(seat, request.computed, count));
       request.computed = slots;
       if (!quiet) give_keys(request, min_of(slots, known));
       budget -= count;
@@ -611,7 +611,7 @@ class BasicScheduler {
       }
       grow(request, slots);
       note_blocks(request, request.holding.in_use());
-      work_->parts.emplace_back(seat, cached, count);
+      work_->parts.push_back(Work(seat, cached, count));
       budget -= count;
     }
   }
@@ -749,8 +749,8 @@ class BasicScheduler {
   // Takes a victim out of the step under way; returns its tokens to the budget.
   KVSIM_FN i64 unschedule(i32 seat) {
     if (!settings_.priority) return 0;  // the last of running comes after all that are scheduled
-    Vector<Work>& parts = work_->parts;
-    const auto part =
+    Tray<Work>& parts = work_->parts;
+    Work* const part =
         algorithms::find_if(parts.begin(), parts.end(), [&](const Work& other) { return other.seat == seat; });
     if (part == parts.end()) return 0;
     const i64 tokens = part->tokens;
@@ -880,8 +880,8 @@ class BasicScheduler {
   i64 in_flight_ = 0;
   Step* work_ = &steps_[0];  // the step scheduled last
   i64 token_since_ = 0;      // 1: tokens have come since
-  Vector<i64> preempted_;
-  Vector<i64> dispersed_;
+  Tray<i64> preempted_;
+  Tray<i64> dispersed_;
   Pauses pauses_;
   HashMap<i64, typename Pauses::iterator> pause_of_;  // by row
   i64 link_free_ns_ = 0;

@@ -14,7 +14,7 @@ struct Timeline {
 
   // From that instant on, so many more blocks are in use.
   KVSIM_HD void note(i64 at_ns, i64 blocks) const {
-    if (bin_ns == 0 || blocks == 0) return;
+    if (KVSIM_MOSTLY(bin_ns == 0) || blocks == 0) return;
     const i64 bin = at_ns / bin_ns;
     partial[bin] += blocks * ((bin + 1) * bin_ns - at_ns);
     if (bin + 1 < bins) level[bin + 1] += blocks;
