@@ -157,7 +157,7 @@ class Pool {
     if (retention_ == kNoCaching || end <= keyed) return;
     i32 hi = end;
     for (i32 chain = holding.chain; hi > keyed; chain = shapes_[chain].above) {
-      const i32 lo = static_cast<i32>(max_of(keyed, shapes_[chain].start));
+      const i32 start = shapes_[chain].start, lo = keyed > start ? keyed : start;
       if (lo < hi) {
         insert(holding, chain, lo, hi);
         hi = lo;
