@@ -257,7 +257,7 @@ class Decoders {
   Vector<Place> left_;       // by the end, those who have none
   i64 lines_ = 0;
   i64 leaves_at_ = kNever;  // the round before which the first of those who have rounds to schedule has none
-  i64 phase_ = 0;  // of the next round
+  i64 phase_ = 0;           // of the next round
   i64 scheduled_ = 1, ended_ = 1;
   i64 computed_ = 0;
   i64 version_ = 0;

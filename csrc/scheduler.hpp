@@ -60,7 +60,7 @@ struct Step {
   i64 lines = 0;     // of the requests in Decoders
   i64 computed = 0;  // tokens that these had before the step
   i64 round = 0;
-  i64 version = 0;     // of the lines
+  i64 version = 0;   // of the lines
   Tray<i32> joined;  // seats of those of them that are new
   Tray<Work> parts;
 
