@@ -160,6 +160,27 @@ inline void run_sums(const Turns& turns, const ServedTurns& served, i64 block_si
   }
 }
 
+// The sums of the trajectories that were served whole, as the sums of their upper and of their lower 32 bits: together
+// they may not fit 64.
+struct WholeSums {
+  std::vector<i64> high, low;
+
+  explicit WholeSums(const std::vector<TrajectorySums>& trajectories) {
+    TrajectorySums{}.each([&](i64) {
+      high.push_back(0);
+      low.push_back(0);
+    });
+    for (const TrajectorySums& one : trajectories) {
+      if (one.refused != 0) continue;
+      std::size_t field = 0;
+      one.each([&](i64 value) {
+        high[field] += value >> 32;
+        low[field++] += value & 0xFFFFFFFF;
+      });
+    }
+  }
+};
+
 // One row of kvsim.backends.run_sums.run_spreads; puts `times` into another order. `shares` rise.
 inline void tell_spread(std::vector<i64>& times, const std::vector<double>& shares, i64* told) {
   if (times.empty()) return;
@@ -181,17 +202,16 @@ inline void tell_spread(std::vector<i64>& times, const std::vector<double>& shar
 
 constexpr i64 kSpreads = 5;
 
-// A row for each of the times. `refused`, `first_release_ns` and `last_finish_ns` are columns of the trajectories; the
-// rows of `told` come one after the other, and are zeros at first.
-inline void run_spreads(const Turns& turns, const ServedTurns& served, const i64* refused, const i64* first_release_ns,
-                        const i64* last_finish_ns, const std::vector<double>& shares, i64* told) {
+// A row for each of the times; the rows of `told` come one after the other, and are zeros at first.
+inline void run_spreads(const Turns& turns, const ServedTurns& served, const std::vector<TrajectorySums>& trajectories,
+                        const std::vector<double>& shares, i64* told) {
   const std::size_t width = 3 + 2 * shares.size();
   std::vector<i64> times;
   times.reserve(static_cast<std::size_t>(turns.rows));
   const auto tell = [&](i64 count, auto&& trajectory, auto&& time) {
     times.clear();
     for (i64 number = 0; number < count; ++number) {
-      if (refused[trajectory(number)] == 0) times.push_back(time(number));
+      if (trajectories[static_cast<std::size_t>(trajectory(number))].refused == 0) times.push_back(time(number));
     }
     tell_spread(times, shares, told);
     told += width;
@@ -203,7 +223,10 @@ inline void run_spreads(const Turns& turns, const ServedTurns& served, const i64
   tell(turns.rows, of, [&](i64 row) { return served.finish_ns[row] - served.first_token_ns[row]; });
   tell(
       turns.trajectories, [](i64 number) { return number; },
-      [&](i64 number) { return last_finish_ns[number] - first_release_ns[number]; });
+      [&](i64 number) {
+        const TrajectorySums& one = trajectories[static_cast<std::size_t>(number)];
+        return one.last_finish_ns - one.first_release_ns;
+      });
 }
 
 }  // namespace kvsim

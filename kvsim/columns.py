@@ -109,6 +109,14 @@ def sums(columns: Columns, among: Mask) -> dict[str, float]:
     return result
 
 
+def batch_sums(batch: Batch, among: Mask) -> dict[str, float]:
+    """How many trajectories those are, and the sums of what does not depend on the engine."""
+    of_batch = batch.once("by trajectory", None, lambda: _of_batch(batch))
+    if among.all():
+        return batch.once("in all", None, lambda: sums(of_batch, among))
+    return sums(of_batch, among)
+
+
 def records(columns: Columns) -> list[dict[str, Any]]:
     """The rows as objects of plain Python values."""
     plain = [values.tolist() if isinstance(values, np.ndarray) else values for values in columns.values()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from kvsim.pricing import Pricing
 
 Array = npt.NDArray[Any]
+Amount = TypeVar("Amount", float, npt.NDArray[np.float64])
 
 #: What ``status`` says of a turn, by code.
 STATUSES = ("ok", "over_max", "over_capacity")
@@ -82,11 +83,11 @@ class Costed:
         """``gpu_s`` x TDP: an upper bound of the GPU's energy, not a measurement."""
         return self.joules_of(self.gpu_s)
 
-    def usd_of(self, gpu_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def usd_of(self, gpu_s: Amount) -> Amount:
         """US dollars of GPU-seconds."""
         return gpu_s * (self.usd_per_hour / 3600)
 
-    def joules_of(self, gpu_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def joules_of(self, gpu_s: Amount) -> Amount:
         """The upper bound in joules of GPU-seconds."""
         return gpu_s * self.pricing.gpu.tdp_w
 

@@ -12,14 +12,12 @@ from kvsim._timeline import timeline_table
 from kvsim.backends.engine_kernels import REPLICA_TOTALS, Fleet, Served, Timeline
 from kvsim.backends.eviction_log import EvictionLog, Evictions
 from kvsim.backends.kernels import OK
-from kvsim.backends.run_sums import RunSums, Spread, idle_block_ns, recomputed_tokens, spreads_of, sums_of
+from kvsim.backends.run_sums import RunSums, Spread, idle_block_ns, recomputed_tokens, sums_of
 from kvsim.errors import InputError
 from kvsim.result import STATUSES, Costed, Table, seconds
 from kvsim.uncertainty import Interval, Uncertainty
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kvsim.backends.interface import Ints
     from kvsim.pricing import Pricing
     from kvsim.retention import Policy
@@ -96,19 +94,49 @@ class Simulation(Costed):
         self._timeline = timeline
         self._log = log
         self._usd_per_hour = how.usd_per_hour
+        self._sums: RunSums | None = None
+        self._shares: tuple[float, ...] = ()
 
-    @cached_property
+    @property
     def sums(self) -> RunSums:
         """What its turns come to by trajectory and by replica, in whole nanoseconds and tokens."""
-        engine, replicas = self.pricing.engine, self._how.fleet.replicas
-        return sums_of(self.batch, self.served, replicas, engine.block_size, engine.windows, self.backend)
+        return self._sums if self._sums is not None else self._added_up(())
 
-    def spreads(self, shares: Sequence[float]) -> dict[str, Spread]:
+    def spreads(self, shares: tuple[float, ...]) -> dict[str, Spread]:
         """Of turns' times and of latencies the mean's parts and the neighbours of quantiles, ``shares`` rising.
 
         Over the trajectories that were served whole; names are those of :data:`kvsim.backends.run_sums.SPREAD`.
         """
-        return spreads_of(self.batch, self.served, self.sums.trajectories, shares, self.backend)
+        known = self._sums is not None and self._shares == shares
+        return (self.sums if known else self._added_up(shares)).spreads
+
+    def _added_up(self, shares: tuple[float, ...]) -> RunSums:
+        engine, replicas = self.pricing.engine, self._how.fleet.replicas
+        self._shares = shares
+        self._sums = sums_of(
+            self.batch, self.served, replicas, engine.block_size, engine.windows, shares, where=self.backend
+        )
+        return self._sums
+
+    @cached_property
+    def totals(self) -> dict[str, float]:
+        """Sums of the columns of trajectories over those that were served whole: exact, and rounded once."""
+        whole = self.sums.whole
+        gpu_s = whole["gpu_ns"] * self.pricing.engine.tensor_parallel_size / 10**9
+        return {
+            "cached_tokens": whole["cached_tokens"],
+            "recomputed_tokens": whole["recomputed_tokens"],
+            "latency_s": (whole["last_finish_ns"] - whole["first_release_ns"]) / 10**9,
+            "model_s": whole["model_ns"] / 10**9,
+            "queue_s": whole["queue_ns"] / 10**9,
+            "fresh_prefill_s": whole["fresh_prefill_ns"] / 10**9,
+            "recompute_s": whole["recompute_ns"] / 10**9,
+            "decode_s": whole["decode_ns"] / 10**9,
+            "gpu_s": gpu_s,
+            "kv_byte_s": whole["held_block_ns"] * self.pricing.pool_block_bytes / 10**9,
+            "usd": self.usd_of(gpu_s),
+            "joules": self.joules_of(gpu_s),
+        }
 
     @property
     def served_whole(self) -> npt.NDArray[np.bool_]:

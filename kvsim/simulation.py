@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from kvsim.arrivals import starts_of
 from kvsim.backends.contexts import contexts_of, sealed, settings_of, step_law
-from kvsim.backends.engine_kernels import DROP, END, LEAST_LOADED, LRU, PREFIX_AWARE, ROUND_ROBIN, STICKY, Fleet
+from kvsim.backends.engine_kernels import (
+    DROP,
+    END,
+    LEAST_LOADED,
+    LRU,
+    PREFIX_AWARE,
+    ROUND_ROBIN,
+    STICKY,
+    Fleet,
+    Served,
+)
 from kvsim.backends.eviction_log import EvictionLog
+from kvsim.backends.interface import Ints
 from kvsim.backends.kernels import OK, OVER_CAPACITY, OVER_MAX
-from kvsim.backends.serving import serve, timeline_of
+from kvsim.backends.serving import Serve, serve, timeline_of
 from kvsim.backends.workload import workload_of
 from kvsim.errors import InputError, KvsimError, UnknownNameError
 from kvsim.kv_groups import most_blocks, obstacle
@@ -42,6 +54,17 @@ ROUTERS = {
     "prefix-aware": PREFIX_AWARE,
 }
 """How turns find their replica, by name."""
+
+
+class Wanted(NamedTuple):
+    """What is to be served: inputs as :class:`kvsim.backends.serving.Serve` takes them."""
+
+    inputs: tuple[Any, ...]
+    log: EvictionLog | None
+
+
+Stages = Generator[Wanted, tuple[Served, Ints], Simulation]
+"""A simulation under way."""
 
 MAX_REPLICAS = 10_000
 MAX_BINS = 10_000_000
@@ -99,11 +122,50 @@ def simulate(
     Raises :class:`kvsim.errors.KvsimError` for unknown names, for what is not built yet, and for a model that does
     not fit.
     """
-    require_price(usd_per_hour)
-    how = how_of(arrivals, retention, replicas, router, speedup, stagger_s, seed, backend, usd_per_hour)
+    asked = begin(
+        batch,
+        model=model,
+        gpu=gpu,
+        engine=engine,
+        arrivals=arrivals,
+        retention=retention,
+        replicas=replicas,
+        router=router,
+        speedup=speedup,
+        stagger_s=stagger_s,
+        timeline_s=timeline_s,
+        timeline_bins=timeline_bins,
+        evictions=evictions,
+        seed=seed,
+        backend=backend,
+        calibration=calibration,
+        usd_per_hour=usd_per_hour,
+        strict=strict,
+    )
+    return finished(asked, serve(backend))
+
+
+def begin(
+    batch: Batch,
+    *,
+    model: str | Architecture,
+    gpu: str | Gpu,
+    engine: EngineConfig | None = None,
+    calibration: str | Path | Calibration | None = None,
+    timeline_s: float | None = None,
+    timeline_bins: int | None = None,
+    evictions: bool = False,
+    strict: bool = False,
+    **how: Any,
+) -> Stages:
+    """A simulation up to where it is served, from arguments of :func:`simulate`."""
+    require_price(how.get("usd_per_hour"))
+    checked_how = how_of(**how)
     pricing = resolve_pricing(model, gpu, engine, None, calibration)
     require_servable(pricing)
-    result = run(batch, pricing, how, timeline_s=timeline_s, timeline_bins=timeline_bins, evictions=evictions)
+    result = yield from stages(
+        batch, pricing, checked_how, timeline_s=timeline_s, timeline_bins=timeline_bins, evictions=evictions
+    )
     if strict:
         result.require_served()
         result.uncertainty.refuse_extrapolation()
@@ -141,7 +203,24 @@ def require_servable(pricing: Pricing) -> None:
         )
 
 
-def run(
+def run(batch: Batch, pricing: Pricing, how: How) -> Simulation:
+    """The simulation of a batch for a pricing that the engine can be simulated with."""
+    return finished(stages(batch, pricing, how), serve(how.backend))
+
+
+def finished(simulation: Stages, serve_on: Serve) -> Simulation:
+    """What a simulation comes to that is served there."""
+    answer: tuple[Served, Ints] | None = None
+    while True:
+        try:
+            wanted = simulation.send(answer)  # type: ignore[arg-type]  # the first is None
+        except StopIteration as end:
+            result: Simulation = end.value
+            return result
+        answer = serve_on(*wanted.inputs, log=wanted.log)
+
+
+def stages(
     batch: Batch,
     pricing: Pricing,
     how: How,
@@ -149,9 +228,12 @@ def run(
     timeline_s: float | None = None,
     timeline_bins: int | None = None,
     evictions: bool = False,
-) -> Simulation:
-    """The simulation of a batch for a pricing that the engine can be simulated with."""
-    serve_on, fleet, settled = serve(how.backend), how.fleet, pricing.engine
+) -> Stages:
+    """A simulation that yields what is to be served, and is sent what that came to.
+
+    Whoever goes through many of them can have them served together.
+    """
+    fleet, settled = how.fleet, pricing.engine
     status, refused = _admission(batch, settled)
     contexts = contexts_of(batch, settled.block_size)
     starts = starts_of(batch, how.arrivals, how.seed, how.stagger_s)
@@ -160,7 +242,7 @@ def run(
     inputs = (settings_of(settled, DROP if plan.drop else LRU), step_law(pricing.law), contexts, workload, plan, fleet)
     timeline = timeline_of(fleet.replicas)
     log = EvictionLog() if evictions else None
-    served, totals = serve_on(*inputs, timeline, log=log)
+    served, totals = yield Wanted((*inputs, timeline), log)
     if served.finish_ns.min(initial=0) == END:
         unserved = int(np.count_nonzero(served.finish_ns == END))
         raise KvsimError(
@@ -172,7 +254,7 @@ def run(
         if timeline_s is None:
             timeline_s = _round_bin_s(end_ns, timeline_bins, fleet.replicas)
         timeline = timeline_of(fleet.replicas, _bin_ns(timeline_s, end_ns, fleet.replicas), end_ns)
-        serve_on(*inputs, timeline)
+        yield Wanted((*inputs, timeline), None)
     return Simulation(batch, pricing, how, status, served, totals, timeline, log)
 
 

@@ -20,7 +20,8 @@ from kvsim.backends import cuda
 from kvsim.backends.engine_kernels import REPLICA_TOTALS, Served
 from kvsim.backends.gathering import Gathered
 from kvsim.backends.serving import serve, timeline_of
-from kvsim.errors import BackendUnavailableError
+from kvsim.errors import BackendUnavailableError, InputError
+from kvsim.together import MOST, group_size
 
 CASES = cases()
 DRAWS = int(os.environ.get("KVSIM_CUDA_DRAWS", "300"))
@@ -116,7 +117,7 @@ def test_one_that_does_not_fit_is_an_error_that_names_the_way_out(emulated):
     emulated.release_memory()
     emulated.pretend(50_000)
     with pytest.raises(BackendUnavailableError, match=r"a simulation needs .* MiB can be had; backend='native'"):
-        backend.simulations(tuple(one))
+        backend.simulate([tuple(one)])
     emulated.pretend(PLENTY)
     assert_simulated_alike(emulated, [one])
 
@@ -176,6 +177,37 @@ def test_without_a_device_the_reason_is_said(chosen_cuda):
     chosen_cuda.pretend(PLENTY, driver=False)
     with pytest.raises(BackendUnavailableError, match="no NVIDIA driver is loaded"):
         kvsim.simulate(linear(2), **MODEL, backend="cuda")
+
+
+def test_a_sweep_goes_through_a_device_in_groups(chosen_cuda, monkeypatch):
+    """Seven at a time, some with a timeline; what fails raises when its turn comes."""
+    from kvsim import sweeping
+
+    monkeypatch.setattr(sweeping, "group_size", lambda turns: 7)
+    points = [{"arrivals": f"closed:{n}", "timeline_s": 0.5 if n % 3 == 0 else None} for n in range(1, 18)]
+    batch = linear(3, 8)
+
+    def kept(run):
+        return run.engine, run.timeline["running"].tolist() if run.bin_ns else []
+
+    native = list(kvsim.sweep(batch, points, **MODEL, keep=kept))
+    asked = {**MODEL, "backend": "cuda", "keep": kept}
+    assert list(kvsim.sweep(batch, points, **asked)) == native
+    assert list(kvsim.sweep(batch, [], **asked)) == []
+    bad = [*points[:9], {"arrivals": "closed:0"}, *points]
+    found = kvsim.sweep(batch, bad, **asked)
+    assert [next(found) for _ in range(9)] == native[:9]
+    with pytest.raises(InputError, match="arrivals"):
+        next(found)
+    with pytest.raises(TypeError, match="nonsense"):
+        next(kvsim.sweep(batch, [{"nonsense": 1}], **asked))
+
+
+def test_groups_fit_into_memory():
+    assert group_size(10) == MOST
+    assert group_size(0) == MOST
+    assert 1 < group_size(10**6) < 10
+    assert group_size(10**9) == 1
 
 
 def test_calls_that_come_meanwhile_are_made_as_one():

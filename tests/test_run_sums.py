@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import kvsim
 from kvsim.backends.engine_kernels import END, Served
-from kvsim.backends.run_sums import SPREAD, run_sums, spreads_of, sums_of
+from kvsim.backends.run_sums import SPREAD, sums_of
 
 SHARES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
@@ -51,18 +51,19 @@ def test_both_texts_give_the_same(random):
     size, replicas = random.choice([4, 16]), random.choice([1, 1, 4])
     batch, windows = draw_batch(random, size), random.choice([(0,), (24, 0), (7, 7, 0)])
     served = draw_served(random, batch.turns, replicas)
-    text, core = (sums_of(batch, served, replicas, size, windows, where) for where in ("reference", "native"))
-    assert text.replicas == core.replicas
+    text, core = (
+        sums_of(batch, served, replicas, size, windows, SHARES, where=where) for where in ("reference", "native")
+    )
     for name, first, second in zip(text.trajectories._fields, text.trajectories, core.trajectories, strict=True):
         np.testing.assert_array_equal(first, second, name)
-    first, second = (spreads_of(batch, served, text.trajectories, SHARES, where) for where in ("reference", "native"))
-    assert first == second
+    assert text[1:] == core[1:]
     whole = text.trajectories.refused == 0
+    assert text.whole["model_ns"] == sum(text.trajectories.model_ns[whole].tolist())
     e2e_ns = (served.finish_ns - served.release_ns)[whole[batch.trajectory]].tolist()
-    assert first["e2e"][:2] == (len(e2e_ns), sum(e2e_ns))
+    assert text.spreads["e2e"][:2] == (len(e2e_ns), sum(e2e_ns))
     if e2e_ns:
-        assert first["e2e"].neighbours_ns[0][0] == min(e2e_ns)
-        assert first["e2e"].neighbours_ns[-1][0] == max(e2e_ns)
+        assert text.spreads["e2e"].neighbours_ns[0][0] == min(e2e_ns)
+        assert text.spreads["e2e"].neighbours_ns[-1][0] == max(e2e_ns)
 
 
 @pytest.mark.parametrize("where", ["reference", "native"])
@@ -74,20 +75,22 @@ def test_sums_that_do_not_fit_64_bits_are_exact(where):
     )
     late, none = np.full(rows, (1 << 61) + 1), np.zeros(rows, np.int64)
     served = Served(*[none] * 12)._replace(scheduled_ns=late, first_token_ns=late, finish_ns=late)
-    sums = sums_of(batch, served, 1, 16, (0,), where)
-    spreads = spreads_of(batch, served, sums.trajectories, (0.5,), where)
-    assert [spreads[name].total_ns for name in SPREAD] == [rows * ((1 << 61) + 1)] * 3 + [0, rows * ((1 << 61) + 1)]
+    sums = sums_of(batch, served, 1, 16, (0,), (0.5,), where=where)
+    assert sums.whole["model_ns"] == rows * ((1 << 61) + 1)
+    assert [sums.spreads[name].total_ns for name in SPREAD] == [rows * ((1 << 61) + 1)] * 3 + [
+        0,
+        sums.whole["model_ns"],
+    ]
 
 
 def test_nothing_comes_to_nothing():
     batch = kvsim.Batch.from_trajectories([])
     served = Served(*[np.zeros(0, np.int64)] * 12)
     for where in ("reference", "native"):
-        sums = sums_of(batch, served, 2, 16, (0,), where)
-        assert sums.replicas == run_sums(batch, served, 2, 16, (0,)).replicas
+        sums = sums_of(batch, served, 2, 16, (0,), SHARES, where=where)
         assert sums.replicas.turns == sums.replicas.peak_sequences == [0, 0]
-        spreads = spreads_of(batch, served, sums.trajectories, SHARES, where)
-        assert all(spread == (0, 0, [(0, 0)] * len(SHARES)) for spread in spreads.values())
+        assert set(sums.whole.values()) == {0}
+        assert all(spread == (0, 0, [(0, 0)] * len(SHARES)) for spread in sums.spreads.values())
 
 
 def test_means_are_exact_sums_rounded_once():

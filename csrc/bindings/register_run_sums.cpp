@@ -47,41 +47,30 @@ py::array_t<i64> told(const std::vector<Sums>& sums) {
 }
 
 py::tuple add_up(const HeldTurns& held, const py::handle& given_served, i64 replicas, i64 block_size,
-                 const std::vector<i64>& windows) {
+                 const std::vector<i64>& windows, const std::vector<double>& shares) {
   const Turns& turns = held.turns;
   const HeldServedTurns served(given_served, turns.rows);
   std::vector<TrajectorySums> by_trajectory(static_cast<std::size_t>(turns.trajectories));
   std::vector<ReplicaSums> by_replica(static_cast<std::size_t>(replicas));
+  std::optional<WholeSums> whole;
+  const py::ssize_t spreads = shares.empty() ? 0 : kSpreads;
+  py::array_t<i64> spread({spreads, static_cast<py::ssize_t>(3 + 2 * shares.size())});
+  i64* spread_out = spread.mutable_data();
   {
     py::gil_scoped_release unlocked;
     run_sums(turns, served.columns, block_size, windows, by_trajectory, by_replica);
+    whole.emplace(by_trajectory);
+    std::fill_n(spread_out, spread.size(), 0);
+    if (spreads != 0) run_spreads(turns, served.columns, by_trajectory, shares, spread_out);
   }
-  return py::make_tuple(told(by_trajectory), told(by_replica));
-}
-
-py::array_t<i64> order(const HeldTurns& held, const py::handle& given_served, const py::handle& given_trajectories,
-                       const std::vector<double>& shares) {
-  const Turns& turns = held.turns;
-  const HeldServedTurns served(given_served, turns.rows);
-  HeldArrays trajectories(given_trajectories);
-  const i64* refused = trajectories.take("refused", turns.trajectories);
-  const i64* first_release_ns = trajectories.take("first_release_ns", turns.trajectories);
-  const i64* last_finish_ns = trajectories.take("last_finish_ns", turns.trajectories);
-  py::array_t<i64> told({py::ssize_t{kSpreads}, static_cast<py::ssize_t>(3 + 2 * shares.size())});
-  i64* out = told.mutable_data();
-  std::fill_n(out, told.size(), 0);
-  py::gil_scoped_release unlocked;
-  run_spreads(turns, served.columns, refused, first_release_ns, last_finish_ns, shares, out);
-  return told;
+  return py::make_tuple(told(by_trajectory), told(by_replica), py::make_tuple(whole->high, whole->low), spread);
 }
 
 }  // namespace
 
 void register_run_sums(py::module_& module) {
   module.def("run_sums", &add_up, py::arg("turns"), py::arg("served"), py::arg("replicas"), py::arg("block_size"),
-             py::arg("windows"), "The columns of kvsim.backends.run_sums.ByTrajectory and of ByReplica.");
-  module.def("run_spreads", &order, py::arg("turns"), py::arg("served"), py::arg("trajectories"), py::arg("shares"),
-             "What kvsim.backends.run_sums.run_spreads tells.");
+             py::arg("windows"), py::arg("shares"), "What kvsim.backends.run_sums.run_sums tells.");
 }
 
 }  // namespace kvsim::bindings

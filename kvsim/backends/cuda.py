@@ -41,11 +41,8 @@ class CudaBackend:
 
     def __init__(self, module: Any) -> None:
         self._module = module
-        self.simulations = Gathered(self._simulate)
-        """One simulation's columns and totals from its inputs (``kvsim._core.simulate``'s, as a tuple).
-
-        Those that several threads ask for at once run side by side, each in a block of its own.
-        """
+        self.simulate_one = Gathered(self.simulate)
+        """One simulation's columns and totals; those that several threads ask for at once go to the device together."""
 
     def prepare(self, rates: Rates, step: Ints) -> Any:
         """The rates as a C++ object, and the table."""
@@ -103,7 +100,8 @@ class CudaBackend:
         except self._module.DeviceError as error:
             raise BackendUnavailableError(f"cuda: {error}; backend='native' prices the same on the CPU") from error
 
-    def _simulate(self, simulations: list[Any]) -> list[Any]:
+    def simulate(self, simulations: list[Any]) -> list[Any]:
+        """Columns and totals of each from its inputs (``kvsim._core.simulate``'s, as a tuple), each in a block."""
         made: list[Any] = self.call(self._module.simulate, simulations)
         return made
 

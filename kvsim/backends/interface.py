@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kvsim.backends.engine_kernels import Served
-    from kvsim.backends.run_sums import ByTrajectory, RunSums
+    from kvsim.backends.run_sums import Told
     from kvsim.backends.without_kernels import Left
     from kvsim.metrics.pte import Weights
     from kvsim.trajectory import Batch, Ragged
@@ -103,10 +103,14 @@ class AddsUpRuns(Protocol):
         """A handle for the batch's columns."""
         ...
 
-    def run_sums(self, packed: Any, served: Served, replicas: int, block_size: int, windows: Sequence[int]) -> RunSums:
-        """What each trajectory and each replica comes to."""
-        ...
-
-    def run_spreads(self, packed: Any, served: Served, trajectories: ByTrajectory, shares: Sequence[float]) -> Ints:
-        """Order statistics of times."""
+    def run_sums(
+        self,
+        packed: Any,
+        served: Served,
+        replicas: int,
+        block_size: int,
+        windows: Sequence[int],
+        shares: Sequence[float],
+    ) -> Told:
+        """What a run comes to."""
         ...

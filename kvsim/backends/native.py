@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kvsim.backends.interface import Floats, Ints, Priced
 from kvsim.backends.kernels import GroupRates, PriceColumns, Rates
 from kvsim.backends.packing import kernel_columns
-from kvsim.backends.run_sums import ByReplica, ByTrajectory, RunSums
+from kvsim.backends.run_sums import Told
 from kvsim.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
@@ -60,15 +60,17 @@ class NativeBackend:
         order: Ints = self.pack(batch).topological_order()
         return order
 
-    def run_sums(self, packed: Any, served: Served, replicas: int, block_size: int, windows: Sequence[int]) -> RunSums:
+    def run_sums(
+        self,
+        packed: Any,
+        served: Served,
+        replicas: int,
+        block_size: int,
+        windows: Sequence[int],
+        shares: Sequence[float],
+    ) -> Told:
         """See :mod:`kvsim.backends.run_sums`."""
-        trajectories, by_replica = self._core.run_sums(packed, served, replicas, block_size, windows)
-        return RunSums(ByTrajectory(*trajectories), ByReplica(*by_replica.tolist()))
-
-    def run_spreads(self, packed: Any, served: Served, trajectories: ByTrajectory, shares: Sequence[float]) -> Ints:
-        """See :mod:`kvsim.backends.run_sums`."""
-        told: Ints = self._core.run_spreads(packed, served, trajectories, shares)
-        return told
+        return Told(*self._core.run_sums(packed, served, replicas, block_size, windows, shares))
 
 
 def made_rates(module: Any, rates: Rates) -> Any:

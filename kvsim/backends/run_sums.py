@@ -61,13 +61,6 @@ class ByReplica(NamedTuple):
     """The most turns at once between their first step and their end."""
 
 
-class RunSums(NamedTuple):
-    """Both."""
-
-    trajectories: ByTrajectory
-    replicas: ByReplica
-
-
 SPREAD = ("ttft", "e2e", "queue", "decode", "latency")
 """The times with order statistics: four of turns and one of trajectories."""
 
@@ -80,28 +73,57 @@ class Spread(NamedTuple):
     neighbours_ns: list[tuple[int, int]]
 
 
+class RunSums(NamedTuple):
+    """What a run comes to."""
+
+    trajectories: ByTrajectory
+    replicas: ByReplica
+    whole: dict[str, int]
+    """The sums of the trajectories that were served whole, by field of :class:`ByTrajectory`."""
+    spreads: dict[str, Spread]
+    """Over the same by name of :data:`SPREAD`; none where no shares were asked for."""
+
+
+class Told(NamedTuple):
+    """The same as backends tell it."""
+
+    trajectories: Ints
+    """A row for each field of :class:`ByTrajectory`."""
+    replicas: Ints
+    """A row for each field of :class:`ByReplica`."""
+    whole: tuple[list[int], list[int]]
+    """The sums of the upper and of the lower 32 bits, by field: together they may not fit 64."""
+    spreads: Ints
+    """A row for each of :data:`SPREAD`: how many, the sums of the times' upper and lower 32 bits, and for each share
+    (rising, 0 to 1) the two times that share x (how many - 1) lies between. All 0 where there are none."""
+
+
 def sums_of(
-    batch: Batch, served: Served, replicas: int, block_size: int, windows: Sequence[int], where: str
+    batch: Batch,
+    served: Served,
+    replicas: int,
+    block_size: int,
+    windows: Sequence[int],
+    shares: Sequence[float] = (),
+    *,
+    where: str,
 ) -> RunSums:
-    """The sums of a run that was simulated by a backend, by its own text where it has one."""
+    """The sums of a run that was simulated by a backend, by its own text where it has one; quantiles of ``shares``."""
     backend = _adds_up(where)
     if backend is None:
-        return run_sums(batch, served, replicas, block_size, windows)
-    return backend.run_sums(batch.packed(backend), served, replicas, block_size, windows)
-
-
-def spreads_of(
-    batch: Batch, served: Served, trajectories: ByTrajectory, shares: Sequence[float], where: str
-) -> dict[str, Spread]:
-    """The order statistics of a run by name of :data:`SPREAD`, over the trajectories that were served whole."""
-    backend = _adds_up(where)
-    if backend is None:
-        told = run_spreads(batch, served, trajectories, shares)
+        told = run_sums(batch, served, replicas, block_size, windows, shares)
     else:
-        told = backend.run_spreads(batch.packed(backend), served, trajectories, shares)
+        told = backend.run_sums(batch.packed(backend), served, replicas, block_size, windows, shares)
+    whole = {name: (high << 32) + low for name, high, low in zip(ByTrajectory._fields, *told.whole, strict=True)}
+    return RunSums(ByTrajectory(*told.trajectories), ByReplica(*told.replicas.tolist()), whole, _spreads(told.spreads))
+
+
+def _spreads(told: Ints) -> dict[str, Spread]:
+    if not len(told):
+        return {}
     return {
-        name: Spread(count, (high << 32) + low, list(zip(rest[::2], rest[1::2], strict=True)))
-        for name, (count, high, low, *rest) in zip(SPREAD, told.tolist(), strict=True)
+        name: Spread(how_many, (high << 32) + low, list(zip(rest[::2], rest[1::2], strict=True)))
+        for name, (how_many, high, low, *rest) in zip(SPREAD, told.tolist(), strict=True)
     }
 
 
@@ -130,57 +152,71 @@ def was_served(served: Served) -> npt.NDArray[np.bool_]:
     return served.replica >= 0
 
 
-def run_sums(batch: Batch, served: Served, replicas: int, block_size: int, windows: Sequence[int]) -> RunSums:
+def run_sums(
+    batch: Batch,
+    served: Served,
+    replicas: int,
+    block_size: int,
+    windows: Sequence[int],
+    shares: Sequence[float],
+) -> Told:
     """The sums of a run."""
+    by_trajectory = _by_trajectory(batch, served, block_size, windows)
+    told = np.array(by_trajectory)
+    served_whole = told[:, by_trajectory.refused == 0]
+    whole = (served_whole >> 32).sum(axis=1).tolist(), (served_whole & 0xFFFFFFFF).sum(axis=1).tolist()
+    by_replica = _by_replica(batch, served, replicas)
+    return Told(told, np.array(by_replica), whole, _order(batch, served, by_trajectory, shares))
+
+
+def _by_trajectory(batch: Batch, served: Served, block_size: int, windows: Sequence[int]) -> ByTrajectory:
     its = was_served(served)
     prefill_ns = served.first_token_ns - served.scheduled_ns
-    lost = recomputed_tokens(served)
 
-    def trajectories(values: Ints) -> Ints:
-        sums = np.zeros(len(batch), np.int64)
-        np.add.at(sums, batch.trajectory[its], values[its])
-        return sums
+    def sums(values: Ints) -> Ints:
+        return _folded(np.add, 0, values[its], batch.trajectory[its], len(batch))
 
-    def fold(fold_in: np.ufunc, start: int, values: Ints, owners: Ints, count: int) -> Ints:
-        found = np.full(count, start)
-        fold_in.at(found, owners, values)
-        return found
-
-    refused = np.zeros(len(batch), np.int64)
-    refused[batch.trajectory[~its]] = 1
-    by_trajectory = ByTrajectory(
-        refused=refused,
-        first_release_ns=fold(np.minimum, NEVER, served.release_ns, batch.trajectory, len(batch)),
-        last_finish_ns=fold(np.maximum, 0, served.finish_ns, batch.trajectory, len(batch)),
-        model_ns=trajectories(served.finish_ns - served.release_ns),
-        queue_ns=trajectories(served.scheduled_ns - served.release_ns),
-        fresh_prefill_ns=trajectories(prefill_ns - served.recompute_ns),
-        recompute_ns=trajectories(served.recompute_ns),
-        decode_ns=trajectories(served.finish_ns - served.first_token_ns),
-        gpu_ns=trajectories(served.gpu_ns),
-        held_block_ns=trajectories(served.held_block_ns + idle_block_ns(batch, served, block_size, windows)),
-        cached_tokens=trajectories(served.cached_tokens),
-        loaded_tokens=trajectories(served.loaded_tokens),
-        recomputed_tokens=trajectories(lost),
+    return ByTrajectory(
+        refused=_folded(np.maximum, 0, (~its).astype(np.int64), batch.trajectory, len(batch)),
+        first_release_ns=_folded(np.minimum, NEVER, served.release_ns, batch.trajectory, len(batch)),
+        last_finish_ns=_folded(np.maximum, 0, served.finish_ns, batch.trajectory, len(batch)),
+        model_ns=sums(served.finish_ns - served.release_ns),
+        queue_ns=sums(served.scheduled_ns - served.release_ns),
+        fresh_prefill_ns=sums(prefill_ns - served.recompute_ns),
+        recompute_ns=sums(served.recompute_ns),
+        decode_ns=sums(served.finish_ns - served.first_token_ns),
+        gpu_ns=sums(served.gpu_ns),
+        held_block_ns=sums(served.held_block_ns + idle_block_ns(batch, served, block_size, windows)),
+        cached_tokens=sums(served.cached_tokens),
+        loaded_tokens=sums(served.loaded_tokens),
+        recomputed_tokens=sums(recomputed_tokens(served)),
     )
 
-    def on_replicas(fold_in: np.ufunc, start: int, values: Ints) -> list[int]:
-        told: list[int] = fold(fold_in, start, values[its], served.replica[its], replicas).tolist()
-        return told
 
-    by_replica = ByReplica(
-        turns=on_replicas(np.add, 0, np.ones(batch.turns, np.int64)),
-        prompt_tokens=on_replicas(np.add, 0, batch.prompt_tokens),
-        output_tokens=on_replicas(np.add, 0, batch.output_tokens),
-        cached_tokens=on_replicas(np.add, 0, served.cached_tokens),
-        recomputed_tokens=on_replicas(np.add, 0, lost),
-        first_release_ns=on_replicas(np.minimum, NEVER, served.release_ns),
-        last_finish_ns=on_replicas(np.maximum, 0, served.finish_ns),
-        longest_prefill_tokens=on_replicas(np.maximum, 0, batch.prompt_tokens - served.cached_tokens),
-        longest_context_tokens=on_replicas(np.maximum, 0, batch.prompt_tokens + batch.output_tokens),
-        peak_sequences=[_peak(served, served.replica == replica) for replica in range(replicas)],
-    )
-    return RunSums(by_trajectory, by_replica)
+def _by_replica(batch: Batch, served: Served, replicas: int) -> list[Ints]:
+    its = was_served(served)
+
+    def folded(fold: np.ufunc, start: int, values: Ints) -> Ints:
+        return _folded(fold, start, values[its], served.replica[its], replicas)
+
+    return [
+        folded(np.add, 0, np.ones(batch.turns, np.int64)),
+        folded(np.add, 0, batch.prompt_tokens),
+        folded(np.add, 0, batch.output_tokens),
+        folded(np.add, 0, served.cached_tokens),
+        folded(np.add, 0, recomputed_tokens(served)),
+        folded(np.minimum, NEVER, served.release_ns),
+        folded(np.maximum, 0, served.finish_ns),
+        folded(np.maximum, 0, batch.prompt_tokens - served.cached_tokens),
+        folded(np.maximum, 0, batch.prompt_tokens + batch.output_tokens),
+        np.array([_peak(served, served.replica == replica) for replica in range(replicas)], np.int64),
+    ]
+
+
+def _folded(fold: np.ufunc, start: int, values: Ints, owners: Ints, count: int) -> Ints:
+    found = np.full(count, start)
+    fold.at(found, owners, values)
+    return found
 
 
 def _peak(served: Served, its: npt.NDArray[np.bool_]) -> int:
@@ -189,10 +225,7 @@ def _peak(served: Served, its: npt.NDArray[np.bool_]) -> int:
     return int(at_once.max(initial=0))
 
 
-def run_spreads(batch: Batch, served: Served, trajectories: ByTrajectory, shares: Sequence[float]) -> Ints:
-    """A row for each of :data:`SPREAD`: how many, the sums of the times' upper and lower 32 bits, and for each share
-    (rising, 0 to 1) the two times that share x (count - 1) lies between. All 0 where there are none.
-    """
+def _order(batch: Batch, served: Served, trajectories: ByTrajectory, shares: Sequence[float]) -> Ints:
     whole = trajectories.refused == 0
     turns = whole[batch.trajectory]
     times = (
@@ -202,8 +235,8 @@ def run_spreads(batch: Batch, served: Served, trajectories: ByTrajectory, shares
         (served.finish_ns - served.first_token_ns)[turns],
         (trajectories.last_finish_ns - trajectories.first_release_ns)[whole],
     )
-    told = np.zeros((len(times), 3 + 2 * len(shares)), np.int64)
-    for row, values in zip(told, times, strict=True):
+    told = np.zeros((len(times) if shares else 0, 3 + 2 * len(shares)), np.int64)
+    for row, values in zip(told, times, strict=False):
         if not len(values):
             continue
         row[:3] = len(values), (values >> 32).sum(), (values & 0xFFFFFFFF).sum()

@@ -88,17 +88,37 @@ def _native() -> Serve:
 def _cuda() -> Serve:
     from kvsim.backends import cuda
 
-    simulations = cuda.chosen().simulations
+    device = cuda.chosen()
 
     def run(*inputs: Any, log: EvictionLog | None = None) -> tuple[Served, Ints]:
-        if log is not None:
-            raise BackendUnavailableError(
-                "cuda: evictions are not written down on CUDA devices; backend='native' simulates the same on the CPU"
-            )
-        columns, totals = simulations(inputs)
-        return Served(*columns), np.array(totals, np.int64)
+        require_no_log(log)
+        return _from_device(device.simulate_one(inputs))
 
     return run
+
+
+def serve_together() -> Callable[[list[tuple[Any, ...]]], list[tuple[Served, Ints]]]:
+    """What serves many workloads side by side, on the CUDA device; each takes the inputs of :class:`Serve`.
+
+    Raises :class:`BackendUnavailableError` with the reason where there is none.
+    """
+    from kvsim.backends import cuda
+
+    device = cuda.chosen()
+    return lambda all_inputs: [_from_device(made) for made in device.simulate(all_inputs)]
+
+
+def _from_device(made: Any) -> tuple[Served, Ints]:
+    columns, totals = made
+    return Served(*columns), np.array(totals, np.int64)
+
+
+def require_no_log(log: EvictionLog | None) -> None:
+    """Refuse evictions, which nobody writes down on a device."""
+    if log is not None:
+        raise BackendUnavailableError(
+            "cuda: evictions are not written down on CUDA devices; backend='native' simulates the same on the CPU"
+        )
 
 
 def _from_text(text: ModuleType) -> Serve:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvsim.backends.run_sums import SPREAD
-from kvsim.columns import summed_columns, sums
+from kvsim.columns import SUMMED, batch_sums, summed_columns, sums
 from kvsim.commands._totals import BOUNDED
 
 if TYPE_CHECKING:
@@ -57,13 +57,14 @@ def engine_totals(run: Simulation) -> dict[str, float]:
 
 def run_totals(run: Simulation) -> dict[str, float]:
     """Sums over the trajectories that were served whole."""
-    return sums(summed_columns(run), run.served_whole)
+    found = {**batch_sums(run.batch, run.served_whole), **run.totals}
+    return {name: found[name] for name in ("trajectories", *SUMMED)}
 
 
 def interval_totals(run: Simulation) -> dict[str, dict[str, float]]:
     """The ends of the sums and of the makespan's parts, by name."""
     among, ends = run.served_whole, run.interval
-    parts = [sums(summed_columns(part), among) for part in (ends.low, run, ends.high)]
+    parts = [sums(summed_columns(ends.low), among), run_totals(run), sums(summed_columns(ends.high), among)]
     return {name: {"low": min(v[name] for v in parts), "high": max(v[name] for v in parts)} for name in BOUNDED}
 
 

@@ -77,6 +77,7 @@ OK = "ok"
 
 def row_of(point: Point, run: Simulation, mean_pause_s: float) -> Row:
     """The row of a simulation."""
+    spreads = distributions(run)  # first: with them the core adds up all the rest
     engine, sums = engine_totals(run), run_totals(run)
     found: Row = {
         **{axis: getattr(point, axis) for axis in _POINT},
@@ -86,9 +87,7 @@ def row_of(point: Point, run: Simulation, mean_pause_s: float) -> Row:
         "mean_pause_s": mean_pause_s,
     }
     found |= {name: run.status_counts.get(name, 0) for name in ("over_max", "over_capacity")}
-    found |= {
-        f"{name}_{figure}": value for name, spread in distributions(run).items() for figure, value in spread.items()
-    }
+    found |= {f"{name}_{figure}": value for name, spread in spreads.items() for figure, value in spread.items()}
     found["kv_capacity_tokens"] = run.pricing.engine.kv_capacity_tokens
     found["status"] = OK if sums["trajectories"] else "none_served"
     found["reason"] = None if sums["trajectories"] else "no trajectory could be served whole"
