@@ -34,11 +34,11 @@ struct Due {
 class Arrivals {
  public:
   KVSIM_FN Arrivals(const Workload& workload, i64 rows)
-      : workload_(workload),
-        needs_(workload.needs, workload.needs + rows),
-        ready_(rows, 0),
-        left_(workload.trajectories, 0) {
-    for (i64 row = 0; row < rows; ++row) ++left_[workload.trajectory[row]];
+      : workload_(workload), waits_(rows), left_(workload.trajectories, 0) {
+    for (i64 row = 0; row < rows; ++row) {
+      waits_[row] = {workload.needs[row], 0, workload.pause_ns[row]};
+      ++left_[workload.trajectory[row]];
+    }
     for (i64 t = 0; t < workload.trajectories; ++t) {
       if (workload.start_ns[t] >= 0) start(t, workload.start_ns[t]);
     }
@@ -73,7 +73,7 @@ class Arrivals {
     for (i64 at = workload_.roots_start[trajectory]; at < workload_.roots_start[trajectory + 1]; ++at) {
       const i64 row = workload_.roots[at];
       const i64 due_ns = now_ns + workload_.offset_ns[row];
-      if (needs_[row] == 0) {
+      if (waits_[row].needs == 0) {
         due_.push({due_ns, row});
       } else {
         meet_need(row, due_ns);
@@ -82,16 +82,23 @@ class Arrivals {
   }
 
   KVSIM_FN void meet_need(i64 row, i64 now_ns) {
-    ready_[row] = max_of(ready_[row], now_ns);
-    if (--needs_[row] == 0) due_.push({ready_[row] + workload_.pause_ns[row], row});
+    Wait& wait = waits_[row];
+    wait.ready_ns = max_of(wait.ready_ns, now_ns);
+    if (--wait.needs == 0) due_.push({wait.ready_ns + wait.pause_ns, row});
   }
 
+  // What a turn still waits for, together: the processor's cache holds few rows of many columns.
+  struct Wait {
+    i64 needs = 0;     // how many things
+    i64 ready_ns = 0;  // when the last of those that are there came
+    i64 pause_ns = 0;  // after the last of all
+  };
+
   Workload workload_;
-  Vector<i64> needs_;
-  Vector<i64> ready_;
-  Vector<i64> left_;   // unfinished rows by trajectory
-  i64 following_ = 0;  // the next trajectory that may start when others end
-  i64 ended_ = 0;      // trajectories
+  Vector<Wait> waits_;  // by row
+  Vector<i64> left_;    // unfinished rows by trajectory
+  i64 following_ = 0;   // the next trajectory that may start when others end
+  i64 ended_ = 0;       // trajectories
   LeastFirst<Due> due_;
 };
 

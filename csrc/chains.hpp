@@ -72,6 +72,11 @@ KVSIM_FN KVSIM_FN inline Chains::Chains(const Contexts& contexts) : of_row(conte
     of_row[row] = add(chain, shared);
   };
   for (i64 first = 0; first < contexts.rows; ++first) {
+    const i64 above = contexts.above[first];
+    if (above < 0 || of_row[above] >= 0) {
+      if (of_row[first] < 0) place(first);
+      continue;
+    }
     for (i64 row = first; row >= 0 && of_row[row] < 0; row = contexts.above[row]) pending.push_back(row);
     for (; !pending.empty(); pending.pop_back()) place(pending.back());
   }

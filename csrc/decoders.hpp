@@ -43,6 +43,7 @@ class Decoders {
     member = {scheduled_, scheduled_ + rounds, computed - scheduled_, scheduled_,    scheduled_,
               phase,      alike.blocks,        alike.taken_ns,        share_of_each_};
     order_.push({member.until, number, seat});
+    leaves_at_ = order_.top().until;
     ++lines_;
     computed_ += computed;
     ++version_;
@@ -86,7 +87,7 @@ class Decoders {
       blocks += alike.members;
       on_blocks(at_ns, alike.members);
       round += alike.gap;
-      phase = after(phase, alike.gap);
+      phase = alike.next;
     }
     phase_ = after(phase_, block_.left_over(rounds));
     scheduled_ += rounds;
@@ -138,13 +139,13 @@ class Decoders {
 
   // Who has the fewest rounds left, of those who have any to schedule; whether that is none.
   KVSIM_FN i32 next_to_leave() const { return order_.top().seat; }
-  KVSIM_FN bool any_leaves() const { return lines_ > 0 && order_.top().until == scheduled_; }
+  KVSIM_FN bool any_leaves() const { return leaves_at_ == scheduled_; }
   // It has been told, and takes no part in rounds any more.
   KVSIM_FN void leave() {
     const Place place = order_.top();
     order_.pop();
     left_.push_back(place);
-    --lines_;
+    leaves_at_ = --lines_ == 0 ? kNever : order_.top().until;
     Member& member = members_[place.seat];
     computed_ -= member.base + member.until;
     leave(member.phase);
@@ -155,13 +156,13 @@ class Decoders {
   KVSIM_FN bool has_left(i32 seat) const { return members_[seat].phase == kNoClass; }
 
   // Who ends first; whether that is now, or how many rounds before.
-  KVSIM_FN i32 next_to_end() const { return next().seat; }
-  KVSIM_FN i64 rounds_to_end() const { return next().until - ended_; }
-  KVSIM_FN bool any_ends() const { return !empty() && rounds_to_end() == 0; }
+  KVSIM_FN i32 next_to_end() const { return left_.empty() ? order_.top().seat : left_.front().seat; }
+  KVSIM_FN i64 rounds_to_end() const { return (left_.empty() ? leaves_at_ : left_.front().until) - ended_; }
+  KVSIM_FN bool any_ends() const { return rounds_to_end() == 0; }
   KVSIM_FN bool first_has_left() const { return !left_.empty(); }
   KVSIM_FN void remove() {
     members_[left_.front().seat].until = 0;
-    left_.pop_front();
+    left_.erase(left_.begin());
   }
 
   // Nobody is a member any more. Rounds under way are none.
@@ -171,16 +172,19 @@ class Decoders {
       members_[place.seat].until = 0;
     }
     order_.clear();
-    for (; !left_.empty(); left_.pop_front()) members_[left_.front().seat].until = 0;
+    for (const Place& place : left_) members_[place.seat].until = 0;
+    left_.clear();
     lines_ = computed_ = 0;
+    leaves_at_ = kNever;
     ended_ = scheduled_;
     ++version_;
   }
 
  private:
   struct Class {
-    i64 members = 0;
-    i64 gap = 0;                 // rounds from theirs to that of the next class that has members
+    i32 members = 0;
+    i32 next = 0;                // the class with members that takes blocks next after them
+    i64 gap = 0;                 // so many rounds later
     i64 blocks = 0;              // that each member would have taken
     std::uint64_t taken_ns = 0;  // the sum of the instants
     KVSIM_FN void take(i64 now_ns) {
@@ -206,8 +210,7 @@ class Decoders {
       return (until < other.until) | ((until == other.until) & (number < other.number));
     }
   };
-
-  KVSIM_FN const Place& next() const { return left_.empty() ? order_.top() : left_.front(); }
+  static constexpr i64 kNever = INT64_MAX;
 
   KVSIM_FN i64 after(i64 phase, i64 rounds = 1) const {
     phase += rounds;
@@ -227,11 +230,15 @@ class Decoders {
     const bool alone = gap == block_.tokens();
     Class& before = classes_[after(phase, block_.tokens() - gap)];
     alike.gap = alone ? gap : before.gap - gap;
+    alike.next = alone ? static_cast<i32>(phase) : before.next;
     before.gap = gap;
+    before.next = static_cast<i32>(phase);
   }
   KVSIM_FN void leave(i64 phase) {
     if (--classes_[phase].members > 0 || lines_ == 0) return;
-    classes_[after(phase, block_.tokens() - gap_before(phase))].gap += classes_[phase].gap;
+    Class& before = classes_[after(phase, block_.tokens() - gap_before(phase))];
+    before.gap += classes_[phase].gap;
+    before.next = classes_[phase].next;
   }
   // How many rounds before theirs the class before them that has members takes a block.
   KVSIM_FN i64 gap_before(i64 phase) const {
@@ -247,9 +254,10 @@ class Decoders {
   Vector<Class> classes_;    // by the round in which they take a block, modulo their number
   Vector<Member> members_;   // by seat
   LeastFirst<Place> order_;  // by the end, those who have rounds to schedule
-  Deque<Place> left_;        // by the end, those who have none
+  Vector<Place> left_;       // by the end, those who have none
   i64 lines_ = 0;
-  i64 phase_ = 0;  // of the next round
+  i64 leaves_at_ = kNever;  // the round before which the first of those who have rounds to schedule has none
+  i64 phase_ = 0;           // of the next round
   i64 scheduled_ = 1, ended_ = 1;
   i64 computed_ = 0;
   i64 version_ = 0;

@@ -153,17 +153,18 @@ class Pool {
 
   // The first `full` blocks of the request are full: those without a key get theirs.
   KVSIM_FN void give_keys(Holding& holding, i64 full) {
-    if (retention_ == kNoCaching || full <= holding.keyed) return;
-    i32 hi = static_cast<i32>(full);
-    for (i32 chain = holding.chain; hi > holding.keyed; chain = shapes_[chain].above) {
-      const i32 lo = static_cast<i32>(max_of(holding.keyed, shapes_[chain].start));
+    const i32 keyed = holding.keyed, end = static_cast<i32>(full);
+    if (retention_ == kNoCaching || end <= keyed) return;
+    i32 hi = end;
+    for (i32 chain = holding.chain; hi > keyed; chain = shapes_[chain].above) {
+      const i32 start = shapes_[chain].start, lo = keyed > start ? keyed : start;
       if (lo < hi) {
         insert(holding, chain, lo, hi);
         hi = lo;
       }
     }
-    holding.plain -= static_cast<i32>(full) - holding.keyed;
-    holding.keyed = static_cast<i32>(full);
+    holding.plain -= end - keyed;
+    holding.keyed = end;
   }
 
   // No window passes anything.
@@ -463,9 +464,9 @@ class Pool {
     if (lo < state.end) {
       const i32 cut = static_cast<i32>(min_of(hi, state.end));
       add_shadow(holding, chain, lo, cut);
+      if (cut == hi) return;
       lo = cut;
     }
-    if (lo >= hi) return;
     if (state.last != kNone && runs_[state.last].holders == 1) {
       runs_[state.last].hi = hi;
     } else {

@@ -17,6 +17,8 @@
 #define KVSIM_FN
 #define KVSIM_ONCE KVSIM_FN __attribute__((always_inline))
 #endif
+// A condition that nearly always holds.
+#define KVSIM_MOSTLY(condition) __builtin_expect(static_cast<bool>(condition), 1)
 #define KVSIM_UNREACHABLE() __builtin_unreachable()
 
 namespace kvsim {

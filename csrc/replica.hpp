@@ -182,7 +182,7 @@ class BasicReplica {
   KVSIM_FN void schedule(i64 now_ns) {
     scheduler_.schedule(now_ns);
     if (shared_lines_ >= 0 && !scheduler_.dispersed().empty()) {
-      sharers_ = scheduler_.dispersed();
+      sharers_.assign(scheduler_.dispersed().begin(), scheduler_.dispersed().end());
       shared_lines_ = kNoLines;
     }
     totals_.preemptions += static_cast<i64>(scheduler_.preempted().size());

@@ -10,6 +10,7 @@
 #include "plan.hpp"
 #include "pool.hpp"
 #include "seat_list.hpp"
+#include "tray.hpp"
 
 namespace kvsim {
 
@@ -51,7 +52,6 @@ struct Work {
   i32 seat;
   i32 tokens;
   i64 before;  // computed tokens before the step
-  // Built in place: a copy from the stack costs as much as the scheduling itself.
   KVSIM_FN Work(i32 seat, i64 before, i64 tokens) : seat(seat), tokens(static_cast<i32>(tokens)), before(before) {}
 };
 
@@ -60,9 +60,9 @@ struct Step {
   i64 lines = 0;     // of the requests in Decoders
   i64 computed = 0;  // tokens that these had before the step
   i64 round = 0;
-  i64 version = 0;     // of the lines
-  Vector<i32> joined;  // seats of those of them that are new
-  Vector<Work> parts;
+  i64 version = 0;   // of the lines
+  Tray<i32> joined;  // seats of those of them that are new
+  Tray<Work> parts;
 
   KVSIM_FN i64 size() const { return lines + static_cast<i64>(parts.size()); }
   KVSIM_FN bool empty() const { return size() == 0; }
@@ -249,9 +249,9 @@ class BasicScheduler {
   // Whether the end of the oldest step is the end of a line.
   KVSIM_FN bool ends_lines() const { return steps_[oldest_].lines > 0 && decoders_.rounds_to_end() == 1; }
   // Who was a line in the step that ended last and is none any more since the last schedule(): rows.
-  KVSIM_FN const Vector<i64>& dispersed() const { return dispersed_; }
+  KVSIM_FN const Tray<i64>& dispersed() const { return dispersed_; }
 
-  KVSIM_FN const Vector<i64>& preempted() const { return preempted_; }
+  KVSIM_FN const Tray<i64>& preempted() const { return preempted_; }
   KVSIM_FN Request& seat(i32 seat) { return seats_[seat]; }
   KVSIM_FN const Request& seat(i32 seat) const { return seats_[seat]; }
   KVSIM_FN const SeatList& running() const { return running_; }
@@ -281,13 +281,15 @@ class BasicScheduler {
   }
 
   KVSIM_FN void give_keys(Request& request, i64 tokens) {
-    if (!decoders_.empty()) tell_keys_before(request.holding, block_.filled_by(tokens));
-    give_own_keys(request, tokens);
+    const i64 full = block_.filled_by(tokens);
+    if (full > request.holding.keyed && !decoders_.empty()) tell_keys_before(request.holding, full);
+    give_own_keys(request, full);
   }
 
-  KVSIM_FN void give_own_keys(Request& request, i64 tokens) {
+  // Of its first full blocks.
+  KVSIM_FN void give_own_keys(Request& request, i64 full) {
     typename P::Holding& holding = request.holding;
-    if (tokens >= block_.tokens_in(holding.keyed + 1)) pool_.give_keys(holding, block_.filled_by(tokens));
+    if (full > holding.keyed) pool_.give_keys(holding, full);
     if constexpr (P::kStepwise) return;  // windows may pass a block at any step
     request.quiet = min_of(block_.tokens_in(holding.blocks()), block_.tokens_in(holding.keyed + 1) - 1);
   }
@@ -446,7 +448,7 @@ class BasicScheduler {
     tell(seat);
     const Request& request = seats_[seat];
     const i64 since = decoders_.has_left(seat) ? 1 : token_since_;
-    give_own_keys(seats_[seat], min_of(request.computed, request.tokens() - since));
+    give_own_keys(seats_[seat], block_.filled_by(min_of(request.computed, request.tokens() - since)));
   }
 
   template <class OnFinish>
@@ -455,7 +457,7 @@ class BasicScheduler {
     tell(seat);
     if (!decoders_.first_has_left()) decoders_.leave();
     Request& request = seats_[seat];
-    give_own_keys(request, request.computed);
+    give_own_keys(request, block_.filled_by(request.computed));
     line_on_[request.holding.chain] = kNone;
     request.gpu_ns += decoders_.shares(seat);
     decoders_.remove();
@@ -469,7 +471,7 @@ class BasicScheduler {
     for (i64 number = 0; number < in_flight_; ++number) {
       Step& step = steps_[oldest_ ^ number];
       if (step.lines == 0) continue;
-      Vector<Work> parts;
+      Tray<Work> parts;
       each_part(step, [&](const Work& part) { parts.push_back(part); });
       step.parts = std::move(parts);
       step.lines = 0;
@@ -513,17 +515,19 @@ class BasicScheduler {
   }
 
   // Lines that write what a context has among its first `most` blocks get their keys before others get or use them.
-  KVSIM_FN void tell_keys_before(const typename P::Holding& holding, i64 most) {
-    for (i32 chain = holding.chain; chain != kNone && holding.keyed < most; chain = chains_.shapes[chain].above) {
+  KVSIM_ONCE void tell_keys_before(const typename P::Holding& holding, i64 most) {
+    for (i32 chain = holding.chain; chain != kNone && holding.keyed < most;) {
       const i32 line = line_on_[chain];
       if (line != kNone && seats_[line].holding.keyed < most) tell_keys(line);
-      most = min_of(most, chains_.shapes[chain].start);
+      const ChainShape& shape = chains_.shapes[chain];
+      most = min_of(most, shape.start);
+      chain = shape.above;
     }
   }
 
   // ---- The others ----
 
-  KVSIM_FN void schedule_running(i64& budget, i64 longest) {
+  KVSIM_ONCE void schedule_running(i64& budget, i64 longest) {
     for (i32 seat = others_; seat != kNone && budget > 0; seat = running_.after(seat)) {
       Request& request = seats_[seat];
       if (host_ != nullptr && still_loads(request)) continue;
@@ -553,14 +557,14 @@ class BasicScheduler {
         if (log_ != nullptr) log_->taken_by(request.row, now_ns_);
         pool_.allocate(request.holding, blocks);
       }
-      work_->parts.emplace_back(seat, request.computed, count);
+      work_->parts.push_back(Work(seat, request.computed, count));
       request.computed = slots;
       if (!quiet) give_keys(request, min_of(slots, known));
       budget -= count;
     }
   }
 
-  KVSIM_FN void admit(i64 budget, i64 longest) {
+  KVSIM_ONCE void admit(i64 budget, i64 longest) {
     while (!waiting_.empty() && budget > 0 && running_.size() < settings_.max_num_seqs) {
       const i32 seat = waiting_.front();
       Request& request = seats_[seat];
@@ -607,7 +611,7 @@ class BasicScheduler {
       }
       grow(request, slots);
       note_blocks(request, request.holding.in_use());
-      work_->parts.emplace_back(seat, cached, count);
+      work_->parts.push_back(Work(seat, cached, count));
       budget -= count;
     }
   }
@@ -698,7 +702,7 @@ class BasicScheduler {
   }
 
   // A finished turn's blocks are held on or given back, and stored in the host tier, as the plan says.
-  KVSIM_FN void pause(Request& request) {
+  KVSIM_ONCE void pause(Request& request) {
     const i64 row = request.row;
     note_held(request);
     i64 next_use = 0;
@@ -745,8 +749,8 @@ class BasicScheduler {
   // Takes a victim out of the step under way; returns its tokens to the budget.
   KVSIM_FN i64 unschedule(i32 seat) {
     if (!settings_.priority) return 0;  // the last of running comes after all that are scheduled
-    Vector<Work>& parts = work_->parts;
-    const auto part =
+    Tray<Work>& parts = work_->parts;
+    Work* const part =
         algorithms::find_if(parts.begin(), parts.end(), [&](const Work& other) { return other.seat == seat; });
     if (part == parts.end()) return 0;
     const i64 tokens = part->tokens;
@@ -876,8 +880,8 @@ class BasicScheduler {
   i64 in_flight_ = 0;
   Step* work_ = &steps_[0];  // the step scheduled last
   i64 token_since_ = 0;      // 1: tokens have come since
-  Vector<i64> preempted_;
-  Vector<i64> dispersed_;
+  Tray<i64> preempted_;
+  Tray<i64> dispersed_;
   Pauses pauses_;
   HashMap<i64, typename Pauses::iterator> pause_of_;  // by row
   i64 link_free_ns_ = 0;

@@ -46,19 +46,22 @@ class BasicSimulation {
   KVSIM_FN const Chains& chains() const { return chains_; }
 
   KVSIM_FN Vector<ReplicaTotals> run() {
-    for (i64 now_ns = 0;;) {
-      const i64 next_ns = next_instant();
+    i64 now_ns = 0;
+    for (i64 next_ns = arrivals_.next_ns();;) {
       if (next_ns == Replica::kNever) {
-        if (arrivals_.start_next(now_ns)) continue;
-        break;
+        if (!arrivals_.start_next(now_ns)) break;
+        next_ns = arrivals_.next_ns();
+        continue;
       }
       now_ns = next_ns;
       for (const Owner<Replica>& replica : replicas_) {
         if (replica->ends_ns() == now_ns) replica->end([&](i64 row) { arrivals_.finish(row, now_ns); });
       }
       while (arrivals_.next_ns() <= now_ns) receive(arrivals_.pop());
+      next_ns = arrivals_.next_ns();
       for (const Owner<Replica>& replica : replicas_) {
         if (replica->free() && !replica->scheduler().idle()) replica->begin(now_ns);
+        next_ns = min_of(next_ns, min_of(replica->ends_ns(), replica->wakes_ns()));
       }
     }
     Vector<ReplicaTotals> totals;
@@ -67,14 +70,6 @@ class BasicSimulation {
   }
 
  private:
-  KVSIM_FN i64 next_instant() const {
-    i64 next_ns = arrivals_.next_ns();
-    for (const Owner<Replica>& replica : replicas_) {
-      next_ns = min_of(next_ns, min_of(replica->ends_ns(), replica->wakes_ns()));
-    }
-    return next_ns;
-  }
-
   KVSIM_FN void receive(const Due& due) {
     served_.release_ns[due.row] = due.ns;
     if (workload_.refused[due.row]) {

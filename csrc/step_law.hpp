@@ -1,6 +1,8 @@
 // How long a step takes, in whole numbers of 2^-fraction_bits nanoseconds (kvsim/law.py makes the tables).
 #pragma once
 
+#include <cmath>
+
 #include "rates.hpp"
 
 namespace kvsim {
@@ -23,7 +25,7 @@ struct StepLaw {
   GroupLaw windowed;
 
   // Attention of `count` prompt tokens after `before` ones: pairs and context read, each capped at the window.
-  KVSIM_FN i64 chunk(i64 before, i64 count) const {
+  KVSIM_HD i64 chunk(i64 before, i64 count) const {
     i64 units = full.pair * (count * before + count * (count + 1) / 2) + full.context * (before + count);
     if (window > 0) {
       units += windowed.pair * sum_capped(before, 1, count, window);
@@ -33,7 +35,7 @@ struct StepLaw {
   }
 
   // How much shorter a step would be without the part of a chunk that was in the cache once.
-  KVSIM_FN i64 recompute(i64 before, i64 count, i64 hittable, i64 tokens, i64 in_step) const {
+  KVSIM_HD i64 recompute(i64 before, i64 count, i64 hittable, i64 tokens, i64 in_step) const {
     const i64 again = min_of(before + count, hittable) - before;
     if (again <= 0) return 0;
     i64 units = step[tokens] - step[tokens - again] + chunk(before, count);
@@ -51,7 +53,7 @@ struct DecodeStretch {
   i64 first = 0;   // what the first step takes
   i64 growth = 0;  // how much longer each further step is
 
-  KVSIM_FN i64 units(i64 n) const { return n * first + growth * (n * (n - 1) / 2); }
+  KVSIM_FN i64 units(i64 n) const { return (n * (2 * first + growth * (n - 1))) >> 1; }
 
   // The stretch from its n-th further step on.
   KVSIM_FN void skip(i64 n) { first += n * growth; }
@@ -65,16 +67,14 @@ struct DecodeStretch {
 
   // The fewest steps, at most `most`, that take at least `units_wanted`.
   KVSIM_FN i64 steps_until(i64 units_wanted, i64 most) const {
-    i64 low = 1;
-    while (low < most) {
-      const i64 middle = low + (most - low) / 2;
-      if (units(middle) >= units_wanted) {
-        most = middle;
-      } else {
-        low = middle + 1;
-      }
-    }
-    return low;
+    // The root of the quadratic, within a step or so of the answer whatever the rounding.
+    const double wanted = static_cast<double>(max_of(units_wanted, 0)),
+                 linear = static_cast<double>(2 * first - growth);
+    const double root = 4 * wanted / (linear + sqrt(linear * linear + 8 * wanted * static_cast<double>(growth)));
+    i64 steps = root < static_cast<double>(most) ? max_of(static_cast<i64>(root), 1) : most;  // most if it is none
+    while (steps < most && units(steps) < units_wanted) ++steps;
+    while (steps > 1 && units(steps - 1) >= units_wanted) --steps;
+    return steps;
   }
 };
 

@@ -13,8 +13,8 @@ struct Timeline {
   i64* partial = nullptr;
 
   // From that instant on, so many more blocks are in use.
-  KVSIM_FN void note(i64 at_ns, i64 blocks) const {
-    if (bin_ns == 0 || blocks == 0) return;
+  KVSIM_HD void note(i64 at_ns, i64 blocks) const {
+    if (KVSIM_MOSTLY(bin_ns == 0) || blocks == 0) return;
     const i64 bin = at_ns / bin_ns;
     partial[bin] += blocks * ((bin + 1) * bin_ns - at_ns);
     if (bin + 1 < bins) level[bin + 1] += blocks;

@@ -346,8 +346,12 @@ def draw_starts(random: Random, trajectories: int) -> Starts:
     return drawn
 
 
-def draw_case(random: Random) -> Case:
-    size = random.choice([4, 8, 16])
+POWERS_OF_TWO, OTHER_SIZES = (4, 8, 16), (3, 6, 12)
+
+
+def draw_case(random: Random, sizes: tuple[int, ...] = POWERS_OF_TWO) -> Case:
+    """One with blocks of one of the sizes."""
+    size = random.choice(sizes)
     batch = draw_batch(random, size)
     settings = draw_settings(random, batch, size)
     refused = np.array([int(random.random() < 0.05) for _ in range(batch.turns)], np.int64)
@@ -360,4 +364,4 @@ def draw_case(random: Random) -> Case:
     return Case(settings, law, contexts_of(batch, size), workload, plan, fleet, timeline_of(fleet.replicas))
 
 
-any_case = st.randoms(use_true_random=False).map(draw_case)
+any_case = st.builds(draw_case, st.randoms(use_true_random=False), st.sampled_from([POWERS_OF_TWO, OTHER_SIZES]))
