@@ -1,7 +1,8 @@
 """A sweep of 1,000 points on one thread and on several, alternating: `python sweep_threads.py [--points 1000]`.
 
 Real coding sessions at 1 to 48 in flight and other sizes of the cache; kept of each point is the row that `kvsim sweep`
-writes. Wall time: on a machine that does anything else beside it the ratio says nothing.
+writes. Wall time: on a machine that does anything else beside it the ratio says nothing, unless it runs before all else
+(`chrt -r 1 python sweep_threads.py`).
 """
 
 from __future__ import annotations

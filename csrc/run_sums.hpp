@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "radix_sort.hpp"
 #include "turns.hpp"
 
 namespace kvsim {
@@ -98,9 +99,9 @@ inline i64 cached_blocks(const std::vector<i64>& windows, i64 hits, i64 block_si
 }
 
 // The most turns at once, given when they began and ended, in any order.
-inline i64 peak(std::vector<i64>& begun, std::vector<i64>& ended) {
-  std::sort(begun.begin(), begun.end());
-  std::sort(ended.begin(), ended.end());
+inline i64 peak(std::vector<i64>& begun, std::vector<i64>& ended, std::vector<i64>& scratch) {
+  radix_sort(begun, scratch);
+  radix_sort(ended, scratch);
   i64 most = 0;
   std::size_t over = 0;
   for (std::size_t number = 0; number < begun.size(); ++number) {
@@ -155,8 +156,9 @@ inline void run_sums(const Turns& turns, const ServedTurns& served, i64 block_si
     begun[number].push_back(scheduled_ns);
     ended[number].push_back(finish_ns);
   }
+  std::vector<i64> scratch;
   for (std::size_t number = 0; number < replicas.size(); ++number) {
-    replicas[number].peak_sequences = peak(begun[number], ended[number]);
+    replicas[number].peak_sequences = peak(begun[number], ended[number], scratch);
   }
 }
 

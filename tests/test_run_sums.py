@@ -46,6 +46,20 @@ def draw_served(random: Random, rows: int, replicas: int) -> Served:
     )
 
 
+def apart(rows: int) -> kvsim.Batch:
+    """So many trajectories of one turn."""
+    zeros = np.zeros(rows, np.int64)
+    return kvsim.Batch.from_columns(
+        parent=zeros - 1,
+        kept_tokens=zeros,
+        prompt_tokens=zeros + 9,
+        output_tokens=zeros + 1,
+        pause_ns=zeros,
+        arrival_ns=zeros,
+        trajectory=np.arange(rows),
+    )
+
+
 @given(random=st.randoms(use_true_random=False))
 def test_both_texts_give_the_same(random):
     size, replicas = random.choice([4, 16]), random.choice([1, 1, 4])
@@ -66,13 +80,23 @@ def test_both_texts_give_the_same(random):
         assert text.spreads["e2e"].neighbours_ns[-1][0] == max(e2e_ns)
 
 
+@pytest.mark.parametrize("scale", [1, 10**6, 1 << 61])
+def test_the_most_turns_at_once_are_the_same_of_many(scale):
+    """Of so many that the core sorts them by digits."""
+    random, rows = np.random.default_rng(7), 3000
+    batch = apart(rows)
+    begun, ended = np.sort(random.integers(0, scale, (2, rows)), axis=0)
+    none = np.zeros(rows, np.int64)
+    served = Served(*[none] * 12)._replace(scheduled_ns=begun, first_token_ns=begun, finish_ns=ended)
+    text, core = (sums_of(batch, served, 1, 16, (0,), SHARES, where=where) for where in ("reference", "native"))
+    assert text.replicas == core.replicas
+    assert text.spreads == core.spreads
+
+
 @pytest.mark.parametrize("where", ["reference", "native"])
 def test_sums_that_do_not_fit_64_bits_are_exact(where):
     rows = 64
-    alone = {"parent": [-1] * rows, "kept_tokens": [0] * rows, "pause_ns": [0] * rows, "arrival_ns": [0] * rows}
-    batch = kvsim.Batch.from_columns(
-        **alone, prompt_tokens=[9] * rows, output_tokens=[1] * rows, trajectory=np.arange(rows)
-    )
+    batch = apart(rows)
     late, none = np.full(rows, (1 << 61) + 1), np.zeros(rows, np.int64)
     served = Served(*[none] * 12)._replace(scheduled_ns=late, first_token_ns=late, finish_ns=late)
     sums = sums_of(batch, served, 1, 16, (0,), (0.5,), where=where)

@@ -128,3 +128,24 @@ def test_the_number_of_threads_is_checked_and_bounded_by_memory(log):
     assert _asked.threads_of("auto", 1) == cores()
     assert _asked.threads_of("auto", free_bytes()) == 1
     assert _asked.threads_of("3", free_bytes()) == 3
+
+
+def test_whoever_asks_is_one_of_the_threads():
+    """No more of them than were asked for, the caller among them; what fails on any of them comes in its turn."""
+    together = threading.Barrier(2, timeout=10)
+    who = []
+
+    def work(item):
+        if item < 8:
+            together.wait()  # passes only while two are at work
+        who.append(threading.get_ident())
+        if item == 9:
+            raise ValueError(item)
+        return item
+
+    made = in_order(work, range(20), threads=2)
+    assert [next(made) for _ in range(9)] == list(range(9))
+    assert set(who) > {threading.get_ident()}
+    assert len(set(who)) == 2
+    with pytest.raises(ValueError, match="9"):
+        next(made)

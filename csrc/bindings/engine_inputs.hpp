@@ -147,14 +147,26 @@ struct HeldTimeline {
 };
 
 // What a simulation writes: the columns of rows, as they stand before it, and the totals of replicas.
+//
+// Columns are one block, for huge pages, and a cache line more than their length apart: see empty_columns in
+// kvsim/backends/interface.py.
 struct HeldServed {
-  HeldServed(i64 rows, i64 replicas) : totals(static_cast<std::size_t>(replicas)) {
-    served.each_column([&](i64*& column, i64 before) {
-      py::array_t<i64> array(rows);
-      column = array.mutable_data();
-      std::fill_n(column, rows, before);
-      arrays.append(array);
+  HeldServed(i64 rows, i64 replicas) : rows(rows), totals(static_cast<std::size_t>(replicas)) {
+    py::ssize_t columns = 0;
+    served.each_column([&](i64*&, i64) { ++columns; });
+    const py::ssize_t apart = static_cast<py::ssize_t>(rows) + 8;
+    py::array_t<i64> block({columns, apart});
+    i64* at = block.mutable_data();
+    served.each_column([&](i64*& column, i64) {
+      column = at;
+      arrays.append(py::array_t<i64>(rows, column, block));
+      at += apart;
     });
+  }
+
+  // As rows stand before a simulation; touches no Python.
+  void clear() {
+    served.each_column([&](i64*& column, i64 before) { std::fill_n(column, rows, before); });
   }
 
   py::tuple told_columns() const { return py::tuple(arrays); }
@@ -167,6 +179,7 @@ struct HeldServed {
     return told;
   }
 
+  i64 rows;
   py::list arrays;
   Served served;
   std::vector<ReplicaTotals> totals;

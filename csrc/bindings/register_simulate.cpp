@@ -43,6 +43,7 @@ py::tuple run_simulation(const py::handle& given_settings, const py::handle& giv
   std::vector<i64> evictions;  // kLogColumns numbers an entry
   {
     py::gil_scoped_release unlocked;
+    made.clear();
     const auto run = [&](auto&& simulation) {
       std::vector<EvictionLog> logs;
       if (with_evictions) simulation.keep(logs);

@@ -50,6 +50,7 @@ py::list run_simulations(const py::iterable& given, i64 arena_bytes) {
   }
   {
     const py::gil_scoped_release release;
+    for (Held& one : held) one.made.clear();
     simulate(simulations, arena_bytes);
   }
   py::list told;
