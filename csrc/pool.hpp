@@ -254,7 +254,7 @@ class Pool {
   }
 
   // Runs with the same next use are neighbours in an ordered queue; last_of_ has the last of them.
-  KVSIM_FN void leave_rank(i32 r) {
+  KVSIM_FN KVSIM_LONG_WAY void leave_rank(i32 r) {
     const auto rank = last_of_.find(rare_[r].next_use);
     if (rank->second != r) return;
     const i32 before = runs_[r].earlier;
@@ -266,7 +266,7 @@ class Pool {
   }
 
   // Behind those that are used again later or at the same instant.
-  KVSIM_FN void link_ordered(i32 r) {
+  KVSIM_FN KVSIM_LONG_WAY void link_ordered(i32 r) {
     const Run& run = runs_[r];
     i64& next_use = rare_[r].next_use = next_use_;
     if (run.lo < shapes_[run.chain].shared_until) {
@@ -325,7 +325,7 @@ class Pool {
   }
 
   // A shadow that nobody holds is free at once; the primary blocks take its place in the order.
-  KVSIM_FN void free_twin(i32 shadow) {
+  KVSIM_FN KVSIM_LONG_WAY void free_twin(i32 shadow) {
     const i32 chain = runs_[shadow].chain, lo = runs_[shadow].lo, hi = runs_[shadow].hi;
     plain_free_ += hi - lo;
     free_ += hi - lo;
@@ -410,7 +410,7 @@ class Pool {
   }
 
   // Cuts a primary run at block `at`; returns the lower part. The upper one is evicted first.
-  KVSIM_FN i32 split(i32 r, i32 at) {
+  KVSIM_FN KVSIM_LONG_WAY i32 split(i32 r, i32 at) {
     const i32 lower = new_run();
     runs_[lower].chain = runs_[r].chain;
     runs_[lower].lo = runs_[r].lo;
@@ -518,7 +518,7 @@ class Pool {
     rare_[r].owner = nullptr;
   }
 
-  KVSIM_FN void add_shadow(Holding& holding, i32 chain, i32 lo, i32 hi) {
+  KVSIM_FN KVSIM_LONG_WAY void add_shadow(Holding& holding, i32 chain, i32 lo, i32 hi) {
     const i32 r = new_run();
     runs_[r].chain = chain;
     runs_[r].lo = lo;

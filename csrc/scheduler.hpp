@@ -466,7 +466,7 @@ class BasicScheduler {
   }
 
   // The lines become requests like others; steps in flight, too.
-  KVSIM_FN void disperse() {
+  KVSIM_FN KVSIM_LONG_WAY void disperse() {
     const i64 last_ended = decoders_.ended() - 1;
     for (i64 number = 0; number < in_flight_; ++number) {
       Step& step = steps_[oldest_ ^ number];
@@ -617,7 +617,7 @@ class BasicScheduler {
   }
 
   // The link brings the request's blocks when it has brought all that were asked for before.
-  KVSIM_FN void load(Request& request, i64 found, i64 stored) {
+  KVSIM_FN KVSIM_LONG_WAY void load(Request& request, i64 found, i64 stored) {
     host_->store_context(request.holding.chain, found, found + stored);
     pool_.allocate(request.holding, found + stored);
     link_free_ns_ = max_of(link_free_ns_, now_ns_) + stored * plan_.load_ns;
@@ -649,7 +649,7 @@ class BasicScheduler {
     return victim;
   }
 
-  KVSIM_FN void preempt(i32 seat) {
+  KVSIM_FN KVSIM_LONG_WAY void preempt(i32 seat) {
     Request& request = seats_[seat];
     leave(seat);
     --running_on_[request.holding.chain];
@@ -727,7 +727,7 @@ class BasicScheduler {
     pause_of_[row] = place;
   }
 
-  KVSIM_FN void hold_on(i64 row, i64 now_ns) {
+  KVSIM_FN KVSIM_LONG_WAY void hold_on(i64 row, i64 now_ns) {
     const auto known = pause_of_.find(row);
     if (known == pause_of_.end() || known->second->first.until_ns < now_ns) return;
     known->second = rekey(pauses_, known->second, PauseEnd{kAwaited, known->second->first.number});
@@ -738,7 +738,7 @@ class BasicScheduler {
     if (known != pause_of_.end()) let_go(known->second);
   }
 
-  KVSIM_FN void let_go_first() { let_go(pauses_.begin()); }
+  KVSIM_FN KVSIM_LONG_WAY void let_go_first() { let_go(pauses_.begin()); }
 
   KVSIM_FN void let_go(typename Pauses::iterator place) {
     pool_.release(place->second.holding, place->second.next_use);
@@ -768,7 +768,7 @@ class BasicScheduler {
   }
 
   // Twice as many; holdings move.
-  KVSIM_FN void add_seats() {
+  KVSIM_FN KVSIM_LONG_WAY void add_seats() {
     const i64 before = static_cast<i64>(seats_.size());
     seats_.resize(2 * before);
     for (Request& request : seats_) pool_.moved(request.holding);
