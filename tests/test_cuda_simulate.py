@@ -196,6 +196,9 @@ def test_a_sweep_goes_through_a_device_in_groups(chosen_cuda, monkeypatch):
     asked = {**MODEL, "backend": "cuda", "keep": kept}
     assert list(kvsim.sweep(batch, points, **asked)) == native
     assert list(kvsim.sweep(batch, [], **asked)) == []
+    logged = [{"seed": 1}, {"replicas": 2}]
+    alone = {**MODEL, "keep": lambda run: run.engine}
+    assert list(kvsim.sweep(batch, logged, **alone, backend="cuda")) == list(kvsim.sweep(batch, logged, **alone))
     bad = [*points[:9], {"arrivals": "closed:0"}, *points]
     found = kvsim.sweep(batch, bad, **asked)
     assert [next(found) for _ in range(9)] == native[:9]
