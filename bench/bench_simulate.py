@@ -26,17 +26,21 @@ def sessions() -> Batch:
 
 @pytest.mark.benchmark(timer=time.process_time)
 def test_preparation(benchmark, sessions):
-    """The columns that an engine reads, from those of a batch."""
+    """The columns that an engine reads, from those of a batch that nothing is known of yet."""
     benchmark.extra_info |= {"turns": sessions.turns, "role": "preparation"}
     starts, none = closed_starts(len(sessions), 16), np.zeros(sessions.turns, np.int64)
-    benchmark.pedantic(lambda: (contexts_of(sessions, BLOCK_SIZE), workload_of(sessions, starts, none)), **ROUNDS)
+
+    def prepare(batch):
+        return contexts_of(batch, BLOCK_SIZE), workload_of(batch, starts, none)
+
+    benchmark.pedantic(prepare, setup=lambda: ((Sessions.draw(1000).batch(),), {}), **ROUNDS)
 
 
 @pytest.mark.parametrize("concurrency", CONCURRENCIES)
 @pytest.mark.parametrize("backend", ["native", "numba"])
 @pytest.mark.benchmark(timer=time.process_time)
 def test_closed_loop(benchmark, sessions, backend, concurrency):
-    """The whole call."""
+    """The whole call, on a batch that was prepared before."""
     benchmark.extra_info |= {"turns": sessions.turns, "role": f"closed:{concurrency} {backend}"}
     rounds = ROUNDS if backend == "native" else ROUNDS | {"rounds": 1}
     benchmark.pedantic(lambda: simulate(sessions, concurrency, backend), **rounds)

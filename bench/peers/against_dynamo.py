@@ -129,12 +129,13 @@ def serve_lines(batch: kvsim.Batch, concurrency: int) -> Served:
     return serve("native")(settings, lines_law(), contexts, workload, NO_PLAN, ALONE, timeline_of(1))[0]
 
 
-def cpu_s(job: Callable[[], object], repeats: int = 5) -> float:
-    """Median CPU time of a job of milliseconds."""
+def cpu_s(job: Callable[[kvsim.Batch], object], make: Callable[[], kvsim.Batch], repeats: int = 5) -> float:
+    """Median CPU time of a job of milliseconds on a batch that nothing is known of yet."""
     times = []
     for _ in range(repeats):
+        batch = make()
         start = time.process_time()
-        job()
+        job(batch)
         times.append(time.process_time() - start)
     return median(times)
 
@@ -171,9 +172,11 @@ def compared(python: Path, sessions: Sessions, rounds: int) -> dict[str, Any]:
         for concurrency in CONCURRENCIES:
             jobs: dict[str, Callable[[], float]] = {
                 "polynomials": lambda c=concurrency: dynamo.replay(c, "polynomials")["cpu_s"],
-                "simulate": lambda c=concurrency: cpu_s(lambda: simulate(as_vllm, c)),
+                "simulate": lambda c=concurrency: cpu_s(lambda batch: simulate(batch, c), sessions.batch),
                 "Dynamo lines": lambda c=concurrency: dynamo.replay(c, "lines")["cpu_s"],
-                "kvsim lines": lambda c=concurrency: cpu_s(lambda: serve_lines(as_dynamo, c)),
+                "kvsim lines": lambda c=concurrency: cpu_s(
+                    lambda batch: serve_lines(batch, c), lambda: sessions.batch(replies_kept=False)
+                ),
             }
             times: dict[str, list[float]] = {name: [] for name in jobs}
             for _ in range(rounds):
