@@ -385,7 +385,7 @@ class Simulation(Costed):
         refused = self.sums.trajectories.refused != 0
         return refused if refused.any() else None
 
-    def _seconds(self, nanoseconds: Ints) -> Floats:
+    def _seconds(self, nanoseconds: Ints | Floats) -> Floats:
         return seconds(nanoseconds, self._unknown)
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import kvsim
 from kvsim import simulated
 from kvsim.backends.engine_kernels import END, Served
+from kvsim.backends.interface import empty_columns
 from kvsim.backends.run_sums import SPREAD, held_block_ns, sums_of
 
 SHARES = (0.0, 0.5, 0.9, 0.99, 1.0)
@@ -202,3 +203,11 @@ def test_spreads_are_known_with_their_shares(monkeypatch):
     monkeypatch.setattr(simulated, "sums_of", slow)
     assert len(run.spreads((0.1, 0.9))["ttft"].neighbours_ns) == 2
     assert seen == [2]
+
+
+@pytest.mark.parametrize("rows", [1, 500, 504, 512, 1016])
+def test_columns_start_in_different_lines_of_a_caches_sets(rows):
+    run = kvsim.simulate(apart(rows), model="Qwen/Qwen3-8B", gpu="h100-sxm", arrivals="closed:9")
+    priced = empty_columns(rows)
+    for first, second in ((run.served.release_ns, run.served.scheduled_ns), (priced.release_ns, priced.fresh_ns)):
+        assert (second.ctypes.data - first.ctypes.data) % 4096 == 64

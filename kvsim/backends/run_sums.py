@@ -172,7 +172,7 @@ def _idle_halves(batch: Batch, served: Served, block_size: int, windows: Sequenc
 
 def _joined(high: Ints, low: Ints) -> Floats:
     """One rounding, as long as neither half needs more than 53 bits."""
-    return high * 2.0**32 + low
+    return np.asarray(high * 2.0**32 + low, np.float64)
 
 
 def recomputed_tokens(served: Served) -> Ints:
