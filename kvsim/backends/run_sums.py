@@ -7,18 +7,19 @@ points of a sweep do not wait for each other. Whole numbers have the same sum in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from kvsim.backends import get
+from kvsim.backends.interface import AddsUpRuns
 from kvsim.kv_groups import cached_blocks
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from kvsim.backends.engine_kernels import Served
-    from kvsim.backends.interface import AddsUpRuns, Ints
+    from kvsim.backends.interface import Floats, Ints
     from kvsim.trajectory import Batch
 
 NEVER = np.iinfo(np.int64).max
@@ -37,11 +38,18 @@ class ByTrajectory(NamedTuple):
     recompute_ns: Ints
     decode_ns: Ints
     gpu_ns: Ints
-    held_block_ns: Ints
-    """With those that waited in the cache for the turn that found them there."""
+    held_block_ns_high: Ints
+    """With those that waited in the cache for the turn that found them there; what weighs 2^32, since a long pause's
+    may not fit 64 bits (see :attr:`held_block_ns`)."""
+    held_block_ns_low: Ints
     cached_tokens: Ints
     loaded_tokens: Ints
     recomputed_tokens: Ints
+
+    @property
+    def held_block_ns(self) -> Floats:
+        """Both halves together, rounded once."""
+        return _joined(self.held_block_ns_high, self.held_block_ns_low)
 
 
 class ByReplica(NamedTuple):
@@ -79,7 +87,7 @@ class RunSums(NamedTuple):
     trajectories: ByTrajectory
     replicas: ByReplica
     whole: dict[str, int]
-    """The sums of the trajectories that were served whole, by field of :class:`ByTrajectory`."""
+    """The sums of the trajectories that were served whole, by field of :class:`ByTrajectory`, and ``held_block_ns``."""
     spreads: dict[str, Spread]
     """Over the same by name of :data:`SPREAD`; none where no shares were asked for."""
 
@@ -114,7 +122,9 @@ def sums_of(
         told = run_sums(batch, served, replicas, block_size, windows, shares)
     else:
         told = backend.run_sums(batch.packed(backend), served, replicas, block_size, windows, shares)
+    told.trajectories.flags.writeable = False
     whole = {name: (high << 32) + low for name, high, low in zip(ByTrajectory._fields, *told.whole, strict=True)}
+    whole["held_block_ns"] = (whole["held_block_ns_high"] << 32) + whole["held_block_ns_low"]
     return RunSums(ByTrajectory(*told.trajectories), ByReplica(*told.replicas.tolist()), whole, _spreads(told.spreads))
 
 
@@ -130,15 +140,39 @@ def _spreads(told: Ints) -> dict[str, Spread]:
 def _adds_up(where: str) -> AddsUpRuns | None:
     """The backend that adds up runs of that one; None: the text below does. Runs of a device are added up here."""
     backend = get("auto" if where == "cuda" else where)
-    return cast("AddsUpRuns", backend) if hasattr(backend, "run_sums") else None
+    return backend if isinstance(backend, AddsUpRuns) else None
 
 
-def idle_block_ns(batch: Batch, served: Served, block_size: int, windows: Sequence[int]) -> Ints:
+def held_block_ns(batch: Batch, served: Served, block_size: int, windows: Sequence[int]) -> Floats:
+    """What every turn held while it ran, and :func:`idle_block_ns`, rounded once, shape (rows,)."""
+    high, low = _held_halves(batch, served, block_size, windows)
+    return _joined(high, low)
+
+
+def idle_block_ns(batch: Batch, served: Served, block_size: int, windows: Sequence[int]) -> Floats:
     """Blocks that every turn found in the cache x nanoseconds that they waited for it there, shape (rows,)."""
+    high, low = _idle_halves(batch, served, block_size, windows)
+    return _joined(high, low)
+
+
+def _held_halves(batch: Batch, served: Served, block_size: int, windows: Sequence[int]) -> tuple[Ints, Ints]:
+    high, low = _idle_halves(batch, served, block_size, windows)
+    return high + (served.held_block_ns >> 32), low + (served.held_block_ns & 0xFFFFFFFF)
+
+
+def _idle_halves(batch: Batch, served: Served, block_size: int, windows: Sequence[int]) -> tuple[Ints, Ints]:
+    """What weighs 2^32 and what weighs 1: below 2^31 blocks no part of the product overflows."""
     idle_ns = np.maximum(served.scheduled_ns - served.finish_ns[batch.parent], 0)
     stayed = (batch.parent >= 0) & was_served(served)
     found = cached_blocks(windows, (served.cached_tokens - served.loaded_tokens) // block_size, block_size)
-    return np.where(stayed, found * idle_ns, 0)
+    found = np.where(stayed, found, 0)
+    low = found * (idle_ns & 0xFFFFFFFF)
+    return found * (idle_ns >> 32) + (low >> 32), low & 0xFFFFFFFF
+
+
+def _joined(high: Ints, low: Ints) -> Floats:
+    """One rounding, as long as neither half needs more than 53 bits."""
+    return np.asarray(high * 2.0**32 + low, np.float64)
 
 
 def recomputed_tokens(served: Served) -> Ints:
@@ -172,6 +206,7 @@ def run_sums(
 def _by_trajectory(batch: Batch, served: Served, block_size: int, windows: Sequence[int]) -> ByTrajectory:
     its = was_served(served)
     prefill_ns = served.first_token_ns - served.scheduled_ns
+    held_high, held_low = _held_halves(batch, served, block_size, windows)
 
     def sums(values: Ints) -> Ints:
         return _folded(np.add, 0, values[its], batch.trajectory[its], len(batch))
@@ -186,7 +221,8 @@ def _by_trajectory(batch: Batch, served: Served, block_size: int, windows: Seque
         recompute_ns=sums(served.recompute_ns),
         decode_ns=sums(served.finish_ns - served.first_token_ns),
         gpu_ns=sums(served.gpu_ns),
-        held_block_ns=sums(served.held_block_ns + idle_block_ns(batch, served, block_size, windows)),
+        held_block_ns_high=sums(held_high),
+        held_block_ns_low=sums(held_low),
         cached_tokens=sums(served.cached_tokens),
         loaded_tokens=sums(served.loaded_tokens),
         recomputed_tokens=sums(recomputed_tokens(served)),
