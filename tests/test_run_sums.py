@@ -25,7 +25,8 @@ def draw_served(random: Random, rows: int, replicas: int) -> Served:
     """Any turns that an engine could have served, some of them refused; the longest times need more than 32 bits."""
     whole = np.array([random.random() < random.choice([0.5, 0.95, 1.0]) for _ in range(rows)], bool)
     scale = random.choice([3, 10**6, 10**12, 10**17])
-    times = np.sort([[random.randrange(scale) for _ in range(4)] for _ in range(rows)], axis=1).reshape(rows, 4)
+    times = np.sort([[random.randrange(min(scale, 10**12)) for _ in range(4)] for _ in range(rows)], axis=1)
+    times = times.reshape(rows, 4) + np.array([random.randrange(scale) for _ in range(rows)], np.int64)[:, None]
     counts = np.array([[random.randrange(500) for _ in range(5)] for _ in range(rows)], np.int64).reshape(rows, 5)
 
     def column(values):
@@ -211,3 +212,31 @@ def test_columns_start_in_different_lines_of_a_caches_sets(rows):
     priced = empty_columns(rows)
     for first, second in ((run.served.release_ns, run.served.scheduled_ns), (priced.release_ns, priced.fresh_ns)):
         assert (second.ctypes.data - first.ctypes.data) % 4096 == 64
+
+
+@pytest.mark.parametrize(("hours", "fits"), [(40, True), (41, False)])
+def test_turns_that_hold_more_than_the_engine_counts_are_refused(hours, fits):
+    batch = kvsim.Batch.from_columns(
+        parent=[-1],
+        kept_tokens=[0],
+        prompt_tokens=[10**6 - 9],
+        output_tokens=[9],
+        pause_ns=[0],
+        arrival_ns=[0],
+        trajectory=[0],
+    )
+    none, end_ns = np.zeros(1, np.int64), np.array([hours * 3600 * 10**9])
+    served = Served(*[none] * 12)._replace(first_token_ns=end_ns, finish_ns=end_ns)
+    for made in (
+        lambda: sums_of(batch, served, 1, 16, (0,), where="native"),
+        lambda: sums_of(batch, served, 1, 16, (0,), where="reference"),
+        lambda: held_block_ns(batch, served, 16, (0,)),
+    ):
+        if fits:
+            made()
+            continue
+        with pytest.raises(kvsim.InputError, match="row 0") as caught:
+            made()
+        assert caught.value.field == "block_size"
+    queued = served._replace(release_ns=none, scheduled_ns=end_ns - 1)  # waiting holds nothing
+    sums_of(batch, queued, 1, 16, (0,), where="native")

@@ -13,6 +13,7 @@ import numpy as np
 
 from kvsim.backends import get
 from kvsim.backends.interface import AddsUpRuns
+from kvsim.errors import InputError
 from kvsim.kv_groups import cached_blocks
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kvsim.trajectory import Batch
 
 NEVER = np.iinfo(np.int64).max
+MOST_BLOCK_NS = 2**63
 
 
 class ByTrajectory(NamedTuple):
@@ -122,10 +124,33 @@ def sums_of(
         told = run_sums(batch, served, replicas, block_size, windows, shares)
     else:
         told = backend.run_sums(batch.packed(backend), served, replicas, block_size, windows, shares)
+    replica_sums = ByReplica(*told.replicas.tolist())
+    _require_held(batch, served, block_size, windows, max(replica_sums.last_finish_ns))
     told.trajectories.flags.writeable = False
     whole = {name: (high << 32) + low for name, high, low in zip(ByTrajectory._fields, *told.whole, strict=True)}
     whole["held_block_ns"] = (whole["held_block_ns_high"] << 32) + whole["held_block_ns_low"]
-    return RunSums(ByTrajectory(*told.trajectories), ByReplica(*told.replicas.tolist()), whole, _spreads(told.spreads))
+    return RunSums(ByTrajectory(*told.trajectories), replica_sums, whole, _spreads(told.spreads))
+
+
+def _require_held(batch: Batch, served: Served, block_size: int, windows: Sequence[int], end_ns: int) -> None:
+    """Refuse a run in which a turn may have held more blocks x nanoseconds than the engine's 64 bits hold.
+
+    At blocks of 16 tokens that is a million tokens held for 41 hours. A bound: each group is taken to hold all blocks.
+    """
+    if len(windows) * -(-batch.longest_context // block_size) * end_ns < MOST_BLOCK_NS:
+        return
+    tokens = batch.prompt_tokens + np.maximum(batch.output_tokens, 1)
+    running_ns = np.where(was_served(served), served.finish_ns - served.scheduled_ns, 0)
+    most = len(windows) * -(-tokens // block_size) * running_ns.astype(np.float64)
+    if not (most >= MOST_BLOCK_NS).any():
+        return
+    row = int(most.argmax())
+    raise InputError(
+        f"a turn of trajectory {batch.ids[batch.trajectory[row]]!r} (row {row}) holds {tokens[row]} tokens for up to "
+        f"{running_ns[row] / 1e9:.3g} s: blocks x nanoseconds may exceed 64 bits",
+        field="block_size",
+        remedy="Use longer blocks, or turns that do not run for so long",
+    )
 
 
 def _spreads(told: Ints) -> dict[str, Spread]:
@@ -145,6 +170,7 @@ def _adds_up(where: str) -> AddsUpRuns | None:
 
 def held_block_ns(batch: Batch, served: Served, block_size: int, windows: Sequence[int]) -> Floats:
     """What every turn held while it ran, and :func:`idle_block_ns`, rounded once, shape (rows,)."""
+    _require_held(batch, served, block_size, windows, int(served.finish_ns.max(initial=0)))
     high, low = _held_halves(batch, served, block_size, windows)
     return _joined(high, low)
 
