@@ -38,7 +38,8 @@ struct TrajectorySums {
   i64 recompute_ns = 0;
   i64 decode_ns = 0;
   i64 gpu_ns = 0;
-  i64 held_block_ns = 0;
+  i64 held_block_ns_high = 0;  // what weighs 2^32: blocks x nanoseconds of a long pause may not fit 64 bits
+  i64 held_block_ns_low = 0;
   i64 cached_tokens = 0;
   i64 loaded_tokens = 0;
   i64 recomputed_tokens = 0;
@@ -54,12 +55,20 @@ struct TrajectorySums {
     visit(recompute_ns);
     visit(decode_ns);
     visit(gpu_ns);
-    visit(held_block_ns);
+    visit(held_block_ns_high);
+    visit(held_block_ns_low);
     visit(cached_tokens);
     visit(loaded_tokens);
     visit(recomputed_tokens);
   }
 };
+
+// Adds count x value, both at least 0; below 2^31 blocks no part of it overflows.
+inline void add_held(TrajectorySums& sums, i64 count, i64 value) {
+  const i64 low = count * (value & 0xFFFFFFFF);
+  sums.held_block_ns_high += count * (value >> 32) + (low >> 32);
+  sums.held_block_ns_low += low & 0xFFFFFFFF;
+}
 
 // Of a replica: ByReplica.
 struct ReplicaSums {
@@ -132,11 +141,10 @@ inline void run_sums(const Turns& turns, const ServedTurns& served, i64 block_si
     mine.recompute_ns += served.recompute_ns[row];
     mine.decode_ns += finish_ns - first_token_ns;
     mine.gpu_ns += served.gpu_ns[row];
-    mine.held_block_ns += served.held_block_ns[row];
+    add_held(mine, 1, served.held_block_ns[row]);
     if (parent >= 0) {
       const i64 stayed = (cached - served.loaded_tokens[row]) / block_size;
-      mine.held_block_ns +=
-          cached_blocks(windows, stayed, block_size) * max_of(scheduled_ns - served.finish_ns[parent], 0);
+      add_held(mine, cached_blocks(windows, stayed, block_size), max_of(scheduled_ns - served.finish_ns[parent], 0));
     }
     mine.cached_tokens += cached;
     mine.loaded_tokens += served.loaded_tokens[row];
@@ -183,7 +191,7 @@ struct WholeSums {
   }
 };
 
-// One row of kvsim.backends.run_sums.run_spreads; puts `times` into another order. `shares` rise.
+// One row of kvsim.backends.run_sums.Told.spreads; puts `times` into another order. `shares` rise from 0 to 1.
 inline void tell_spread(std::vector<i64>& times, const std::vector<double>& shares, i64* told) {
   if (times.empty()) return;
   told[0] = static_cast<i64>(times.size());

@@ -42,6 +42,13 @@ struct BasicRequest {
   i64 recompute_units = 0;
 
   KVSIM_FN i64 tokens() const { return prompt + generated; }
+  // So many blocks are its own from then on. Modulo 2^64: what is still held may be more than in the end it was.
+  KVSIM_FN void note_blocks(i64 blocks, i64 at_ns) {
+    less_block_ns(static_cast<std::uint64_t>(blocks) * static_cast<std::uint64_t>(at_ns - release_ns));
+  }
+  KVSIM_FN void less_block_ns(std::uint64_t block_ns) {
+    held_block_ns = static_cast<i64>(static_cast<std::uint64_t>(held_block_ns) - block_ns);
+  }
   KVSIM_FN bool served_after(const BasicRequest& other) const {
     return priority != other.priority ? priority > other.priority : arrival > other.arrival;
   }
@@ -295,9 +302,7 @@ class BasicScheduler {
   }
 
   // Counts so many blocks as the request's from now on.
-  KVSIM_FN void note_blocks(Request& request, i64 blocks) const {
-    request.held_block_ns -= blocks * (now_ns_ - request.release_ns);
-  }
+  KVSIM_FN void note_blocks(Request& request, i64 blocks) const { request.note_blocks(blocks, now_ns_); }
   // What the request holds it holds until now.
   KVSIM_FN void note_held(Request& request) const { note_blocks(request, -request.holding.in_use()); }
 
@@ -336,7 +341,7 @@ class BasicScheduler {
           if (kTell) log_->taken_by(request.row, end_of(step));
           move(work, request, 1);
           const i64 blocks = request.holding.in_use() - held;
-          if (blocks != 0) request.held_block_ns -= blocks * (end_of(step) - request.release_ns);
+          if (blocks != 0) request.note_blocks(blocks, end_of(step));
         }
         if (free_blocks != pool_.free_blocks()) on_blocks(end_of(step), free_blocks - pool_.free_blocks());
         least_free_ = min_of(least_free_, pool_.free_blocks());
@@ -348,7 +353,7 @@ class BasicScheduler {
         const i64 held = block_.tokens_in(request.holding.blocks());
         for (i64 step = held - request.computed + 1; step <= more; step += block_.tokens()) {
           const i64 at_ns = end_of(step);
-          request.held_block_ns -= at_ns - request.release_ns;
+          request.note_blocks(1, at_ns);
           on_blocks(at_ns, 1);
         }
         if (kTell) log_->taken_by(request.row, end_of(1));
@@ -439,8 +444,8 @@ class BasicScheduler {
     request.generated += progress.ended;
     request.settled += progress.ended;
     if constexpr (!P::kStepwise) request.holding.plain += static_cast<i32>(progress.blocks);
-    request.held_block_ns -= static_cast<i64>(progress.taken_ns - static_cast<std::uint64_t>(progress.blocks) *
-                                                                      static_cast<std::uint64_t>(request.release_ns));
+    request.less_block_ns(progress.taken_ns -
+                          static_cast<std::uint64_t>(progress.blocks) * static_cast<std::uint64_t>(request.release_ns));
   }
 
   // Its keys, too, as of when it was scheduled last: for tokens known by then.

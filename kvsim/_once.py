@@ -16,13 +16,13 @@ def once(maxsize: int) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
         known = lru_cache(maxsize)(make)
 
         @wraps(make)
-        def made(*arguments: object) -> Made:
+        def made(*arguments: object, **named: object) -> Made:
             try:
-                return known(*arguments)
+                return known(*arguments, **named)
             except TypeError:
-                if _have_hashes(arguments):
+                if _have_hashes((*arguments, *named.values())):
                     raise
-                return make(*arguments)
+            return make(*arguments, **named)
 
         made.cache_clear = known.cache_clear  # type: ignore[attr-defined]
         return made

@@ -237,7 +237,9 @@ class StepSeconds:
         unit = 1e9 * 2.0**bits
 
         def table(seconds: npt.NDArray[np.float64]) -> Table:
-            return np.concatenate(([0], np.rint(seconds * unit))).astype(np.int64)
+            made = np.concatenate(([0], np.rint(seconds * unit))).astype(np.int64)
+            made.flags.writeable = False  # all who ask for this unit share it
+            return made
 
         def group(name: str) -> AttentionTable:
             return AttentionTable(

@@ -32,7 +32,7 @@ class Pricing:
     calibration: Calibration
     law: Law
     load: Load
-    _handles: dict[str, Any] = field(default_factory=dict, repr=False)
+    _handles: dict[str, Any] = field(default_factory=dict, repr=False, init=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handles": {}}  # handles belong to this process
@@ -60,7 +60,7 @@ class Pricing:
             decode=decode,
             held_tokens=_held_tokens(self.engine, self.load),
         )
-        return replace(self, law=law, _handles={})
+        return replace(self, law=law)
 
     @property
     def gpus_per_second(self) -> float:

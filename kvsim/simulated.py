@@ -12,7 +12,7 @@ from kvsim._timeline import timeline_table
 from kvsim.backends.engine_kernels import REPLICA_TOTALS, Fleet, Served, Timeline
 from kvsim.backends.eviction_log import EvictionLog, Evictions
 from kvsim.backends.kernels import OK
-from kvsim.backends.run_sums import RunSums, Spread, idle_block_ns, recomputed_tokens, sums_of
+from kvsim.backends.run_sums import RunSums, Spread, held_block_ns, idle_block_ns, recomputed_tokens, sums_of
 from kvsim.errors import InputError
 from kvsim.result import STATUSES, Costed, Table, seconds
 from kvsim.uncertainty import Interval, Uncertainty
@@ -94,29 +94,30 @@ class Simulation(Costed):
         self._timeline = timeline
         self._log = log
         self._usd_per_hour = how.usd_per_hour
-        self._sums: RunSums | None = None
-        self._shares: tuple[float, ...] = ()
+        self._known: tuple[tuple[float, ...], RunSums] | None = None
+        """The last shares and what was added up with them."""
 
     @property
     def sums(self) -> RunSums:
         """What its turns come to by trajectory and by replica, in whole nanoseconds and tokens."""
-        return self._sums if self._sums is not None else self._added_up(())
+        return self._known[1] if self._known is not None else self._added_up(())
 
     def spreads(self, shares: tuple[float, ...]) -> dict[str, Spread]:
         """Of turns' times and of latencies the mean's parts and the neighbours of quantiles, ``shares`` rising.
 
         Over the trajectories that were served whole; names are those of :data:`kvsim.backends.run_sums.SPREAD`.
+        Raises InputError for shares that do not rise from 0 to 1.
         """
-        known = self._sums is not None and self._shares == shares
-        return (self.sums if known else self._added_up(shares)).spreads
+        if not all(0 <= below <= above <= 1 for below, above in zip((0.0, *shares), (*shares, 1.0), strict=True)):
+            raise InputError(f"shares {shares!r}", field="shares", remedy="Let them rise, from 0 to at most 1")
+        known = self._known
+        return (known[1] if known is not None and known[0] == shares else self._added_up(shares)).spreads
 
     def _added_up(self, shares: tuple[float, ...]) -> RunSums:
         engine, replicas = self.pricing.engine, self._how.fleet.replicas
-        self._shares = shares
-        self._sums = sums_of(
-            self.batch, self.served, replicas, engine.block_size, engine.windows, shares, where=self.backend
-        )
-        return self._sums
+        sums = sums_of(self.batch, self.served, replicas, engine.block_size, engine.windows, shares, where=self.backend)
+        self._known = shares, sums  # at once: other threads may ask
+        return sums
 
     @cached_property
     def totals(self) -> dict[str, float]:
@@ -196,17 +197,17 @@ class Simulation(Costed):
     @property
     def cached_tokens(self) -> Ints:
         """Prompt tokens found in the cache, host tier included, at each turn's first admission."""
-        return self.sums.trajectories.cached_tokens
+        return self.sums.trajectories.cached_tokens.copy()
 
     @property
     def loaded_tokens(self) -> Ints:
         """Of the cached tokens those that were loaded from the host tier."""
-        return self.sums.trajectories.loaded_tokens
+        return self.sums.trajectories.loaded_tokens.copy()
 
     @property
     def recomputed_tokens(self) -> Ints:
         """Prompt tokens that had been in the cache and were evicted."""
-        return self.sums.trajectories.recomputed_tokens
+        return self.sums.trajectories.recomputed_tokens.copy()
 
     @cached_property
     def turns(self) -> Table:
@@ -359,12 +360,13 @@ class Simulation(Costed):
         )
 
     @cached_property
-    def _held_block_ns(self) -> Ints:
+    def _held_block_ns(self) -> Floats:
         """While the turn ran, and what it found in the cache for as long as nobody used it."""
-        return self.served.held_block_ns + self.idle_block_ns
+        engine = self.pricing.engine
+        return held_block_ns(self.batch, self.served, engine.block_size, engine.windows)
 
     @cached_property
-    def idle_block_ns(self) -> Ints:
+    def idle_block_ns(self) -> Floats:
         """Blocks that every turn found in the cache x nanoseconds that they waited for it there, shape (rows,)."""
         engine = self.pricing.engine
         return idle_block_ns(self.batch, self.served, engine.block_size, engine.windows)
@@ -383,7 +385,7 @@ class Simulation(Costed):
         refused = self.sums.trajectories.refused != 0
         return refused if refused.any() else None
 
-    def _seconds(self, nanoseconds: Ints) -> Floats:
+    def _seconds(self, nanoseconds: Ints | Floats) -> Floats:
         return seconds(nanoseconds, self._unknown)
 
 

@@ -292,3 +292,14 @@ def test_arrays_are_handed_over_where_they_are(chosen_cuda):
     with pytest.raises(BufferError, match="where it is"):
         array.__dlpack__(dl_device=(2, 5))
     assert (len(array), array.shape, array.dtype) == (1, (1,), np.float64)
+
+
+def test_pte_of_more_windows_than_a_device_takes_is_refused(chosen_cuda):
+    from test_pte import many_windows
+
+    batch, asked = linear(1, 2), {"gpu": "h100-sxm", "reading": "exact"}
+    for where in (batch, resident(chosen_cuda, batch)):
+        kvsim.pte(where, model=many_windows(8), **asked, backend="cuda")
+        with pytest.raises(kvsim.InputError, match="9 different windows") as caught:
+            kvsim.pte(where, model=many_windows(9), **asked, backend="cuda")
+        assert (caught.value.field, bool(caught.value.remedy)) == ("model", True)

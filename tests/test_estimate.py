@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kvsim
-from kvsim.backends import kernels
+from kvsim.backends import get, kernels
 from kvsim.backends.rates import rates as rates_of
+from kvsim.estimation import Estimate
 from kvsim.pricing import resolve_pricing
 
 H100 = {"model": "meta-llama/Llama-3.1-8B-Instruct", "gpu": "h100-sxm"}
@@ -343,3 +345,11 @@ def test_numpy_integers_are_integers():
     for wrong in (True, 8.0, "8"):
         with pytest.raises(kvsim.InputError, match="max_model_len"):
             kvsim.EngineConfig(max_model_len=wrong)
+
+
+def test_a_pricing_that_is_changed_keeps_no_handles():
+    """A handle is made of all that a pricing holds."""
+    batch, pricing = linear(3, 4), resolve_pricing("Qwen/Qwen3-8B", "h100-sxm")
+    warm = Estimate(batch, pricing, get("auto")).recompute_s
+    cold = Estimate(batch, replace(pricing, load=kvsim.Load(kv="always")), get("auto")).recompute_s
+    assert (cold > warm).any()

@@ -204,3 +204,10 @@ def test_storage_follows_the_engine() -> None:
 def test_what_is_no_count_is_refused_by_field(wrong):
     with pytest.raises(InputError, match="prefill_new"):
         step_time(model="Qwen/Qwen3-8B", gpu="h100-sxm", prefill_new=[wrong])
+
+
+def test_tables_that_pricings_share_are_read_only() -> None:
+    law, _ = made()
+    for table in (law.step, law.sequences, law.full.decode, law.full.mixed, law.windowed.decode, law.windowed.mixed):
+        with pytest.raises(ValueError, match="read-only"):
+            table[0] = 1

@@ -481,3 +481,24 @@ def test_the_core_has_the_bits_of_the_text(reading: str, given: kvsim.Batch, loa
     text, core = (kvsim.pte(given, **asked, backend=name) for name in ("reference", "native"))
     assert text.turns.tobytes() == core.turns.tobytes()
     assert text.trajectories.tobytes() == core.trajectories.tobytes()
+
+
+def many_windows(count: int) -> Architecture:
+    """A model of so many groups of layers, each with a window of its own."""
+    made = Architecture.load("google/gemma-3-12b-it")
+    layer = next(group for group in made.layers if group.attention.window)  # type: ignore[attr-defined]
+    layers = tuple(
+        replace(layer, count=2, attention=replace(layer.attention, window=256 * (number + 1)))  # type: ignore[type-var]
+        for number in range(count)
+    )
+    return replace(made, kind="local", layers=layers)
+
+
+@pytest.mark.parametrize("windows", [8, 9, 20])
+def test_models_of_any_number_of_windows_are_priced(windows: int) -> None:
+    given, asked = batch([1000, 3000], [40, 2]), {"model": many_windows(windows), "gpu": "h100-sxm", "reading": "exact"}
+    assert len(exact_reads(many_windows(windows), gpu("h100-sxm"))) == windows
+    expected = kvsim.pte(given, **asked, backend="reference")  # type: ignore[arg-type]
+    for backend in ("auto", "native"):
+        found = kvsim.pte(given, **asked, backend=backend)  # type: ignore[arg-type]
+        assert found.turns.tobytes() == expected.turns.tobytes()

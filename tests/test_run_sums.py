@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kvsim
+from kvsim import simulated
 from kvsim.backends.engine_kernels import END, Served
-from kvsim.backends.run_sums import SPREAD, sums_of
+from kvsim.backends.interface import empty_columns
+from kvsim.backends.run_sums import SPREAD, held_block_ns, sums_of
 
 SHARES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
@@ -22,8 +24,9 @@ SHARES = (0.0, 0.5, 0.9, 0.99, 1.0)
 def draw_served(random: Random, rows: int, replicas: int) -> Served:
     """Any turns that an engine could have served, some of them refused; the longest times need more than 32 bits."""
     whole = np.array([random.random() < random.choice([0.5, 0.95, 1.0]) for _ in range(rows)], bool)
-    scale = random.choice([3, 10**6, 10**12])
-    times = np.sort([[random.randrange(scale) for _ in range(4)] for _ in range(rows)], axis=1).reshape(rows, 4)
+    scale = random.choice([3, 10**6, 10**12, 10**17])
+    times = np.sort([[random.randrange(min(scale, 10**12)) for _ in range(4)] for _ in range(rows)], axis=1)
+    times = times.reshape(rows, 4) + np.array([random.randrange(scale) for _ in range(rows)], np.int64)[:, None]
     counts = np.array([[random.randrange(500) for _ in range(5)] for _ in range(rows)], np.int64).reshape(rows, 5)
 
     def column(values):
@@ -37,13 +40,26 @@ def draw_served(random: Random, rows: int, replicas: int) -> Served:
         finish_ns=np.where(whole, finish_ns, release_ns),
         recompute_ns=column((first_token_ns - scheduled_ns) // 2),
         gpu_ns=np.where(whole, counts[:, 0], 0),
-        held_block_ns=np.where(whole, counts[:, 1] * scale, 0),
+        held_block_ns=np.where(whole, counts[:, 1] * min(scale, 10**16), 0),
         cached_tokens=column(counts[:, 2]),
         loaded_tokens=column(counts[:, 2] // 3),
         hittable_tokens=column(counts[:, 3]),
         preemptions=column(counts[:, 4]),
         replica=column([random.randrange(replicas) for _ in range(rows)]),
     )
+
+
+def held_exactly(batch, served, size, windows):
+    """Blocks x nanoseconds of each turn with what waited in the cache for it, in integers of any length."""
+    found = []
+    for row in range(batch.turns):
+        held, parent = int(served.held_block_ns[row]), int(batch.parent[row])
+        if parent >= 0 and served.replica[row] >= 0:
+            blocks = int(served.cached_tokens[row] - served.loaded_tokens[row]) // size
+            reach = sum(min(blocks, -(-(window - 1) // size)) if window else blocks for window in windows)
+            held += reach * max(int(served.scheduled_ns[row]) - int(served.finish_ns[parent]), 0)
+        found.append(held)
+    return found
 
 
 def apart(rows: int) -> kvsim.Batch:
@@ -72,6 +88,15 @@ def test_both_texts_give_the_same(random):
         np.testing.assert_array_equal(first, second, name)
     assert text[1:] == core[1:]
     whole = text.trajectories.refused == 0
+    held = held_block_ns(batch, served, size, windows)
+    np.testing.assert_allclose(held, [float(value) for value in held_exactly(batch, served, size, windows)], rtol=0)
+    by_trajectory = [0] * len(batch)
+    for owner, value in zip(batch.trajectory.tolist(), held_exactly(batch, served, size, windows), strict=True):
+        by_trajectory[owner] += value
+    assert text.trajectories.held_block_ns[whole].tolist() == [
+        float(by_trajectory[owner]) for owner in np.flatnonzero(whole)
+    ]
+    assert text.whole["held_block_ns"] == sum(by_trajectory[owner] for owner in np.flatnonzero(whole))
     assert text.whole["model_ns"] == sum(text.trajectories.model_ns[whole].tolist())
     e2e_ns = (served.finish_ns - served.release_ns)[whole[batch.trajectory]].tolist()
     assert text.spreads["e2e"][:2] == (len(e2e_ns), sum(e2e_ns))
@@ -123,3 +148,95 @@ def test_means_are_exact_sums_rounded_once():
     run = kvsim.simulate(linear(8, 5), model="Qwen/Qwen3-8B", gpu="h100-sxm", arrivals="closed:7")
     exact = Fraction(int((run.served.finish_ns - run.served.release_ns).sum()), 40 * 10**9)
     assert distributions(run)["e2e_s"]["mean"] == float(exact)
+
+
+def test_a_context_kept_for_weeks_is_counted_in_full():
+    """Blocks x nanoseconds of a long pause do not fit 64 bits."""
+    pause_ns = 40 * 86_400 * 10**9
+    batch = kvsim.Batch.from_columns(
+        parent=[-1, 0],
+        kept_tokens=[0, 120_000],
+        prompt_tokens=[120_000, 120_100],
+        output_tokens=[16, 16],
+        pause_ns=[0, pause_ns],
+        arrival_ns=[0, 0],
+        trajectory=[0, 0],
+    )
+    asked = {"model": "meta-llama/Llama-3.1-8B", "gpu": "h200-sxm"}
+    expected = kvsim.estimate(batch, **asked).kv_byte_s
+    run = kvsim.simulate(batch, arrivals="closed:1", **asked)
+    np.testing.assert_allclose(run.kv_byte_s, expected, rtol=1e-6)
+    np.testing.assert_allclose(run.turns["kv_byte_s"].sum(), expected[0], rtol=1e-6)
+    np.testing.assert_allclose(run.totals["kv_byte_s"], expected[0], rtol=1e-6)
+    assert run.idle_block_ns[1] == pytest.approx(7_500 * pause_ns, rel=1e-6)
+
+
+@pytest.mark.parametrize("shares", [(0.9, 0.5), (0.5, 1.5), (-0.1,), (float("nan"),), (0.5, float("nan"), 0.9)])
+def test_shares_that_do_not_rise_from_0_to_1_are_refused(shares):
+    run = kvsim.simulate(linear(2, 2), model="Qwen/Qwen3-8B", gpu="h100-sxm")
+    with pytest.raises(kvsim.InputError, match="shares") as caught:
+        run.spreads(shares)
+    assert caught.value.field == "shares"
+    with pytest.raises(ValueError, match="shares"):
+        sums_of(run.batch, run.served, 1, 16, (0,), shares, where="native")
+
+
+def test_results_do_not_hand_out_what_they_add_up():
+    run = kvsim.simulate(linear(2, 3), model="Qwen/Qwen3-8B", gpu="h100-sxm")
+    before = run.totals, run.cached_tokens.tolist()
+    for column in (run.cached_tokens, run.loaded_tokens, run.recomputed_tokens):
+        column += 1
+    assert (run.totals, run.cached_tokens.tolist()) == before
+    assert not run.sums.trajectories.cached_tokens.flags.writeable
+
+
+def test_spreads_are_known_with_their_shares(monkeypatch):
+    """Another thread that asks while the sums are made anew gets those it asked for."""
+    run = kvsim.simulate(linear(2, 3), model="Qwen/Qwen3-8B", gpu="h100-sxm")
+    run.spreads((0.5,))
+    seen = []
+
+    def slow(*given, **how):
+        monkeypatch.setattr(simulated, "sums_of", sums_of)
+        seen.append(len(run.spreads((0.1, 0.9))["ttft"].neighbours_ns))
+        return sums_of(*given, **how)
+
+    monkeypatch.setattr(simulated, "sums_of", slow)
+    assert len(run.spreads((0.1, 0.9))["ttft"].neighbours_ns) == 2
+    assert seen == [2]
+
+
+@pytest.mark.parametrize("rows", [1, 500, 504, 512, 1016])
+def test_columns_start_in_different_lines_of_a_caches_sets(rows):
+    run = kvsim.simulate(apart(rows), model="Qwen/Qwen3-8B", gpu="h100-sxm", arrivals="closed:9")
+    priced = empty_columns(rows)
+    for first, second in ((run.served.release_ns, run.served.scheduled_ns), (priced.release_ns, priced.fresh_ns)):
+        assert (second.ctypes.data - first.ctypes.data) % 4096 == 64
+
+
+@pytest.mark.parametrize(("hours", "fits"), [(40, True), (41, False)])
+def test_turns_that_hold_more_than_the_engine_counts_are_refused(hours, fits):
+    batch = kvsim.Batch.from_columns(
+        parent=[-1],
+        kept_tokens=[0],
+        prompt_tokens=[10**6 - 9],
+        output_tokens=[9],
+        pause_ns=[0],
+        arrival_ns=[0],
+        trajectory=[0],
+    )
+    none, end_ns = np.zeros(1, np.int64), np.array([hours * 3600 * 10**9])
+    served = Served(*[none] * 12)._replace(first_token_ns=end_ns, finish_ns=end_ns)
+    for made in (
+        lambda: sums_of(batch, served, 1, 16, (0,), where="native"),
+        lambda: sums_of(batch, served, 1, 16, (0,), where="reference"),
+        lambda: held_block_ns(batch, served, 16, (0,)),
+    ):
+        if fits:
+            made()
+            continue
+        with pytest.raises(kvsim.InputError, match="row 0") as caught:
+            made()
+        assert caught.value.field == "block_size"
+    queued = served._replace(release_ns=none, scheduled_ns=end_ns - 1)  # waiting holds nothing
+    sums_of(batch, queued, 1, 16, (0,), where="native")

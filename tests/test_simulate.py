@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cases import linear
 
 import kvsim
+from kvsim.backends.kernels import OK
 from kvsim.errors import InputError, UnknownNameError
+from kvsim.kv_groups import most_blocks
+from kvsim.pricing import resolve_pricing
+from kvsim.simulation import _admission, _in_flight, status_of
 
 ON = {"model": "Qwen/Qwen3-8B", "gpu": "h100-sxm"}
 
@@ -242,3 +248,31 @@ def test_what_windows_lose_to_eviction_is_recomputed(batch):
 def test_models_whose_kv_groups_are_not_built_are_refused(model, reason):
     with pytest.raises(kvsim.InputError, match=reason):
         kvsim.simulate(linear(2), model=model, gpu="h100-sxm")
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-8B", "openai/gpt-oss-20b"])
+@pytest.mark.parametrize("async_scheduling", [False, True])
+def test_the_short_way_of_admission_agrees_with_the_long_one_at_the_border(model, async_scheduling):
+    config = kvsim.EngineConfig(max_model_len=4096, max_num_batched_tokens=512, async_scheduling=async_scheduling)
+    engine = resolve_pricing(model, "h100-sxm", config).engine
+    found = set()
+    for tokens in (4095, 4096, 4097):
+        batch = kvsim.Batch.from_columns(
+            parent=[-1, -1],
+            kept_tokens=[0, 0],
+            prompt_tokens=[5, tokens - 7],
+            output_tokens=[0, 7],
+            pause_ns=[0, 0],
+            arrival_ns=[0, 0],
+            trajectory=[0, 1],
+        )
+        needed = int(most_blocks(engine.windows, tokens - 1, engine.block_size, _in_flight(engine)))
+        for usable_blocks in (needed - 1, needed, needed + 1):
+            small = replace(engine, num_gpu_blocks=usable_blocks + 1)
+            status, refused = _admission(batch, small)
+            np.testing.assert_array_equal(status, status_of(batch, small))
+            np.testing.assert_array_equal(refused, status != OK)
+            assert status[0] == OK
+            assert (status[1] == OK) == (tokens <= 4096 and needed <= usable_blocks)
+            found.add(int(status[1]))
+    assert len(found) == 3

@@ -148,13 +148,13 @@ struct HeldTimeline {
 
 // What a simulation writes: the columns of rows, as they stand before it, and the totals of replicas.
 //
-// Columns are one block, for huge pages, and a cache line more than their length apart: see empty_columns in
+// Columns are one block, for huge pages, and whole pages and a cache line apart: see empty_columns in
 // kvsim/backends/interface.py.
 struct HeldServed {
   HeldServed(i64 rows, i64 replicas) : rows(rows), totals(static_cast<std::size_t>(replicas)) {
     py::ssize_t columns = 0;
     served.each_column([&](i64*&, i64) { ++columns; });
-    const py::ssize_t apart = static_cast<py::ssize_t>(rows) + 8;
+    const py::ssize_t apart = (static_cast<py::ssize_t>(rows) + 511) / 512 * 512 + 8;
     py::array_t<i64> block({columns, apart});
     i64* at = block.mutable_data();
     served.each_column([&](i64*& column, i64) {

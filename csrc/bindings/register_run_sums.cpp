@@ -48,6 +48,10 @@ py::array_t<i64> told(const std::vector<Sums>& sums) {
 
 py::tuple add_up(const HeldTurns& held, const py::handle& given_served, i64 replicas, i64 block_size,
                  const std::vector<i64>& windows, const std::vector<double>& shares) {
+  if (!std::is_sorted(shares.begin(), shares.end()) ||
+      !std::all_of(shares.begin(), shares.end(), [](double share) { return share >= 0 && share <= 1; })) {
+    throw std::invalid_argument("shares must rise from 0 to 1");
+  }
   const Turns& turns = held.turns;
   const HeldServedTurns served(given_served, turns.rows);
   std::vector<TrajectorySums> by_trajectory(static_cast<std::size_t>(turns.trajectories));

@@ -32,7 +32,8 @@ class ArrayBackend:
         """The same values in the module's own named tuples."""
         own = self._kernels
         groups = {"full": own.GroupRates(*rates.full), "windowed": own.GroupRates(*rates.windowed)}
-        return own.Rates(**{**rates._asdict(), **groups}), step
+        # A copy that can be written: for read-only arrays Numba would compile everything once more.
+        return own.Rates(**{**rates._asdict(), **groups}), np.array(step)
 
     def pack(self, batch: Batch) -> Any:
         """The columns as a named tuple, absent ones of length 0, and the number of trajectories."""

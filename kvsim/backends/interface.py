@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-_CACHE_LINE_VALUES = 8
+_PAGE_VALUES, _CACHE_LINE_VALUES = 512, 8
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ def empty_columns(rows: int) -> PriceColumns:
     In one block, which the system gives in huge pages but for its ends; touching fresh small ones costs as much as the
     pricing. Columns start in different lines of a cache's sets whatever their length, since all are written at once.
     """
-    columns = np.empty((7, rows + _CACHE_LINE_VALUES), np.int64)[:, :rows]
+    apart = -(-rows // _PAGE_VALUES) * _PAGE_VALUES + _CACHE_LINE_VALUES
+    columns = np.empty((7, apart), np.int64)[:, :rows]
     return PriceColumns(
         release_ns=columns[0],
         fresh_ns=columns[1],
@@ -94,6 +95,7 @@ class WeighsPte(Protocol):
         ...
 
 
+@runtime_checkable
 class AddsUpRuns(Protocol):
     """A backend that adds up runs; for the others numpy does. See :mod:`kvsim.backends.run_sums`."""
 

@@ -7,21 +7,24 @@ points of a sweep do not wait for each other. Whole numbers have the same sum in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from kvsim.backends import get
+from kvsim.backends.interface import AddsUpRuns
+from kvsim.errors import InputError
 from kvsim.kv_groups import cached_blocks
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from kvsim.backends.engine_kernels import Served
-    from kvsim.backends.interface import AddsUpRuns, Ints
+    from kvsim.backends.interface import Floats, Ints
     from kvsim.trajectory import Batch
 
 NEVER = np.iinfo(np.int64).max
+MOST_BLOCK_NS = 2**63
 
 
 class ByTrajectory(NamedTuple):
@@ -37,11 +40,18 @@ class ByTrajectory(NamedTuple):
     recompute_ns: Ints
     decode_ns: Ints
     gpu_ns: Ints
-    held_block_ns: Ints
-    """With those that waited in the cache for the turn that found them there."""
+    held_block_ns_high: Ints
+    """With those that waited in the cache for the turn that found them there; what weighs 2^32, since a long pause's
+    may not fit 64 bits (see :attr:`held_block_ns`)."""
+    held_block_ns_low: Ints
     cached_tokens: Ints
     loaded_tokens: Ints
     recomputed_tokens: Ints
+
+    @property
+    def held_block_ns(self) -> Floats:
+        """Both halves together, rounded once."""
+        return _joined(self.held_block_ns_high, self.held_block_ns_low)
 
 
 class ByReplica(NamedTuple):
@@ -79,7 +89,7 @@ class RunSums(NamedTuple):
     trajectories: ByTrajectory
     replicas: ByReplica
     whole: dict[str, int]
-    """The sums of the trajectories that were served whole, by field of :class:`ByTrajectory`."""
+    """The sums of the trajectories that were served whole, by field of :class:`ByTrajectory`, and ``held_block_ns``."""
     spreads: dict[str, Spread]
     """Over the same by name of :data:`SPREAD`; none where no shares were asked for."""
 
@@ -114,8 +124,33 @@ def sums_of(
         told = run_sums(batch, served, replicas, block_size, windows, shares)
     else:
         told = backend.run_sums(batch.packed(backend), served, replicas, block_size, windows, shares)
+    replica_sums = ByReplica(*told.replicas.tolist())
+    _require_held(batch, served, block_size, windows, max(replica_sums.last_finish_ns))
+    told.trajectories.flags.writeable = False
     whole = {name: (high << 32) + low for name, high, low in zip(ByTrajectory._fields, *told.whole, strict=True)}
-    return RunSums(ByTrajectory(*told.trajectories), ByReplica(*told.replicas.tolist()), whole, _spreads(told.spreads))
+    whole["held_block_ns"] = (whole["held_block_ns_high"] << 32) + whole["held_block_ns_low"]
+    return RunSums(ByTrajectory(*told.trajectories), replica_sums, whole, _spreads(told.spreads))
+
+
+def _require_held(batch: Batch, served: Served, block_size: int, windows: Sequence[int], end_ns: int) -> None:
+    """Refuse a run in which a turn may have held more blocks x nanoseconds than the engine's 64 bits hold.
+
+    At blocks of 16 tokens that is a million tokens held for 41 hours. A bound: each group is taken to hold all blocks.
+    """
+    if len(windows) * -(-batch.longest_context // block_size) * end_ns < MOST_BLOCK_NS:
+        return
+    tokens = batch.prompt_tokens + np.maximum(batch.output_tokens, 1)
+    running_ns = np.where(was_served(served), served.finish_ns - served.scheduled_ns, 0)
+    most = len(windows) * -(-tokens // block_size) * running_ns.astype(np.float64)
+    if not (most >= MOST_BLOCK_NS).any():
+        return
+    row = int(most.argmax())
+    raise InputError(
+        f"a turn of trajectory {batch.ids[batch.trajectory[row]]!r} (row {row}) holds {tokens[row]} tokens for up to "
+        f"{running_ns[row] / 1e9:.3g} s: blocks x nanoseconds may exceed 64 bits",
+        field="block_size",
+        remedy="Use longer blocks, or turns that do not run for so long",
+    )
 
 
 def _spreads(told: Ints) -> dict[str, Spread]:
@@ -130,15 +165,40 @@ def _spreads(told: Ints) -> dict[str, Spread]:
 def _adds_up(where: str) -> AddsUpRuns | None:
     """The backend that adds up runs of that one; None: the text below does. Runs of a device are added up here."""
     backend = get("auto" if where == "cuda" else where)
-    return cast("AddsUpRuns", backend) if hasattr(backend, "run_sums") else None
+    return backend if isinstance(backend, AddsUpRuns) else None
 
 
-def idle_block_ns(batch: Batch, served: Served, block_size: int, windows: Sequence[int]) -> Ints:
+def held_block_ns(batch: Batch, served: Served, block_size: int, windows: Sequence[int]) -> Floats:
+    """What every turn held while it ran, and :func:`idle_block_ns`, rounded once, shape (rows,)."""
+    _require_held(batch, served, block_size, windows, int(served.finish_ns.max(initial=0)))
+    high, low = _held_halves(batch, served, block_size, windows)
+    return _joined(high, low)
+
+
+def idle_block_ns(batch: Batch, served: Served, block_size: int, windows: Sequence[int]) -> Floats:
     """Blocks that every turn found in the cache x nanoseconds that they waited for it there, shape (rows,)."""
+    high, low = _idle_halves(batch, served, block_size, windows)
+    return _joined(high, low)
+
+
+def _held_halves(batch: Batch, served: Served, block_size: int, windows: Sequence[int]) -> tuple[Ints, Ints]:
+    high, low = _idle_halves(batch, served, block_size, windows)
+    return high + (served.held_block_ns >> 32), low + (served.held_block_ns & 0xFFFFFFFF)
+
+
+def _idle_halves(batch: Batch, served: Served, block_size: int, windows: Sequence[int]) -> tuple[Ints, Ints]:
+    """What weighs 2^32 and what weighs 1: below 2^31 blocks no part of the product overflows."""
     idle_ns = np.maximum(served.scheduled_ns - served.finish_ns[batch.parent], 0)
     stayed = (batch.parent >= 0) & was_served(served)
     found = cached_blocks(windows, (served.cached_tokens - served.loaded_tokens) // block_size, block_size)
-    return np.where(stayed, found * idle_ns, 0)
+    found = np.where(stayed, found, 0)
+    low = found * (idle_ns & 0xFFFFFFFF)
+    return found * (idle_ns >> 32) + (low >> 32), low & 0xFFFFFFFF
+
+
+def _joined(high: Ints, low: Ints) -> Floats:
+    """One rounding, as long as neither half needs more than 53 bits."""
+    return np.asarray(high * 2.0**32 + low, np.float64)
 
 
 def recomputed_tokens(served: Served) -> Ints:
@@ -172,6 +232,7 @@ def run_sums(
 def _by_trajectory(batch: Batch, served: Served, block_size: int, windows: Sequence[int]) -> ByTrajectory:
     its = was_served(served)
     prefill_ns = served.first_token_ns - served.scheduled_ns
+    held_high, held_low = _held_halves(batch, served, block_size, windows)
 
     def sums(values: Ints) -> Ints:
         return _folded(np.add, 0, values[its], batch.trajectory[its], len(batch))
@@ -186,7 +247,8 @@ def _by_trajectory(batch: Batch, served: Served, block_size: int, windows: Seque
         recompute_ns=sums(served.recompute_ns),
         decode_ns=sums(served.finish_ns - served.first_token_ns),
         gpu_ns=sums(served.gpu_ns),
-        held_block_ns=sums(served.held_block_ns + idle_block_ns(batch, served, block_size, windows)),
+        held_block_ns_high=sums(held_high),
+        held_block_ns_low=sums(held_low),
         cached_tokens=sums(served.cached_tokens),
         loaded_tokens=sums(served.loaded_tokens),
         recomputed_tokens=sums(recomputed_tokens(served)),

@@ -133,8 +133,8 @@ def _from_text(text: ModuleType) -> Serve:
         served = text.Served(*(np.empty(rows, np.int64) for _ in Served._fields))
         totals = np.zeros((fleet.replicas, len(REPLICA_TOTALS)), np.int64)
         logged = np.zeros(fleet.replicas, np.int64)
-        groups = {"full": text.GroupLaw(*law.full), "windowed": text.GroupLaw(*law.windowed)}
-        own_law = text.StepLaw(**{**law._asdict(), **groups})
+        groups = (text.GroupLaw(*_writable(group)) for group in (law.full, law.windowed))
+        own_law = text.StepLaw(*_writable(law[:-2]), *groups)
         text.simulate(
             text.Settings(*settings),
             own_law,

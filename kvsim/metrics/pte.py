@@ -31,7 +31,7 @@ from kvsim.backends.interface import WeighsPte
 from kvsim.backends.kernels import OK, prefill_time
 from kvsim.backends.rates import rates
 from kvsim.device import DeviceBatch, require_device
-from kvsim.errors import UnknownNameError
+from kvsim.errors import InputError, UnknownNameError
 from kvsim.hardware import Gpu
 from kvsim.hardware import gpu as find_gpu
 from kvsim.load import Load
@@ -50,6 +50,9 @@ Floats = npt.NDArray[np.float64]
 Reading = Literal["paper", "exact", "calibrated"]
 
 READINGS: tuple[Reading, ...] = get_args(Reading)
+
+MOST_READS = 8
+"""Groups of layers that backends take which compute PTE themselves (kMostReads of csrc/pte.hpp)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,7 +135,9 @@ def pte(
 
     pricing = resolve_pricing(model, gpu, engine, load, calibration)
     weights = weights_of(pricing, reading)
-    if isinstance(chosen, WeighsPte):
+    if chosen.name == "cuda":
+        _require_few(weights)
+    if isinstance(chosen, WeighsPte) and len(weights.reads) <= MOST_READS:
         require_clock(batch, pricing)
         turns = chosen.pte(pricing.handle(chosen), batch.packed(chosen), weights)
     else:
@@ -155,8 +160,19 @@ def on_device(batch: DeviceBatch, pricing: Pricing | None, weights: Weights) -> 
 
     if pricing is None:
         return batch.backend.resident_pte(None, batch.resident, weights)
+    _require_few(weights)
     require_clock(batch, pricing)
     return batch.backend.resident_pte(pricing.handle(batch.backend), batch.resident, weights)
+
+
+def _require_few(weights: Weights) -> None:
+    """Refuse what a device does not take and the host does."""
+    if len(weights.reads) > MOST_READS:
+        raise InputError(
+            f"the model's layers read {len(weights.reads)} different windows; on a device PTE takes {MOST_READS}",
+            field="model",
+            remedy='Price a kvsim.Batch with backend="native", or in another reading',
+        )
 
 
 def turns_of_estimate(estimate: Estimate, reading: str, token_gpu_s: float = 1.0) -> Floats:

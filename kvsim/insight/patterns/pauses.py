@@ -28,7 +28,7 @@ class LongPauses:
 
     def find(self, estimate: Estimate) -> Iterable[Finding]:
         batch, pricing = estimate.batch, estimate.pricing
-        evicting = replace(pricing, load=replace(pricing.load, kv="always"), _handles={})
+        evicting = replace(pricing, load=replace(pricing.load, kv="always"))
         again_s = Estimate(batch, evicting, get(estimate.backend)).columns.recompute_ns / 1e9
         kept, pauses_ns = _kept_blocks(estimate) * pricing.engine.block_size, estimate.pauses_ns
         held_s = kept / max(pricing.engine.kv_capacity_tokens, 1) * pauses_ns / 1e9
