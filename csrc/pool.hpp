@@ -229,7 +229,9 @@ class Pool {
     i64 next_use = 0;  // of an idle run in an ordered pool
   };
   struct ChainState {
-    i32 end = 0;                                    // known blocks: [start, end)
+    // Known blocks: [start, end). Requests give their last blocks back first, so that a chain is evicted from its end,
+    // and only shadows can leave holes.
+    i32 end = 0;
     i32 last = kNone;                               // the primary run that ends there
     i32 first_shadow = kNone, last_shadow = kNone;  // in the order in which they got their keys
   };
@@ -370,6 +372,7 @@ class Pool {
 
   // ---- Primary runs ----
 
+  // What is rare of a run taken over is as drop_shadow() and disown() left it, or set before it is read.
   KVSIM_FN i32 new_run() {
     if (unused_ == kNone) {
       runs_.emplace_back();

@@ -98,7 +98,8 @@ def estimate(
     reuse: an earlier estimate of as many turns, no longer needed, whose buffers for columns of turns are taken over.
     threads: how many threads price, or ``"auto"``: one a core. Each takes whole trajectories with all that they depend
         on, so that no bit depends on how many there are. One by default: callers often run processes of their own.
-        Only ``"native"`` uses more, where the batch is large enough to gain by it (32,768 turns a thread).
+        Only ``"native"`` uses more, where the batch is large enough to gain by it (32,768 turns a thread); with
+        ``"cuda"`` so many copy to and from the device.
 
     A turn's prompt tokens that nothing cached are prefilled in chunks, each chunk in a step with one decoding token
     of every other sequence; its output tokens but the first take one decode step each, all sequences decoding.

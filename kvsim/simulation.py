@@ -173,7 +173,7 @@ def begin(
 
 
 def how_of(
-    arrivals: str,
+    arrivals: str = "logged",
     retention: str | Policy = "lru",
     replicas: int = 1,
     router: str = "round-robin",

@@ -51,8 +51,9 @@ def sweep(
         point takes in Python, about an eighth of a millisecond whatever the batch, goes one at a time. With
         ``backend="cuda"`` for all points, up to 2,048 of them are on the device at once while this thread prepares as
         many more, whatever ``threads`` is.
-    keep: what is kept of a simulation, made on the thread that ran it. Without, whole simulations are, a few a thread
-        (on a device: as many as are there) ahead of the one that is yielded.
+    keep: what is kept of a simulation, made on the thread that ran it (on a device: on the caller's). Without, whole
+        simulations are, a few a thread (on a device: as many as are there) ahead of the one that is yielded. A column
+        of turns keeps its run's other columns in memory: keep a copy, or sums.
 
     The results do not depend on ``threads``. Raises :class:`kvsim.errors.InputError` for points that are no mappings
     or give what ``common`` gives too, and what ``simulate`` raises when the point's turn comes.

@@ -28,7 +28,11 @@ def group_size(turns: int) -> int:
 
 
 def served_together(begun: Iterable[Callable[[], Stages]], size: int) -> Iterator[Simulation]:
-    """What the simulations come to, in their order. One that fails raises when its turn comes."""
+    """What the simulations come to, in their order.
+
+    One that cannot be begun, or whose result is refused, raises when its turn comes; what the device cannot do, as soon
+    as the first of its group is asked for.
+    """
     serve = serve_together()
     rest = iter(begun)
     with ThreadPoolExecutor(1) as device:
@@ -37,9 +41,10 @@ def served_together(begun: Iterable[Callable[[], Stages]], size: int) -> Iterato
         while there.members:
             following = _Group(islice(rest, size))  # prepared while the other is served
             served = under_way.result()
-            under_way = device.submit(serve, following.wanted)
             while there.advance(served):  # those with a timeline are served twice
-                served = serve(there.wanted)
+                served = device.submit(serve, there.wanted).result()
+            del served  # it would stay in memory while results leave the group
+            under_way = device.submit(serve, following.wanted)
             yield from there.results()
             there = following
 

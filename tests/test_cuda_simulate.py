@@ -14,12 +14,14 @@ from emulation import is_emulated
 from engine_cases import any_case, case, cases, draw_case, sessions, turns
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import kvsim
 from kvsim.backends import cuda
 from kvsim.backends.engine_kernels import REPLICA_TOTALS, Served
 from kvsim.backends.gathering import Gathered
 from kvsim.backends.serving import serve, timeline_of
+from kvsim.commands import app
 from kvsim.errors import BackendUnavailableError, InputError
 from kvsim.together import MOST, group_size
 
@@ -194,6 +196,9 @@ def test_a_sweep_goes_through_a_device_in_groups(chosen_cuda, monkeypatch):
     asked = {**MODEL, "backend": "cuda", "keep": kept}
     assert list(kvsim.sweep(batch, points, **asked)) == native
     assert list(kvsim.sweep(batch, [], **asked)) == []
+    logged = [{"seed": 1}, {"replicas": 2}]
+    alone = {**MODEL, "keep": lambda run: run.engine}
+    assert list(kvsim.sweep(batch, logged, **alone, backend="cuda")) == list(kvsim.sweep(batch, logged, **alone))
     bad = [*points[:9], {"arrivals": "closed:0"}, *points]
     found = kvsim.sweep(batch, bad, **asked)
     assert [next(found) for _ in range(9)] == native[:9]
@@ -201,6 +206,18 @@ def test_a_sweep_goes_through_a_device_in_groups(chosen_cuda, monkeypatch):
         next(found)
     with pytest.raises(TypeError, match="nonsense"):
         next(kvsim.sweep(batch, [{"nonsense": 1}], **asked))
+
+
+def test_the_command_lines_sweep_on_it(chosen_cuda, tmp_path, logs):
+    log = logs / "kv-cache-tester" / "sessions.jsonl.gz"
+    asked = ["sweep", str(log), "-m", MODEL["model"], "-g", MODEL["gpu"], "--concurrency", "1,2,4,8"]
+    tables = []
+    for backend in ("native", "cuda"):
+        table = tmp_path / f"{backend}.csv"
+        done = CliRunner().invoke(app, [*asked, "--backend", backend, "--csv", str(table)])
+        assert done.exit_code == 0, done.output
+        tables.append(table.read_bytes())
+    assert tables[0] == tables[1]
 
 
 def test_groups_fit_into_memory():

@@ -143,6 +143,14 @@ def test_top_of_shared_engines_is_what_their_attribution_blames(how: list[str]) 
         assert said in text
 
 
+def test_top_says_where_nobody_wrote_down_who_evicted_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["top", OPENHANDS, *PRICED, "--arrivals", "closed:3", "--num-gpu-blocks-override", "3000", "--json"]
+    said = "who evicted what was not written down"
+    assert not [line for line in json.loads(run(*arguments))["warnings"] if said in line]
+    monkeypatch.setattr("kvsim.commands._asked.EVICTION_TURNS", 10)
+    assert [line for line in json.loads(run(*arguments))["warnings"] if said in line]
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

@@ -125,9 +125,10 @@ def test_the_number_of_threads_is_checked_and_bounded_by_memory(log):
     for wrong in ("0", "many", "-1"):
         done = sweep(log, "--concurrency", "1", "--threads", wrong)
         assert (done.exit_code, "threads" in done.stderr) == (2, True), done.output
-    assert _asked.threads_of("auto", 1) == cores()
-    assert _asked.threads_of("auto", free_bytes()) == 1
-    assert _asked.threads_of("3", free_bytes()) == 3
+    assert _asked.threads_of("auto", 1, "native") == cores()
+    assert _asked.threads_of("auto", 1, "cuda") == 256
+    assert _asked.threads_of("auto", free_bytes(), "cuda") == _asked.threads_of("auto", free_bytes(), "native") == 1
+    assert _asked.threads_of("3", free_bytes(), "native") == 3
 
 
 def test_whoever_asks_is_one_of_the_threads():

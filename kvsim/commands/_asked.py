@@ -83,8 +83,10 @@ class Asked:
         return price(batch, **self.arguments, **more)
 
     def traced(self, batch: Batch, **more: Any) -> Estimate | Simulation:
-        """The same; a simulation knows who evicted what, unless that would take long."""
-        return self.priced(batch, **more, **({"evictions": batch.turns <= EVICTION_TURNS} if self.simulated else {}))
+        """The same; a simulation knows who evicted what, unless that would take long or it runs on a device."""
+        if not self.simulated:
+            return self.priced(batch, **more)
+        return self.priced(batch, **more, evictions=batch.turns <= EVICTION_TURNS and self.backend != "cuda")
 
     def fact(self, result: Estimate | Simulation) -> str:
         """The load or the traffic in words."""

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from kvsim import __version__
 from kvsim.columns import trajectory_columns
+from kvsim.commands._asked import EVICTION_TURNS
 from kvsim.commands._console import print_facts, table
 from kvsim.commands._format import count, money, narrow, percent, shorten
 from kvsim.commands._json import write
@@ -62,6 +63,17 @@ def heaviest(batch: Batch, asked: Sequence[Asked], most: int) -> Heaviest:
         run = base.result
         tools, calls = (list(map(Weight.priced, found)) for found in (by_tool(base, most), by_call(base, most)))
     return Heaviest(first, [run, *others], highest(run.model_s, most), tools, calls)
+
+
+def blame_warnings(found: Heaviest) -> list[str]:
+    """What blame of tools rests on, where it is not the log of who evicted what."""
+    run = found.runs[0]
+    if isinstance(run, Estimate) or run.keeps_evictions or not run.recomputed_tokens.any():
+        return []
+    return [
+        f"who evicted what was not written down (more than {count(EVICTION_TURNS)} turns, or a device): all that was "
+        "recomputed is blamed on the tool whose pause came before it"
+    ]
 
 
 def _sums(run: Estimate | Simulation) -> dict[str, float]:

@@ -55,6 +55,7 @@ def top(
     batch = read_logs(files, format=format, lenient=lenient, tokenizer=tokenizer)
     heaviest = _heaviest.heaviest(batch, asked, count)
     said = list(dict.fromkeys(line for run in heaviest.runs for line in Asked.warnings(run)))
+    said += _heaviest.blame_warnings(heaviest)
     if json:
         _heaviest.write_json(heaviest, said)
     else:

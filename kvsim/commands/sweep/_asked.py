@@ -52,13 +52,18 @@ _BYTES_A_TURN = 400
 """What a simulation and its sums take at their peak, and some more; measured: bench/scaling.py."""
 
 
-def threads_of(text: str, turns: int) -> int:
+_ON_A_DEVICE = 256
+"""Points that wait for a device, each on a thread of its own; those that wait at one time go there together."""
+
+
+def threads_of(text: str, turns: int, backend: str) -> int:
     """How many points of so many turns are simulated at once; ``auto`` leaves half of the free memory alone."""
     from kvsim.cores import cores, free_bytes, threads_of
 
     if text != "auto":
         return threads_of(int(text) if text.isdigit() else text)
-    return max(min(cores(), free_bytes() // 2 // (_BYTES_A_TURN * max(turns, 1))), 1)
+    most = _ON_A_DEVICE if backend == "cuda" else cores()
+    return max(min(most, free_bytes() // 2 // (_BYTES_A_TURN * max(turns, 1))), 1)
 
 
 def grid_of(

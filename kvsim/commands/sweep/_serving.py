@@ -152,7 +152,7 @@ class Server:
 def where_served(server: Server, ray: str | None, threads: str) -> Iterator[tuple[Serve, int]]:
     """Who serves points, and how many at once: threads here, or a Ray cluster's workers."""
     if ray is None:
-        yield server, threads_of(threads, server.batch.turns)
+        yield server, threads_of(threads, server.batch.turns, server.conditions.backend)
         return
     from kvsim.scale.cluster import Cluster
 
