@@ -10,7 +10,7 @@ _WHAT = {
     "native": "the C++ core",
     "numba": "the Python kernels, compiled by Numba",
     "reference": "the same Python kernels as they stand; slow, for checking",
-    "cuda": "the CUDA module: estimates and PTE, only where asked for by name",
+    "cuda": "the CUDA module: estimates, PTE, sweeps; only where asked for by name",
 }
 
 
