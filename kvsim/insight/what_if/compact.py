@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from kvsim.backends.contexts import sealed
 from kvsim.insight.what_if.change import AgentChange
 from kvsim.insight.what_if.edits import Cuts, Edits, Summaries
 from kvsim.insight.what_if.families import levels
@@ -48,22 +48,21 @@ def heads(batch: Batch) -> Ints:
 
 
 def _heads(batch: Batch) -> tuple[Ints, Ints]:
-    """The same, and the first turn of each row's context; found once."""
-    if batch not in _HEADS:
-        head = np.where(batch.parent < 0, batch.prompt_tokens, batch.kept_tokens)
-        first = np.arange(batch.turns)
-        above = batch.parent.copy()
-        while (climbing := np.flatnonzero(above >= 0)).size:
-            over = above[climbing]
-            least, begun, further = head[over], first[over], above[over]
-            head[climbing] = np.minimum(head[climbing], least)
-            first[climbing] = begun
-            above[climbing] = further
-        _HEADS[batch] = head, first
-    return _HEADS[batch]
+    """The same, and the first turn of each row's context."""
+    return batch.once("heads", None, lambda: sealed(_found_heads(batch)))
 
 
-_HEADS: WeakKeyDictionary[Batch, tuple[Ints, Ints]] = WeakKeyDictionary()
+def _found_heads(batch: Batch) -> tuple[Ints, Ints]:
+    head = np.where(batch.parent < 0, batch.prompt_tokens, batch.kept_tokens)
+    first = np.arange(batch.turns)
+    above = batch.parent.copy()
+    while (climbing := np.flatnonzero(above >= 0)).size:
+        over = above[climbing]
+        least, begun, further = head[over], first[over], above[over]
+        head[climbing] = np.minimum(head[climbing], least)
+        first[climbing] = begun
+        above[climbing] = further
+    return head, first
 
 
 def compactable(batch: Batch, summary_tokens: int = SUMMARY_TOKENS) -> Ints:

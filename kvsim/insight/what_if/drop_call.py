@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from kvsim.backends.contexts import sealed
 from kvsim.errors import InputError
 from kvsim.insight.what_if.change import AgentChange
 from kvsim.insight.what_if.edits import Cuts, Edits, Removals, places
@@ -41,13 +41,12 @@ class DropCalls(AgentChange):
 
 
 def _readers(batch: Batch) -> tuple[Ints, Ints]:
-    """The rows that keep all of the prompt that they extend, by the row they extend, and that row; found once."""
-    if batch not in _READERS:
-        parent = batch.parent
-        rows = np.flatnonzero((parent >= 0) & (batch.kept_tokens >= batch.prompt_tokens[parent]))
-        order = np.argsort(parent[rows], kind="stable")
-        _READERS[batch] = rows[order], parent[rows][order]
-    return _READERS[batch]
+    """The rows that keep all of the prompt that they extend, by the row they extend, and that row."""
+    return batch.once("readers", None, lambda: sealed(_found_readers(batch)))
 
 
-_READERS: WeakKeyDictionary[Batch, tuple[Ints, Ints]] = WeakKeyDictionary()
+def _found_readers(batch: Batch) -> tuple[Ints, Ints]:
+    parent = batch.parent
+    rows = np.flatnonzero((parent >= 0) & (batch.kept_tokens >= batch.prompt_tokens[parent]))
+    order = np.argsort(parent[rows], kind="stable")
+    return rows[order], parent[rows][order]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -35,9 +34,7 @@ class Responses:
     @classmethod
     def of(cls, batch: Batch) -> Responses:
         """From segments where the batch has them, else from the tools that its pauses waited for; found once."""
-        if batch not in _FOUND:
-            _FOUND[batch] = cls._found(batch)
-        return _FOUND[batch]
+        return batch.once("responses", None, lambda: cls._found(batch))
 
     @classmethod
     def _found(cls, batch: Batch) -> Responses:
@@ -71,6 +68,3 @@ class Responses:
         first = np.flatnonzero(np.diff(row, prepend=-1))
         sums = np.add.reduceat(more, first) if first.size else more
         return row[first][sums > 0], sums[sums > 0]
-
-
-_FOUND: WeakKeyDictionary[Batch, Responses] = WeakKeyDictionary()
