@@ -37,6 +37,12 @@ class Scratch {
   i64 capacity_ = 0;
 };
 
+// The calling thread's, kept for its next call.
+i64* finish_ns_for(const Turns& turns) {
+  thread_local Scratch scratch;
+  return scratch.room_for(turns.rows);
+}
+
 using Kernel = void (*)(const Rates&, const i64*, const Turns&, const Piece&, i64*, Totals*, double*,
                         const PriceColumns&);
 using Weigh = void (*)(const Rates&, const i64*, const Turns&, i64*, const PteColumn&);
@@ -96,8 +102,7 @@ py::tuple run_estimate(const Rates& rates, const IntArray& step, const HeldTurns
   const i64* steps = step.data();
   {
     py::gil_scoped_release release;
-    thread_local Scratch scratch;
-    i64* finish_ns = scratch.room_for(turns.rows);
+    i64* finish_ns = finish_ns_for(turns);
     const i64 useful = min_of(threads, turns.rows / rows_per_thread);
     const Pieces& pieces = useful > 1 ? pieces_of(held, useful) : held.cut->whole;
     const Turns ordered = pieces.ordered(turns);
@@ -127,8 +132,7 @@ py::array_t<double> run_pte(const std::optional<Rates>& rates, const std::option
   require_length(*step, rates->chunk + 1, "step");
   const i64* steps = step->data();
   const py::gil_scoped_release release;
-  thread_local Scratch scratch;
-  weigh_for(rates->survival, is_plain(*rates, turns))(*rates, steps, turns, scratch.room_for(turns.rows), out);
+  weigh_for(rates->survival, is_plain(*rates, turns))(*rates, steps, turns, finish_ns_for(turns), out);
   return pte;
 }
 
