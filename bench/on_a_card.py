@@ -31,8 +31,6 @@ from kvsim.pricing import resolve_pricing
 from kvsim.simulation import begin
 
 COLUMNS = ("parent", "kept_tokens", "prompt_tokens", "output_tokens", "pause_ns", "arrival_ns", "trajectory")
-READ_BYTES = 8 * len(COLUMNS) + 16
-"""A turn's columns, and its finish written and read again."""
 
 
 def timed(job: Callable[[], object], rounds: int) -> float:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
+BYTES_PER_TURN = 400
+"""What a simulation and its sums take at their peak, and some more; measured: bench/scaling.py."""
+
 
 class ReplicaRun(NamedTuple):
     """What a replica did in all. Block counts are of one rank; ``hit_rate`` is cached over prompt tokens."""

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from kvsim.backends.serving import require_no_log, serve_together
+from kvsim.simulated import BYTES_PER_TURN
 
 if TYPE_CHECKING:
     from kvsim.simulated import Simulation
@@ -18,13 +19,11 @@ MOST = 2048
 """So many simulations fill the largest devices: 16 on each of 132 multiprocessors."""
 
 _GROUP_BYTES = 2 << 30
-_BYTES_PER_TURN = 400
-"""Of what a simulation reads and writes."""
 
 
 def group_size(turns: int) -> int:
     """How many simulations of so many turns are served together; those of two groups are in memory at once."""
-    return max(min(MOST, _GROUP_BYTES // (_BYTES_PER_TURN * max(turns, 1))), 1)
+    return max(min(MOST, _GROUP_BYTES // (BYTES_PER_TURN * max(turns, 1))), 1)
 
 
 def served_together(begun: Iterable[Callable[[], Stages]], size: int) -> Iterator[Simulation]:

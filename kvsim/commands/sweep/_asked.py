@@ -48,10 +48,6 @@ def calibration_of(path: str | None, gpus: Mapping[str, Gpu]) -> Calibration | N
     return load_calibration(Path(path))
 
 
-_BYTES_A_TURN = 400
-"""What a simulation and its sums take at their peak, and some more; measured: bench/scaling.py."""
-
-
 _ON_A_DEVICE = 256
 """Points that wait for a device, each on a thread of its own; those that wait at one time go there together."""
 
@@ -59,11 +55,12 @@ _ON_A_DEVICE = 256
 def threads_of(text: str, turns: int, backend: str) -> int:
     """How many points of so many turns are simulated at once; ``auto`` leaves half of the free memory alone."""
     from kvsim.cores import cores, free_bytes, threads_of
+    from kvsim.simulated import BYTES_PER_TURN
 
     if text != "auto":
         return threads_of(int(text) if text.isdigit() else text)
     most = _ON_A_DEVICE if backend == "cuda" else cores()
-    return max(min(most, free_bytes() // 2 // (_BYTES_A_TURN * max(turns, 1))), 1)
+    return max(min(most, free_bytes() // 2 // (BYTES_PER_TURN * max(turns, 1))), 1)
 
 
 def grid_of(
